@@ -86,7 +86,7 @@ pub struct OutputPort {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports {
     inputs: Vec<InputPort>,
-    open: Option<ArtifactType>,
+    open: Option<(ArtifactType, Arity)>,
     outputs: Vec<OutputPort>,
 }
 
@@ -114,10 +114,11 @@ impl Ports {
         self.with_input(name.into(), accepts, Arity::Many)
     }
 
-    /// Allows further inputs under names of the user's choosing, each of exactly one artifact.
+    /// Allows further inputs under names of the user's choosing: `Arity::One` for one artifact each, `Arity::Many`
+    /// where each may also gather.
     #[must_use]
-    pub fn open_inputs(mut self, accepts: ArtifactType) -> Self {
-        self.open = Some(accepts);
+    pub fn open_inputs(mut self, accepts: ArtifactType, arity: Arity) -> Self {
+        self.open = Some((accepts, arity));
         self
     }
 
@@ -138,8 +139,8 @@ impl Ports {
         &self.inputs
     }
 
-    /// The type of inputs with undeclared names, where the step allows them.
-    pub fn open(&self) -> Option<ArtifactType> {
+    /// The type and arity of inputs with undeclared names, where the step allows them.
+    pub fn open(&self) -> Option<(ArtifactType, Arity)> {
         self.open
     }
 
@@ -150,11 +151,7 @@ impl Ports {
 
     /// The declared or open input called `name`.
     pub fn find_input(&self, name: &str) -> Option<(ArtifactType, Arity)> {
-        self.inputs
-            .iter()
-            .find(|port| port.name == name)
-            .map(|port| (port.accepts, port.arity))
-            .or_else(|| self.open.map(|accepts| (accepts, Arity::One)))
+        self.inputs.iter().find(|port| port.name == name).map(|port| (port.accepts, port.arity)).or(self.open)
     }
 
     /// The output called `name`.
@@ -179,7 +176,7 @@ mod tests {
     fn undeclared_inputs_are_found_only_where_they_are_open() {
         let closed = Ports::new().input("a", ArtifactType::Table);
         assert_eq!(closed.find_input("b"), None);
-        let open = closed.open_inputs(ArtifactType::File);
+        let open = closed.open_inputs(ArtifactType::File, Arity::One);
         assert_eq!(open.find_input("b"), Some((ArtifactType::File, Arity::One)));
         assert_eq!(open.find_input("a"), Some((ArtifactType::Table, Arity::One)));
     }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use crate::artifact::{ArtifactType, Ports};
+pub use crate::artifact::{Arity, ArtifactType, Ports};
 pub use crate::context::TaskCx;
 
 /// One kind of work. Implemented once per kind; it is everything the engine needs to know about it.

@@ -47,7 +47,7 @@ pub struct NodeInput {
     pub source: NodeId,
     /// The output port it leaves.
     pub output: Arc<str>,
-    /// Whether the port gathers many; then the coordinates of the source are in the key.
+    /// Whether it was gathered (`name@*`, or one of a list); then the coordinates of the source are in the key.
     pub gathered: bool,
 }
 
