@@ -1,8 +1,23 @@
 //! The task kinds of `dag`, one file or folder each, and the registry that lists them.
 
+pub mod arithmetic;
+pub mod backend;
+pub mod command;
+pub mod dataset;
+mod error;
+pub mod expression;
+pub mod packing;
+pub mod records;
+pub mod responses;
+pub mod sample;
+pub mod table;
+
 use dag_engine::Registry;
 
 /// The kinds an experiment may use: one line each.
 pub fn registry() -> Registry {
     Registry::new()
+        .with::<command::Command>()
+        .with::<dataset::Dataset>()
+        .with::<sample::SampleTask>()
 }
