@@ -298,6 +298,7 @@ impl Tokenizer {
     }
 
     /// The same tokenizer with another chat template.
+    #[must_use]
     pub fn with_chat_template(mut self, source: &str) -> Self {
         self.files.insert(TEMPLATE_FILE.to_owned(), source.as_bytes().to_vec());
         self.configuration.chat_template = Some(source.to_owned());

@@ -165,8 +165,8 @@ impl Weights {
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"dag-lm weights 1");
-        for name in self.names() {
-            let (info, bytes) = self.find(name).expect("the name comes from the index");
+        for (name, &shard) in &self.index {
+            let Some((info, bytes)) = self.shards[shard].find(name) else { continue };
             let head = format!("\n{name} {:?} {:?} {}\n", info.dtype, info.shape, bytes.len());
             hasher.update(head.as_bytes());
             hasher.update(bytes);
@@ -175,11 +175,8 @@ impl Weights {
     }
 
     fn find(&self, name: &str) -> Result<(&TensorInfo, &[u8]), WeightsError> {
-        let missing = || WeightsError::MissingTensor(name.to_owned());
-        let shard = &self.shards[*self.index.get(name).ok_or_else(missing)?];
-        let info = shard.metadata.info(name).ok_or_else(missing)?;
-        let (start, end) = info.data_offsets;
-        Ok((info, &shard.map[shard.data_start + start..shard.data_start + end]))
+        let shard = self.index.get(name).map(|&shard| &self.shards[shard]);
+        shard.and_then(|shard| shard.find(name)).ok_or_else(|| WeightsError::MissingTensor(name.to_owned()))
     }
 }
 
@@ -194,6 +191,12 @@ impl Shard {
             Ok((header, metadata)) => Ok(Self { data_start: header + 8, map, metadata, path }),
             Err(source) => Err(WeightsError::Format { path, source }),
         }
+    }
+
+    fn find(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+        let info = self.metadata.info(name)?;
+        let (start, end) = info.data_offsets;
+        Some((info, &self.map[self.data_start + start..self.data_start + end]))
     }
 }
 
@@ -217,13 +220,12 @@ fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let mut files = BTreeSet::new();
     for (name, file) in entries {
         // Only plain names: an index must not lead out of its directory.
-        match file.as_str().filter(|file| Path::new(file).file_name() == Some(file.as_ref())) {
-            Some(file) => files.insert(directory.join(file)),
-            None => {
-                let reason = format!("the entry of `{name}` is not a file name: {file}");
-                return Err(WeightsError::Index { path, reason });
-            }
+        let Some(plain) = file.as_str().filter(|file| Path::new(file).file_name() == Some(file.as_ref()))
+        else {
+            let reason = format!("the entry of `{name}` is not a file name: {file}");
+            return Err(WeightsError::Index { path, reason });
         };
+        files.insert(directory.join(plain));
     }
     Ok(files.into_iter().collect())
 }

@@ -71,6 +71,7 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 /// `json.dumps` as transformers calls it: a space after each separator, nothing escaped for HTML or ASCII.
+#[expect(clippy::needless_pass_by_value, reason = "the template library passes keyword arguments by value")]
 fn python_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
     let named: Option<usize> = options.get("indent")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
@@ -163,7 +164,8 @@ impl FromStr for Date {
             let lengths = [year.len(), month.len(), day.len()];
             let date = Self { year: year.parse().ok()?, month: month.parse().ok()?, day: day.parse().ok()? };
             let (_, days) = MONTHS.get(usize::from(date.month).checked_sub(1)?)?;
-            let leap = date.year % 4 == 0 && (date.year % 100 != 0 || date.year % 400 == 0);
+            let leap = date.year.is_multiple_of(4)
+                && (!date.year.is_multiple_of(100) || date.year.is_multiple_of(400));
             let days = if date.month == 2 && !leap { 28 } else { *days };
             (lengths == [4, 2, 2] && (1..=days).contains(&date.day)).then_some(date)
         };

@@ -147,6 +147,7 @@ impl ChatTemplate {
 
     /// Fixes the date for templates that write today's; without it such a template is refused, because prompts
     /// that change from day to day can be neither reproduced nor reused.
+    #[must_use]
     pub fn with_date(mut self, date: Date) -> Self {
         environment::fix_date(&mut self.environment, date);
         self
