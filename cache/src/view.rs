@@ -107,13 +107,20 @@ impl View {
         let Some(snapshot) = snapshot else { return Ok(self.record(action)?.map(Summary::from)) };
         let byte = action.as_bytes()[0];
         let shard = self.layout().record_shard(byte);
-        let stamp = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))?;
+        let unchanged = || -> Result<bool, CacheError> {
+            let stamp = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))?;
+            Ok(stamp.unwrap_or_default() == snapshot.shard(byte))
+        };
         match snapshot.find(action) {
-            Some(entry) if stamp == Some(snapshot.shard(byte)) || entry.holds(self.layout(), action) => {
-                Ok(Some(entry.summary))
-            }
+            Some(entry) if unchanged()? || entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
+            // Looked at again afterwards, in case the record moved from one place to the other in between.
+            None if unchanged()? && !self.is_provisional(action) && unchanged()? => Ok(None),
             _ => Ok(self.record(action)?.map(Summary::from)),
         }
+    }
+
+    fn is_provisional(&self, action: &Digest) -> bool {
+        boot().is_some_and(|boot| self.layout().provisional(boot).join(action.to_string()).exists())
     }
 
     /// Whether every blob of the output exists with its size. Their bytes are not read, but for a tree's list.
