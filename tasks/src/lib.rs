@@ -6,10 +6,14 @@ pub mod command;
 pub mod dataset;
 mod error;
 pub mod expression;
+pub mod filter;
+pub mod math;
 pub mod packing;
 pub mod records;
 pub mod responses;
 pub mod sample;
+mod spill;
+pub mod stats;
 pub mod table;
 
 use dag_engine::Registry;
@@ -19,5 +23,6 @@ pub fn registry() -> Registry {
     Registry::new()
         .with::<command::Command>()
         .with::<dataset::Dataset>()
+        .with::<filter::Filter>()
         .with::<sample::SampleTask>()
 }
