@@ -7,6 +7,7 @@ pub mod dataset;
 mod error;
 pub mod expression;
 pub mod filter;
+pub mod judge;
 pub mod math;
 pub mod packing;
 pub mod records;
@@ -24,5 +25,6 @@ pub fn registry() -> Registry {
         .with::<command::Command>()
         .with::<dataset::Dataset>()
         .with::<filter::Filter>()
+        .with::<judge::Judge>()
         .with::<sample::SampleTask>()
 }

@@ -37,11 +37,17 @@ pub struct Prompt {
 
 /// The records of one model with one way of sampling.
 pub struct Records {
-    log: Arc<RecordLog>,
-    keys: Keys,
+    stored: Stored,
     asked: BTreeSet<Digest>,
     failed: BTreeMap<Digest, Failure>,
     counts: Counts,
+}
+
+/// What is stored of one stream, to look up. Cheap to clone.
+#[derive(Clone)]
+pub struct Stored {
+    log: Arc<RecordLog>,
+    keys: Arc<Keys>,
 }
 
 /// What the keys of a stream have in common.
@@ -49,6 +55,18 @@ struct Keys {
     model: Value,
     sampling: Value,
     seed: u64,
+}
+
+impl Stored {
+    /// The key of one repeat of a prompt.
+    pub fn key(&self, messages: &[Message], repeat: u32) -> Digest {
+        self.keys.sample(messages, repeat).key
+    }
+
+    /// The stored response of a key. One that cannot be read is as good as none.
+    pub fn get(&self, key: &Digest) -> Result<Option<Raw>, TaskError> {
+        Ok(self.log.get(key)?.and_then(|bytes| Raw::from_bytes(&bytes).ok()))
+    }
 }
 
 impl Keys {
@@ -82,27 +100,26 @@ impl Records {
         let keys = Keys { model: backend.identity(), sampling: json!(sampling), seed };
         let stream = json!({ "version": RECORD_VERSION, "model": keys.model, "sampling": keys.sampling });
         Ok(Self {
-            log: cx.records(&stream)?,
-            keys,
+            stored: Stored { log: cx.records(&stream)?, keys: Arc::new(keys) },
             asked: BTreeSet::new(),
             failed: BTreeMap::new(),
             counts: Counts::default(),
         })
     }
 
-    /// The key of one repeat of a prompt.
-    pub fn key(&self, messages: &[Message], repeat: u32) -> Digest {
-        self.keys.sample(messages, repeat).key
+    /// What is stored, to look up.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
     }
 
-    /// The stored response of a key. One that cannot be read is as good as none.
-    pub fn get(&self, key: &Digest) -> Result<Option<Raw>, TaskError> {
-        Ok(self.log.get(key)?.and_then(|bytes| Raw::from_bytes(&bytes).ok()))
+    /// The key of one repeat of a prompt.
+    pub fn key(&self, messages: &[Message], repeat: u32) -> Digest {
+        self.stored.key(messages, repeat)
     }
 
     /// The response of a key as `backend` answers are read, or why there is none.
     pub fn outcome(&self, key: &Digest, backend: &Backend) -> Result<Result<Reply, Failure>, TaskError> {
-        Ok(match self.get(key)? {
+        Ok(match self.stored.get(key)? {
             Some(raw) => raw.read(backend.thinks()),
             None => Err(self.failed.get(key).cloned().unwrap_or_else(|| {
                 Failure::new(FailureKind::Malformed, "the stored response cannot be read")
@@ -134,12 +151,12 @@ impl Records {
         let cancel = cx.cancel_token();
         let progress = cx.progress();
         if backend.is_paid() {
-            let unknown = self.log.unknown().len();
+            let unknown = self.stored.log.unknown().len();
             if unknown > 0 && self.asked.is_empty() {
                 cx.warn(&format!("{unknown} requests of an interrupted run are of unknown state; those needed are sent again"));
             }
         }
-        let (log, keys, is_paid) = (&self.log, &self.keys, backend.is_paid());
+        let (log, keys, is_paid) = (&self.stored.log, &self.stored.keys, backend.is_paid());
         let (wanted, counts) = (&mut self.asked, &mut self.counts);
         let mut fault = None;
         let mut missing = |prompt: Prompt| -> Result<Request, TaskError> {
@@ -202,7 +219,7 @@ impl Records {
 
     /// Ends a node: as partial where the share of failed records is allowed, else in failure. What is done is kept.
     pub fn settle(&self, cx: &mut TaskCx, allowed: f64) -> Result<(), TaskError> {
-        self.log.seal()?;
+        self.stored.log.seal()?;
         let failed = self.failed.len() as u64;
         cx.metric("records", self.counts.wanted);
         cx.metric("failed", failed);

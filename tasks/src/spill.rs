@@ -87,7 +87,8 @@ impl<T: DeserializeOwned> Iterator for Sorted<T> {
             if let Some(item) = self.items.pop() {
                 return Some(Ok(item));
             }
-            match self.load(self.buckets.pop()?) {
+            let bucket = self.buckets.pop()?;
+            match self.load(bucket) {
                 Ok(items) => self.items = items,
                 Err(error) => {
                     self.buckets.clear();
