@@ -1,1 +1,39 @@
-//! placeholder
+//! The engine of `dag`: from the text of an experiment to a graph, a plan, a run and its events.
+//!
+//! The stages, in order; data moves down only, and no stage calls an earlier one:
+//!
+//! ```text
+//! parse     spec      text  → Experiment   what was written, with source spans
+//! compile   graph     spec  → Graph        axes and profile expanded, references resolved, ports checked, acyclic
+//! plan      plan      graph → Plan         per node: Hit | Run(reason) | Unsettled; pure, reads a view of the store
+//! schedule  run       plan  → next node    state machine without I/O
+//! execute   run       node  → artifacts    one thread per running node; a panic is a failed node
+//! record    run       artifacts → Record   blobs, then the record file, then the index, then the journal event
+//! report    event     Event → reporters    journal, console, JSON: three readers of one stream
+//! ```
+//!
+//! The engine knows no task kind, no model runtime and no terminal.
+
+pub mod artifact;
+pub mod canonical;
+pub mod context;
+pub mod estimate;
+pub mod event;
+mod files;
+mod glob;
+pub mod graph;
+pub mod journal;
+pub mod key;
+pub mod manifest;
+pub mod params;
+pub mod plan;
+mod publish;
+pub mod registry;
+pub mod seed;
+pub mod stat_cache;
+pub mod state;
+pub mod task;
+
+pub use dag_cache::{CacheError, Digest, RecordLog};
+pub use registry::{Registry, Step};
+pub use task::Task;

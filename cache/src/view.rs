@@ -1,0 +1,260 @@
+//! View: the lock-free reader of a store. It never blocks and never writes, but for moving a corrupt blob aside (C4).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::batch::boot;
+use crate::log::Reader;
+use crate::summary::{Snapshot, Stamp};
+use crate::{
+    CacheError, Digest, Fault, Layout, Output, OutputKind, Record, Summary, TreeFile, atomic, blob, layout,
+    tree,
+};
+
+/// A reader of the store at one root, which need not exist yet. Cheap to clone; clones share what they found out.
+#[derive(Clone)]
+pub struct View {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    layout: Layout,
+    /// False for a store of an unknown version: everything is then a miss.
+    readable: bool,
+    snapshot: OnceLock<Option<Snapshot>>,
+    faults: Mutex<BTreeSet<Fault>>,
+    /// Blobs hashed by this process, with what the file looked like: an input of many nodes is hashed once.
+    checked: Mutex<BTreeMap<Digest, Seen>>,
+}
+
+/// Inode, size, modification and change time of a file.
+type Seen = (u64, u64, [i64; 4]);
+
+impl View {
+    /// Opens the store at `root`; nothing is created and nothing can fail, since a store that is not there is empty.
+    pub fn open(root: &Path) -> Self {
+        // Links into the store must work from any directory.
+        let layout = Layout::new(std::path::absolute(root).unwrap_or_else(|_| root.to_owned()));
+        let mut faults = BTreeSet::new();
+        let readable = match check_version(&layout) {
+            Ok(_) => true,
+            Err(error) => {
+                faults.insert(Fault::new(layout.version_file(), error.to_string()));
+                false
+            }
+        };
+        Self {
+            inner: Arc::new(Inner {
+                layout,
+                readable,
+                snapshot: OnceLock::new(),
+                faults: Mutex::new(faults),
+                checked: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// What was found wrong so far and treated as missing.
+    pub fn faults(&self) -> Vec<Fault> {
+        lock(&self.inner.faults).iter().cloned().collect()
+    }
+
+    pub(crate) fn report(&self, fault: Fault) {
+        lock(&self.inner.faults).insert(fault);
+    }
+
+    /// The record of an action. One that is damaged is a miss and a fault.
+    pub fn record(&self, action: &Digest) -> Result<Option<Record>, CacheError> {
+        if !self.inner.readable {
+            return Ok(None);
+        }
+        let path = self.layout().record(action);
+        // Looked for under its final name once more, in case it got that between the first two looks.
+        let provisional = boot().map(|boot| self.layout().provisional(boot).join(action.to_string()));
+        for path in [Some(&path), provisional.as_ref(), Some(&path)].into_iter().flatten() {
+            let Some(bytes) = atomic::read(path)? else { continue };
+            return match Record::decode(action, &bytes) {
+                Ok(record) => Ok(Some(record)),
+                Err(what) => {
+                    self.report(Fault::new(path, what));
+                    Ok(None)
+                }
+            };
+        }
+        Ok(None)
+    }
+
+    /// What planning needs of a record, without opening its file where the summary can be believed.
+    /// Always as of now: a commit by any process is seen by the next call.
+    pub fn summary(&self, action: &Digest) -> Result<Option<Summary>, CacheError> {
+        if !self.inner.readable {
+            return Ok(None);
+        }
+        let snapshot = self.inner.snapshot.get_or_init(|| {
+            Snapshot::load(self.layout()).unwrap_or_else(|fault| {
+                self.report(fault);
+                None
+            })
+        });
+        let Some(snapshot) = snapshot else { return Ok(self.record(action)?.map(Summary::from)) };
+        let byte = action.as_bytes()[0];
+        let shard = self.layout().record_shard(byte);
+        let unchanged = || -> Result<bool, CacheError> {
+            let stamp = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))?;
+            Ok(stamp.unwrap_or_default() == snapshot.shard(byte))
+        };
+        match snapshot.find(action) {
+            Some(entry) if unchanged()? || entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
+            // Looked at again afterwards, in case the record moved from one place to the other in between.
+            None if unchanged()? && !self.is_provisional(action) && unchanged()? => Ok(None),
+            _ => Ok(self.record(action)?.map(Summary::from)),
+        }
+    }
+
+    fn is_provisional(&self, action: &Digest) -> bool {
+        boot().is_some_and(|boot| self.layout().provisional(boot).join(action.to_string()).exists())
+    }
+
+    /// Whether every blob of the output exists with its size. Their bytes are not read, but for a tree's list.
+    pub fn has_output(&self, output: &Output) -> bool {
+        match output.kind {
+            OutputKind::File => blob::has(self.layout(), &output.digest, output.bytes),
+            OutputKind::Tree => self.tree(&output.digest).is_ok_and(|files| {
+                files.iter().all(|file| blob::has(self.layout(), &file.digest, file.bytes))
+            }),
+        }
+    }
+
+    /// Where a blob is, if it is there.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.layout().blob(digest)
+    }
+
+    /// A blob's bytes, hashed.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, CacheError> {
+        blob::read(self.layout(), digest)
+    }
+
+    /// The files of a tree, from its verified blob.
+    pub fn tree(&self, digest: &Digest) -> Result<Vec<TreeFile>, CacheError> {
+        let bytes = self.read_blob(digest)?;
+        tree::decode(&bytes).map_err(|what| CacheError::Refused { path: self.blob_path(digest), what })
+    }
+
+    /// Hashes every blob of the output, then puts it at `to` as read-only links: a file is a link, a tree a directory of
+    /// links. `to` must not exist.
+    pub fn materialize(&self, output: &Output, to: &Path) -> Result<(), CacheError> {
+        self.place(output, to, &|digest, to| {
+            symlink(self.blob_path(digest), to).map_err(CacheError::io("link", to))
+        })
+    }
+
+    /// Copies the output to `to`, hashing what was copied. The copies are writable. `to` must not exist.
+    pub fn export(&self, output: &Output, to: &Path) -> Result<(), CacheError> {
+        match output.kind {
+            OutputKind::File => blob::copy(self.layout(), &output.digest, to),
+            OutputKind::Tree => {
+                let files = self.tree(&output.digest)?;
+                place_tree(&files, to, &|digest, to| blob::copy(self.layout(), digest, to))
+            }
+        }
+    }
+
+    fn place(&self, output: &Output, to: &Path, put: &Put<'_>) -> Result<(), CacheError> {
+        match output.kind {
+            OutputKind::File => {
+                self.check(&output.digest)?;
+                put(&output.digest, to)
+            }
+            OutputKind::Tree => {
+                let files = self.tree(&output.digest)?;
+                files.iter().try_for_each(|file| self.check(&file.digest))?;
+                place_tree(&files, to, put)
+            }
+        }
+    }
+
+    /// Hashes a blob, once for as long as this process sees the same file.
+    fn check(&self, digest: &Digest) -> Result<(), CacheError> {
+        let path = self.blob_path(digest);
+        let seen = || -> Option<Seen> {
+            let of = fs::metadata(&path).ok()?;
+            Some((of.ino(), of.size(), [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()]))
+        };
+        let before = seen();
+        if before.is_some() && lock(&self.inner.checked).get(digest) == before.as_ref() {
+            return Ok(());
+        }
+        blob::check(self.layout(), digest)?;
+        if let Some(before) = before {
+            lock(&self.inner.checked).insert(*digest, before);
+        }
+        Ok(())
+    }
+
+    /// The payload of a log entry, whatever its stream: for going from a table's `record_key` back to the raw response.
+    pub fn find_logged(&self, key: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
+        if !self.inner.readable {
+            return Ok(None);
+        }
+        for path in atomic::list(&self.layout().logs())? {
+            let Some(stream) = path.file_name().and_then(layout::named) else { continue };
+            let reader = Reader::open(self.layout(), &stream)?;
+            let found = reader.get(key)?;
+            for fault in reader.faults() {
+                self.report(fault);
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Puts a blob at a path.
+type Put<'a> = dyn Fn(&Digest, &Path) -> Result<(), CacheError> + 'a;
+
+fn place_tree(files: &[TreeFile], to: &Path, put: &Put<'_>) -> Result<(), CacheError> {
+    fs::create_dir(to).map_err(CacheError::io("create", to))?;
+    let mut made = to.to_owned();
+    for file in files {
+        let path = to.join(&file.path);
+        let directory = atomic::parent(&path);
+        if directory != made {
+            fs::create_dir_all(directory).map_err(CacheError::io("create", directory))?;
+            directory.clone_into(&mut made);
+        }
+        put(&file.digest, &path)?;
+    }
+    Ok(())
+}
+
+/// Whether the version file is there and ours; an error when it names another version. One that names none was damaged,
+/// and a writer writes it again: everything else in the store has checksums of its own.
+pub(crate) fn check_version(layout: &Layout) -> Result<bool, CacheError> {
+    let path = layout.version_file();
+    let Some(bytes) = atomic::read(&path)? else { return Ok(false) };
+    let text = String::from_utf8_lossy(&bytes);
+    let found = text.lines().next().unwrap_or_default().trim();
+    if found == layout::VERSION {
+        return Ok(true);
+    }
+    match found.strip_prefix("dag-store ").map(str::parse::<u64>) {
+        Some(Ok(_)) => Err(CacheError::Version { path, found: found.to_owned() }),
+        _ => Ok(false),
+    }
+}
+
+/// A lock whose holder panicked still guards consistent data here: every critical section is one insertion or look-up.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,176 @@
+//! `Registry`: from the name of a task kind to its code; `Step`: a kind bound to its params.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use schemars::Schema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::artifact::Ports;
+use crate::context::TaskCx;
+use crate::params::{BindError, Defaults, bind_typed};
+use crate::task::{
+    Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, Resources, Task, TaskError,
+};
+
+/// A task kind bound to its params: what a node of a graph does.
+///
+/// The object-safe face of [`Task`]; there is one implementation, for every `T: Task`.
+pub trait Step: Send + Sync {
+    /// [`Task::KIND`].
+    fn kind(&self) -> &'static str;
+    /// [`Task::VERSION`].
+    fn version(&self) -> u32;
+    /// The params as they enter the key: typed, serialised again, fields at their default left out.
+    fn params(&self) -> &Value;
+    /// [`Task::ports`].
+    fn ports(&self) -> &Ports;
+    /// [`Task::check`].
+    fn check(&self) -> Vec<Fault>;
+    /// [`Task::files`].
+    fn files(&self) -> Vec<FileRef>;
+    /// [`Task::uses_seed`].
+    fn uses_seed(&self) -> bool;
+    /// [`Task::resources`].
+    fn resources(&self) -> Resources;
+    /// [`Task::preflight`]; `run` is what [`Registry::check_run`] has accepted.
+    fn preflight(&self, run: &Value, environment: &dyn Environment) -> Vec<Missing>;
+    /// [`Task::estimate`].
+    fn estimate(&self, inputs: &EstimateInputs) -> Estimate;
+    /// [`Task::run`].
+    fn run(&self, cx: &mut TaskCx) -> Result<(), TaskError>;
+}
+
+struct Bound<T: Task> {
+    params: T::Params,
+    canonical: Value,
+    ports: Ports,
+}
+
+impl<T: Task> Step for Bound<T> {
+    fn kind(&self) -> &'static str {
+        T::KIND
+    }
+    fn version(&self) -> u32 {
+        T::VERSION
+    }
+    fn params(&self) -> &Value {
+        &self.canonical
+    }
+    fn ports(&self) -> &Ports {
+        &self.ports
+    }
+    fn check(&self) -> Vec<Fault> {
+        T::check(&self.params)
+    }
+    fn files(&self) -> Vec<FileRef> {
+        T::files(&self.params)
+    }
+    fn uses_seed(&self) -> bool {
+        T::uses_seed(&self.params)
+    }
+    fn resources(&self) -> Resources {
+        T::resources(&self.params)
+    }
+    fn preflight(&self, run: &Value, environment: &dyn Environment) -> Vec<Missing> {
+        match serde_json::from_value(run.clone()) {
+            Ok(run) => T::preflight(&self.params, &run, environment),
+            Err(_) => Vec::new(),
+        }
+    }
+    fn estimate(&self, inputs: &EstimateInputs) -> Estimate {
+        T::estimate(&self.params, inputs)
+    }
+    fn run(&self, cx: &mut TaskCx) -> Result<(), TaskError> {
+        T::run(&self.params, cx)
+    }
+}
+
+/// Binds params to a kind whose type the registry has forgotten.
+type Bind = fn(Value, &Defaults) -> Result<Arc<dyn Step>, BindError>;
+
+/// One entry of the registry.
+struct Kind {
+    about: &'static str,
+    version: u32,
+    bind: Bind,
+    check_run: fn(&Value) -> Result<(), BindError>,
+    params_schema: fn() -> Schema,
+    run_schema: fn() -> Schema,
+    defaults: Mutex<Defaults>,
+}
+
+/// The task kinds that an experiment may use.
+///
+/// Filled by an explicit list (one `.with::<Kind>()` per kind), so that what exists can be found by searching.
+#[derive(Default)]
+pub struct Registry {
+    kinds: BTreeMap<&'static str, Kind>,
+}
+
+impl Registry {
+    /// No kinds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kind.
+    ///
+    /// # Panics
+    /// If the kind is there already: two kinds of one name are a mistake of the program, not of its user.
+    #[must_use]
+    pub fn with<T: Task>(mut self) -> Self {
+        let kind = Kind {
+            about: T::ABOUT,
+            version: T::VERSION,
+            bind: bind::<T>,
+            check_run: check_run::<T::Run>,
+            params_schema: || schemars::schema_for!(T::Params),
+            run_schema: || schemars::schema_for!(T::Run),
+            defaults: Mutex::default(),
+        };
+        let previous = self.kinds.insert(T::KIND, kind);
+        assert!(previous.is_none(), "task kind `{}` is registered twice", T::KIND);
+        self
+    }
+
+    /// The names of the kinds, sorted.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.kinds.keys().copied()
+    }
+
+    /// One line about a kind, and its version.
+    pub fn about(&self, kind: &str) -> Option<(&'static str, u32)> {
+        self.kinds.get(kind).map(|kind| (kind.about, kind.version))
+    }
+
+    /// Binds `params` to a kind; `None` if there is no such kind.
+    pub fn bind(&self, kind: &str, params: Value) -> Option<Result<Arc<dyn Step>, BindError>> {
+        let kind = self.kinds.get(kind)?;
+        // Held while binding: kinds are bound one after the other by the compiler, so nothing waits here.
+        let defaults = kind.defaults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Some((kind.bind)(params, &defaults))
+    }
+
+    /// Checks the operational options of a kind.
+    pub fn check_run(&self, kind: &str, run: &Value) -> Option<Result<(), BindError>> {
+        self.kinds.get(kind).map(|kind| (kind.check_run)(run))
+    }
+
+    /// The JSON Schemas of a kind's `with:` and `run:`.
+    pub fn schemas(&self, kind: &str) -> Option<(Schema, Schema)> {
+        self.kinds.get(kind).map(|kind| ((kind.params_schema)(), (kind.run_schema)()))
+    }
+}
+
+fn bind<T: Task>(params: Value, defaults: &Defaults) -> Result<Arc<dyn Step>, BindError> {
+    let params: T::Params = bind_typed(params)?;
+    let canonical = defaults.strip::<T::Params>(&params)?;
+    let ports = T::ports(&params);
+    Ok(Arc::new(Bound::<T> { params, canonical, ports }))
+}
+
+fn check_run<R: DeserializeOwned>(run: &Value) -> Result<(), BindError> {
+    bind_typed::<R>(run.clone()).map(|_| ())
+}

@@ -1,0 +1,238 @@
+//! The contract that a task author reads: `trait Task`, what it declares and how it fails.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use crate::artifact::{Arity, ArtifactType, Ports};
+pub use crate::context::TaskCx;
+
+/// One kind of work. Implemented once per kind; it is everything the engine needs to know about it.
+///
+/// All functions but [`run`](Task::run) are pure: they are called for planning, for `dag check` and for `dag schema`.
+pub trait Task: Send + Sync + 'static {
+    /// The value of `task:` in the experiment file.
+    const KIND: &'static str;
+    /// Bumped when equal inputs and params would give other bytes than before. It is in the key.
+    const VERSION: u32;
+    /// One line for the schema and for `dag schema --tasks`.
+    const ABOUT: &'static str;
+    /// What `with:` holds. Semantic: all of it is in the key, fields at their default left out.
+    type Params: DeserializeOwned + Serialize + JsonSchema + Send + Sync + 'static;
+    /// What `run:` holds for this kind, beside the engine's own options. Operational: never in a key.
+    type Run: DeserializeOwned + Default + JsonSchema + Send + Sync + 'static;
+
+    /// The named, typed inputs and outputs.
+    fn ports(params: &Self::Params) -> Ports;
+
+    /// Faults that the types of `Params` cannot express (a rate above one, two fields that exclude each other).
+    fn check(_params: &Self::Params) -> Vec<Fault> {
+        Vec::new()
+    }
+
+    /// The params that name local files. Their content enters the key, their path does not.
+    fn files(_params: &Self::Params) -> Vec<FileRef> {
+        Vec::new()
+    }
+
+    /// Whether the experiment's `seed:` decides any byte of the output. Only then is it in the key.
+    fn uses_seed(_params: &Self::Params) -> bool {
+        false
+    }
+
+    /// The slots the step takes while it runs, unless `run:` says otherwise.
+    fn resources(_params: &Self::Params) -> Resources {
+        Resources::default()
+    }
+
+    /// What can be known to be missing before anything is spent: an endpoint, a key, a GPU, weights.
+    fn preflight(_params: &Self::Params, _run: &Self::Run, _environment: &dyn Environment) -> Vec<Missing> {
+        Vec::new()
+    }
+
+    /// How much work the step is, as far as its params and the metrics of its inputs tell.
+    fn estimate(_params: &Self::Params, _inputs: &EstimateInputs) -> Estimate {
+        Estimate::default()
+    }
+
+    /// Does the work: reads its inputs, writes its outputs, through `cx` alone.
+    fn run(params: &Self::Params, cx: &mut TaskCx) -> Result<(), TaskError>;
+}
+
+/// The `Run` of a task kind without operational options of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoRun {}
+
+/// Something wrong with a param, found by [`Task::check`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// JSON pointer below `with:`, such as `/optimizer/betas`.
+    pub pointer: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Fault {
+    /// A fault of the param at `pointer`.
+    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), message: message.into(), help: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// A param that names one or more local files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRef {
+    /// JSON pointer of the param below `with:`.
+    pub pointer: String,
+    /// The path or pattern as written; relative ones start at the folder of the experiment file.
+    pub pattern: String,
+    /// How to read the pattern.
+    pub kind: FileKind,
+}
+
+/// How the pattern of a [`FileRef`] is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// The path of one file.
+    File,
+    /// A glob (`*`, `?`, `**`); the files it finds, sorted by path.
+    Glob,
+    /// The path of a directory, taken with everything below it.
+    Tree,
+}
+
+/// Slots of the machine that a running step holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Threads it may keep busy.
+    pub cpus: u32,
+    /// GPUs, each by its own id.
+    pub gpus: u32,
+    /// Bytes of memory; zero means unknown, which takes no slot.
+    pub memory: u64,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpus: 1, gpus: 0, memory: 0 }
+    }
+}
+
+/// The parts of the world that a preflight may look at.
+pub trait Environment {
+    /// The value of an environment variable.
+    fn var(&self, name: &str) -> Option<String>;
+    /// How many GPUs the machine offers to this process.
+    fn gpus(&self) -> usize;
+    /// The folder that relative paths of the experiment start from.
+    fn root(&self) -> &Path;
+}
+
+/// Something that a step will need and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// What is missing.
+    pub what: String,
+    /// The next step.
+    pub help: String,
+}
+
+/// What [`Task::estimate`] may look at: the metrics of the inputs that are already settled.
+#[derive(Debug, Default)]
+pub struct EstimateInputs {
+    /// Port name → metrics of each input, `None` where it is not settled yet.
+    pub inputs: std::collections::BTreeMap<String, Vec<Option<std::collections::BTreeMap<String, Value>>>>,
+}
+
+impl EstimateInputs {
+    /// The sum of metric `name` over the inputs of `port`; `None` if any of them is not known.
+    pub fn total(&self, port: &str, name: &str) -> Option<u64> {
+        let inputs = self.inputs.get(port)?;
+        inputs.iter().map(|metrics| metrics.as_ref()?.get(name)?.as_u64()).sum()
+    }
+}
+
+/// How much work a step is. `None` is unknown, and is shown as such.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// Records (responses, verdicts, examples).
+    pub records: Option<u64>,
+    /// Tokens read.
+    pub input_tokens: Option<u64>,
+    /// Tokens written, or trained on.
+    pub output_tokens: Option<u64>,
+}
+
+/// Why a task did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The work cannot be done; the text says why.
+    #[error("{0}")]
+    Failed(String),
+    /// The run asked it to stop; what it has done so far is kept and the next run goes on from there.
+    #[error("interrupted")]
+    Cancelled,
+    /// It failed in a way that may pass; retried as `run: { retries }` allows.
+    #[error("{0}")]
+    Transient(String),
+    /// An input is not what it should be.
+    #[error("{}{}: {what}", path.as_deref().map_or_else(String::new, |path| path.display().to_string()), line.map_or_else(String::new, |line| format!(":{line}")))]
+    Input {
+        /// What is wrong with it.
+        what: String,
+        /// The file.
+        path: Option<PathBuf>,
+        /// The line or row in it, counted from one.
+        line: Option<u64>,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something outside the experiment is needed and not there.
+    #[error("{what}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// The next step.
+        help: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Cache(#[from] dag_cache::CacheError),
+}
+
+impl TaskError {
+    /// The work cannot be done, because of `reason`.
+    pub fn failed(reason: impl Into<String>) -> Self {
+        Self::Failed(reason.into())
+    }
+
+    /// The system refused something at `path`.
+    pub fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+
+    /// The file at `path` is not what it should be.
+    pub fn input(path: impl Into<PathBuf>, line: Option<u64>, what: impl Into<String>) -> Self {
+        Self::Input { what: what.into(), path: Some(path.into()), line }
+    }
+}
