@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod params;
 pub mod registry;
 pub mod seed;
+pub mod spec;
 pub mod task;
 
 pub use dag_cache::{CacheError, Digest, RecordLog};
