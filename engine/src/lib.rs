@@ -22,6 +22,7 @@ pub mod key;
 pub mod manifest;
 pub mod params;
 pub mod registry;
+pub mod schema;
 pub mod seed;
 pub mod spec;
 pub mod task;

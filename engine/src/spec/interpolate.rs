@@ -7,7 +7,7 @@
 //! parameter of it), a param (`$(pack.max_tokens)`), then `name`, `profile` and `seed` of the experiment.
 //! `$(env:NAME)` is the environment; where it is allowed is checked where it arrives.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -129,13 +129,15 @@ pub struct Scope<'a> {
     /// Path → value; `None` where it could not be made, which has been reported.
     known: RefCell<BTreeMap<String, Option<Tree>>>,
     active: RefCell<Vec<String>>,
+    /// Whether an environment variable that is not set is left out instead of a fault.
+    lenient: Cell<bool>,
 }
 
 impl<'a> Scope<'a> {
     /// The scope of nodes that are over no arm.
     pub fn new(experiment: &'a Experiment) -> Self {
         let params = experiment.params.overlaid(&experiment.sets);
-        Self { experiment, params, arm: None, known: RefCell::default(), active: RefCell::default() }
+        Self::with(experiment, params, None)
     }
 
     /// The scope of nodes in the arm at `position` of `axis`.
@@ -144,14 +146,21 @@ impl<'a> Scope<'a> {
         if let Some(parameters) = axis.value(position).parameters.as_ref() {
             params = params.overlaid(parameters);
         }
-        let params = params.overlaid(&experiment.sets);
-        Self {
-            experiment,
-            params,
-            arm: Some((axis, position)),
-            known: RefCell::default(),
-            active: RefCell::default(),
-        }
+        Self::with(experiment, params.overlaid(&experiment.sets), Some((axis, position)))
+    }
+
+    fn with(experiment: &'a Experiment, params: Tree, arm: Option<(&'a Axis, usize)>) -> Self {
+        let (known, active) = (RefCell::default(), RefCell::default());
+        Self { experiment, params, arm, known, active, lenient: Cell::new(false) }
+    }
+
+    /// Like [`fill`](Self::fill), for `run:`: what the environment does not set is null, with a warning. A run that
+    /// needs it says so in its preflight; checking and planning do not need it.
+    pub fn fill_operational(&self, tree: &Tree, at: &Bindings<'_>, faults: &mut Vec<Diagnostic>) -> Option<Tree> {
+        self.lenient.set(true);
+        let filled = self.fill(tree, at, faults);
+        self.lenient.set(false);
+        filled
     }
 
     /// `tree` with every variable replaced; `None` if one has no value, which is then among the faults.
@@ -209,6 +218,9 @@ impl<'a> Scope<'a> {
                 complete = false;
                 continue;
             };
+            if value.environment && matches!(value.value, Value::Null) {
+                return Some(value);
+            }
             let Some(text) = value.scalar_text() else {
                 let span = self.written_at(tree, piece);
                 faults.push(
@@ -259,18 +271,23 @@ impl<'a> Scope<'a> {
                 None
             }
             Piece::Environment { name, .. } => {
-                let Some(value) = self.experiment.environment.get(*name).and_then(Option::as_ref) else {
-                    faults.push(
-                        Diagnostic::at(span(), format!("the environment variable `{name}` is not set"))
-                            .help(format!("set `{name}`, or give the value with `--set`")),
-                    );
-                    return None;
+                let value = self.experiment.environment.get(*name).and_then(Clone::clone);
+                let lenient = self.lenient.get();
+                if value.is_none() {
+                    let message = format!("the environment variable `{name}` is not set");
+                    faults.push(if lenient {
+                        Diagnostic::warning(span(), message)
+                    } else {
+                        Diagnostic::at(span(), message).help(format!("set `{name}`, or give the value with `--set`"))
+                    });
+                }
+                let value = match value {
+                    Some(value) => Value::Text(value),
+                    None if lenient => Value::Null,
+                    None => return None,
                 };
-                let mut value = Tree::new(span(), Value::Text(Arc::clone(value)));
-                value.templated = false;
-                value.environment = true;
-                value.origin = self.experiment.command_line;
-                Some(value)
+                let origin = self.experiment.command_line;
+                Some(Tree { templated: false, environment: true, origin, ..Tree::new(span(), value) })
             }
             Piece::Variable { path, .. } => self.variable(path, &span, at, faults),
         }

@@ -394,4 +394,4 @@ impl Experiment {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

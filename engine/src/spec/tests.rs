@@ -323,14 +323,7 @@ nodes:
       |
     1 | nodes.e.with.x=1
       | ^^^^^^^^^^^^^^
-      help: did you mean `c`?
-
-    error: the node `e` has no `task`
-     --> --set:1:1
-      |
-    1 | nodes.e.with.x=1
-      | ^^^^^^^^^^^^^^
-      help: if it only changes a node that is extended, its name may be misspelt
+      help: there is `a b`, `c`, `d`
 
     error: `axes` has no `sise`
      --> --set:1:1
