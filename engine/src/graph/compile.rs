@@ -23,7 +23,7 @@ use crate::spec::yaml::{Field, Tree, Value};
 use crate::spec::{Diagnostic, Experiment, NodeSpec, Severity};
 
 /// The most inputs of all nodes together: gathers multiply.
-const MAX_EDGES: usize = 10_000_000;
+const MAX_EDGES: usize = 4_000_000;
 
 /// Compiles an experiment to a graph, with warnings.
 ///

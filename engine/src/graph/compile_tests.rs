@@ -141,7 +141,7 @@ fn shown(graph: &Graph) -> String {
                 format!("{}{mark}={}.{}", input.port, graph.node(input.source).name, input.output)
             })
             .collect();
-        format!("{} {} {}", node.name, node.step.params(), inputs.join(" "))
+        format!("{} {} {}", node.name, node.step.params(), inputs.join(" ")).trim_end().to_owned()
     });
     let mut lines: Vec<String> = lines.collect();
     lines.sort();
@@ -174,11 +174,11 @@ nodes:
 fn the_graph_of_the_paper() {
     let world = World::of(&GRAPH.replace("trained@r1,", "trained@r1/*,"));
     insta::assert_snapshot!(shown(&graph_of(&world)), @r#"
-    base {} 
+    base {}
     base_evaluated@gsm8k {} model=base.model problems=benchmark_problems@gsm8k.rows
     base_evaluated@math-500 {} model=base.model problems=benchmark_problems@math-500.rows
-    benchmark_problems@gsm8k {"name":"gsm8k"} 
-    benchmark_problems@math-500 {"name":"math-500"} 
+    benchmark_problems@gsm8k {"name":"gsm8k"}
+    benchmark_problems@math-500 {"name":"math-500"}
     both_correct {"keep":"r1.match and oss.match"} r1=judged@r1.judged oss=judged@gpt-oss.judged
     evaluated@gpt-oss/1/gsm8k {} model=trained@gpt-oss/1.model problems=benchmark_problems@gsm8k.rows
     evaluated@gpt-oss/1/math-500 {} model=trained@gpt-oss/1.model problems=benchmark_problems@math-500.rows
@@ -190,7 +190,7 @@ fn the_graph_of_the_paper() {
     packs@gpt-oss {"max_tokens":512,"response":"oss.response"} examples=both_correct.kept tokenizer=base.model
     packs@r1 {"max_tokens":512,"response":"r1.response"} examples=both_correct.kept tokenizer=base.model
     problems {"take":10} exclude*=benchmark_problems@gsm8k.rows exclude*=benchmark_problems@math-500.rows
-    r1_traces {} 
+    r1_traces {}
     table {} results*=evaluated@r1/1/gsm8k.results results*=evaluated@r1/1/math-500.results results*=evaluated@gpt-oss/1/gsm8k.results results*=evaluated@gpt-oss/1/math-500.results base*=base_evaluated@gsm8k.results base*=base_evaluated@math-500.results training*=trained@r1/1.model training*=trained@gpt-oss/1.model
     trained@gpt-oss/1 {"seed":1} base=base.model packs=packs@gpt-oss.packs
     trained@r1/1 {"seed":1} base=base.model packs=packs@r1.packs
@@ -559,7 +559,7 @@ nodes:
   a: { task: dataset, over: size, when: $(size.big) }
   b: { task: report, inputs: { results: a@* } }";
     insta::assert_snapshot!(shown(&graph_of(&World::of(text))), @r"
-    a@l {} 
+    a@l {}
     b {} results*=a@l.rows
     ");
     let faults = faults_of(&World::of(&format!("{text}\n  c: {{ task: sample, over: size, inputs: {{ prompts: a }} }}")));

@@ -1,5 +1,6 @@
 //! `Diagnostic`: a fault with its place, what to do about it, and "did you mean"; `Diagnostics`: all faults of a file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -87,8 +88,8 @@ impl Diagnostic {
         if let Some(best) = closest(typed, candidates.iter().copied()) {
             return self.help(format!("did you mean `{best}`?"));
         }
-        candidates.sort_unstable();
-        candidates.dedup();
+        let mut seen = BTreeSet::new();
+        candidates.retain(|candidate| seen.insert(*candidate));
         if candidates.is_empty() || candidates.len() > LISTED {
             return self;
         }
@@ -195,6 +196,7 @@ impl Diagnostics {
             let repeats = item.span.is_some()
                 && kept.last().is_some_and(|last| {
                     last.span.as_ref().map(|(span, _)| *span) == item.span.as_ref().map(|(span, _)| *span)
+                        && gist(&last.message) == gist(&item.message)
                 });
             same = if repeats { same + 1 } else { 1 };
             if same > SHOWN_PER_PLACE {
@@ -244,6 +246,12 @@ impl Diagnostics {
     pub fn to_json(&self) -> Value {
         self.items.iter().map(|item| item.to_json(&self.sources)).collect()
     }
+}
+
+/// A message without the names and numbers in it.
+fn gist(message: &str) -> String {
+    let outside = message.split('`').step_by(2).collect::<String>();
+    outside.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
 fn note_left_out(kept: &mut [Diagnostic], left_out: usize) {

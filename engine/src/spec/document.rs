@@ -11,11 +11,11 @@ use super::source::{SourceId, Sources, Span};
 use super::yaml::{self, Field, Map, Tree, Value};
 
 /// The fields of an experiment file.
-pub const FIELDS: [&str; 12] = [
+pub(crate) const FIELDS: [&str; 12] = [
     "name", "about", "extends", "profile", "profiles", "seed", "params", "arms", "axes", "nodes", "run", "limits",
 ];
 /// The fields that a profile or a `--set` may overlay. Any other name in them is a param.
-pub const SECTIONS: [&str; 7] = ["seed", "params", "arms", "axes", "nodes", "run", "limits"];
+pub(crate) const SECTIONS: [&str; 7] = ["seed", "params", "arms", "axes", "nodes", "run", "limits"];
 /// The fields that hold maps.
 const MAPS: [&str; 7] = ["profiles", "params", "arms", "axes", "nodes", "run", "limits"];
 /// How many files may extend one another.
