@@ -24,16 +24,22 @@ pub fn schema(registry: &Registry) -> Value {
     let mut kinds = Vec::new();
     let mut by_kind = Vec::new();
     for kind in registry.kinds() {
-        let Some(((about, version), (params, run))) = registry.about(kind).zip(registry.schemas(kind)) else { continue };
+        let Some(((about, version), (params, run))) = registry.about(kind).zip(registry.schemas(kind)) else {
+            continue;
+        };
         kinds.push(json!({ "const": kind, "description": format!("{about} (version {version})") }));
         let params = adopt(params.to_value(), &format!("{kind}.with"), &mut definitions);
         definitions.insert(format!("{kind}.with"), params);
         let run = adopt(run.to_value(), &format!("{kind}.run"), &mut definitions);
         let own = run.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-        run_defaults.insert(kind.to_owned(), json!({ "description": format!("options of all `{kind}` nodes"), "type": "object" }));
+        run_defaults.insert(
+            kind.to_owned(),
+            json!({ "description": format!("options of all `{kind}` nodes"), "type": "object" }),
+        );
         let mut options = engine_options();
         options.extend(own);
-        let strict = run.get("additionalProperties").is_none_or(|more| *more == json!(false)) && run.get("anyOf").is_none();
+        let strict = run.get("additionalProperties").is_none_or(|more| *more == json!(false))
+            && run.get("anyOf").is_none();
         definitions.insert(
             format!("{kind}.run"),
             json!({ "type": "object", "properties": options, "additionalProperties": !strict }),
@@ -48,7 +54,10 @@ pub fn schema(registry: &Registry) -> Value {
     }
     definitions.insert("node".into(), node(kinds, by_kind));
     definitions.insert("axis".into(), axis());
-    definitions.insert("engine".into(), json!({ "type": "object", "properties": run_defaults, "additionalProperties": false }));
+    definitions.insert(
+        "engine".into(),
+        json!({ "type": "object", "properties": run_defaults, "additionalProperties": false }),
+    );
     let mut sections = Map::new();
     for name in SECTIONS {
         sections.insert(name.to_owned(), section(name));
@@ -62,9 +71,18 @@ pub fn schema(registry: &Registry) -> Value {
         }),
     );
     let mut properties = sections;
-    properties.insert("name".into(), json!({ "type": "string", "description": "the experiment's name; that of the file if absent" }));
-    properties.insert("about".into(), json!({ "type": "string", "description": "the question the experiment asks" }));
-    properties.insert("extends".into(), json!({ "type": "string", "description": "a file that this one is laid over; relative to this one" }));
+    properties.insert(
+        "name".into(),
+        json!({ "type": "string", "description": "the experiment's name; that of the file if absent" }),
+    );
+    properties.insert(
+        "about".into(),
+        json!({ "type": "string", "description": "the question the experiment asks" }),
+    );
+    properties.insert(
+        "extends".into(),
+        json!({ "type": "string", "description": "a file that this one is laid over; relative to this one" }),
+    );
     properties.insert("profile".into(), json!({ "type": "string", "description": "the profile that is used unless `--profile` names another" }));
     properties.insert(
         "profiles".into(),
@@ -83,12 +101,25 @@ pub fn schema(registry: &Registry) -> Value {
 fn section(name: &str) -> Value {
     let map_of = |item: Value, about: &str| json!({ "type": ["object", "null"], "additionalProperties": item, "description": about });
     match name {
-        "seed" => json!({ "type": "integer", "minimum": 0, "description": "the seed of the tasks that use one" }),
-        "params" => json!({ "type": ["object", "null"], "description": "values of your own, used as $(name.field)" }),
-        "arms" => map_of(json!({ "type": ["object", "null"] }), "the treatments that are compared; `$(arm)` and `$(arm.field)` in nodes over `arm`"),
+        "seed" => {
+            json!({ "type": "integer", "minimum": 0, "description": "the seed of the tasks that use one" })
+        }
+        "params" => {
+            json!({ "type": ["object", "null"], "description": "values of your own, used as $(name.field)" })
+        }
+        "arms" => map_of(
+            json!({ "type": ["object", "null"] }),
+            "the treatments that are compared; `$(arm)` and `$(arm.field)` in nodes over `arm`",
+        ),
         "axes" => map_of(json!({ "$ref": "#/$defs/axis" }), "lists of values that nodes are repeated over"),
-        "nodes" => map_of(json!({ "anyOf": [{ "$ref": "#/$defs/node" }, { "type": "null" }] }), "the steps of the experiment"),
-        "limits" => map_of(json!({ "type": "integer", "minimum": 1 }), "named limits and their capacity, for `run: { limits }`"),
+        "nodes" => map_of(
+            json!({ "anyOf": [{ "$ref": "#/$defs/node" }, { "type": "null" }] }),
+            "the steps of the experiment",
+        ),
+        "limits" => map_of(
+            json!({ "type": "integer", "minimum": 1 }),
+            "named limits and their capacity, for `run: { limits }`",
+        ),
         _ => json!({ "$ref": "#/$defs/engine", "description": "how nodes are run; defaults, in no key" }),
     }
 }
@@ -134,12 +165,22 @@ fn axis() -> Value {
 fn engine_options() -> Map<String, Value> {
     let option = |name: &str| match name {
         "cpus" => json!({ "type": "integer", "minimum": 0, "description": "threads it may keep busy" }),
-        "gpus" => json!({ "type": "integer", "minimum": 0, "description": "GPUs it needs, each by its own id" }),
+        "gpus" => {
+            json!({ "type": "integer", "minimum": 0, "description": "GPUs it needs, each by its own id" })
+        }
         "memory" => json!({ "type": ["integer", "string"], "description": "bytes to reserve, such as 8GiB" }),
-        "limits" => json!({ "type": "object", "additionalProperties": { "type": "integer" }, "description": "named limits it counts against" }),
-        "retries" => json!({ "type": "integer", "minimum": 0, "description": "how often a transient failure is tried again" }),
-        "timeout" => json!({ "type": ["number", "string"], "description": "how long an attempt may take, such as 90s or 2h" }),
-        _ => json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": "output → path of a copy" }),
+        "limits" => {
+            json!({ "type": "object", "additionalProperties": { "type": "integer" }, "description": "named limits it counts against" })
+        }
+        "retries" => {
+            json!({ "type": "integer", "minimum": 0, "description": "how often a transient failure is tried again" })
+        }
+        "timeout" => {
+            json!({ "type": ["number", "string"], "description": "how long an attempt may take, such as 90s or 2h" })
+        }
+        _ => {
+            json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": "output → path of a copy" })
+        }
     };
     ENGINE_OPTIONS.iter().map(|name| ((*name).to_owned(), or_variable(option(name)))).collect()
 }
@@ -245,8 +286,14 @@ mod tests {
     #[derive(Serialize, Deserialize, JsonSchema)]
     #[serde(tag = "backend", rename_all = "lowercase")]
     enum Model {
-        Embedded { path: String },
-        Served { name: String, #[serde(default)] quantisation: Option<u8> },
+        Embedded {
+            path: String,
+        },
+        Served {
+            name: String,
+            #[serde(default)]
+            quantisation: Option<u8>,
+        },
     }
     impl Task for Sample {
         const KIND: &'static str = "sample";
@@ -276,7 +323,9 @@ mod tests {
             _ => value.is_null(),
         };
         map.iter().all(|(key, rule)| match key.as_str() {
-            "$ref" => of(root.pointer(rule.as_str().unwrap().strip_prefix('#').unwrap()).expect("the definition exists")),
+            "$ref" => of(root
+                .pointer(rule.as_str().unwrap().strip_prefix('#').unwrap())
+                .expect("the definition exists")),
             "type" => match rule {
                 Value::Array(kinds) => kinds.iter().any(|kind| is(kind.as_str().unwrap())),
                 kind => is(kind.as_str().unwrap()),

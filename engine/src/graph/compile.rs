@@ -134,7 +134,10 @@ impl<'a> Compiler<'a> {
             let grid = Grid::new(spec.over.iter().map(|name| &experiment.axes[name]).collect());
             let places = grid.len();
             if first.saturating_add(places) > MAX_NODES {
-                faults.push(Diagnostic::at(spec.span, format!("with `{}` the graph has more than {MAX_NODES} nodes", spec.name)));
+                faults.push(Diagnostic::at(
+                    spec.span,
+                    format!("with `{}` the graph has more than {MAX_NODES} nodes", spec.name),
+                ));
                 break;
             }
             let defaults = experiment.run.as_ref();
@@ -151,7 +154,11 @@ impl<'a> Compiler<'a> {
             });
             first += places;
         }
-        run_options::check_defaults(experiment.run.as_ref(), registry.kinds().collect::<Vec<_>>().into_iter(), &mut faults);
+        run_options::check_defaults(
+            experiment.run.as_ref(),
+            registry.kinds().collect::<Vec<_>>().into_iter(),
+            &mut faults,
+        );
         let scope = Scope::new(experiment);
         Self { experiment, registry, scope, arm_scopes, templates, names: BTreeMap::new(), faults }
     }
@@ -190,7 +197,12 @@ impl<'a> Compiler<'a> {
             Value::Null => Json::Object(serde_json::Map::new()),
             _ => filled.to_json(),
         };
-        let params = Params { spec, written: spec.with.as_ref(), filled: &filled, owner: format!("the task `{kind}`") };
+        let params = Params {
+            spec,
+            written: spec.with.as_ref(),
+            filled: &filled,
+            owner: format!("the task `{kind}`"),
+        };
         let step = match self.registry.bind(kind, json)? {
             Ok(step) => step,
             Err(error) => {
@@ -203,7 +215,8 @@ impl<'a> Compiler<'a> {
         }
         environment_faults(&*step, &params, &mut self.faults);
         let files = step.files().into_iter().map(|file| {
-            let origin = filled.pointer(&file.pointer).map_or(self.experiment.span.source, |(_, tree)| tree.origin);
+            let origin =
+                filled.pointer(&file.pointer).map_or(self.experiment.span.source, |(_, tree)| tree.origin);
             let path = self.experiment.resolve_path(origin, &file.pattern);
             FileInput { pointer: file.pointer, path, kind: file.kind }
         });
@@ -236,8 +249,11 @@ impl<'a> Compiler<'a> {
                 match item.as_text() {
                     Some(text) => references.push((Arc::clone(text), item.span)),
                     None => self.faults.push(
-                        Diagnostic::at(item.span, format!("the name of a node is expected, not {}", item.what()))
-                            .help("write `NODE`, `NODE.PORT`, `NODE@VALUE` or `NODE@*`, or a list of them"),
+                        Diagnostic::at(
+                            item.span,
+                            format!("the name of a node is expected, not {}", item.what()),
+                        )
+                        .help("write `NODE`, `NODE.PORT`, `NODE@VALUE` or `NODE@*`, or a list of them"),
                     ),
                 }
             }
@@ -247,10 +263,17 @@ impl<'a> Compiler<'a> {
         Some(wires.into())
     }
 
-    fn read_run(&mut self, spec: &'a NodeSpec, step: Option<&dyn Step>, at: &[(&'a Axis, usize)]) -> Option<RunOptions> {
+    fn read_run(
+        &mut self,
+        spec: &'a NodeSpec,
+        step: Option<&dyn Step>,
+        at: &[(&'a Axis, usize)],
+    ) -> Option<RunOptions> {
         let (kind, _) = spec.task.as_ref()?;
         let merged = run_options::merged(self.experiment.run.as_ref(), kind, spec.run.as_ref());
-        let Some(merged) = merged else { return Some(RunOptions { task: Json::Object(serde_json::Map::new()), ..RunOptions::default() }) };
+        let Some(merged) = merged else {
+            return Some(RunOptions { task: Json::Object(serde_json::Map::new()), ..RunOptions::default() });
+        };
         let arm = at.iter().find(|(axis, _)| &*axis.name == "arm");
         let scope = arm.map_or(&self.scope, |(_, position)| &self.arm_scopes[*position]);
         let filled = scope.fill_operational(&merged, at, &mut self.faults)?;
@@ -274,7 +297,8 @@ impl<'a> Compiler<'a> {
             edges += node.inputs.len();
             if edges > MAX_EDGES {
                 let spec = templates[node.template].spec;
-                self.faults.push(Diagnostic::at(spec.span, format!("more than {MAX_EDGES} inputs in one graph")));
+                self.faults
+                    .push(Diagnostic::at(spec.span, format!("more than {MAX_EDGES} inputs in one graph")));
                 break;
             }
         }
@@ -305,27 +329,40 @@ impl<'a> Compiler<'a> {
         if let Value::Bool(value) = filled.value {
             return value;
         }
-        self.faults.push(Diagnostic::at(filled.span, format!("`when` is true or false, not {}", filled.what())));
+        self.faults
+            .push(Diagnostic::at(filled.span, format!("`when` is true or false, not {}", filled.what())));
         true
     }
 
     /// What enters the place: declared ports in their order, then the others as they are written.
-    fn wire(&mut self, templates: &[Template<'a>], ids: &[Option<NodeId>], template: &Template<'a>, place: usize) -> Vec<NodeInput> {
+    fn wire(
+        &mut self,
+        templates: &[Template<'a>],
+        ids: &[Option<NodeId>],
+        template: &Template<'a>,
+        place: usize,
+    ) -> Vec<NodeInput> {
         let positions = template.grid.positions(place);
         let Some(wires) = template.wires.at(&positions) else { return Vec::new() };
         let step = template.steps.at(&positions).map(|bound| &bound.step);
         let mut order: Vec<&Wire> = wires.iter().collect();
         if let Some(step) = step {
             let declared = step.ports().inputs();
-            let rank = |wire: &&Wire| declared.iter().position(|port| *port.name == *wire.port).unwrap_or(usize::MAX);
+            let rank = |wire: &&Wire| {
+                declared.iter().position(|port| *port.name == *wire.port).unwrap_or(usize::MAX)
+            };
             order.sort_by_key(rank);
             for port in declared {
                 if port.arity == Arity::One && !wires.iter().any(|wire| *wire.port == *port.name) {
                     let spec = template.spec;
                     let span = spec.inputs.as_ref().map_or(spec.span, |field| field.key);
                     self.faults.push(
-                        Diagnostic::at(span, format!("`{}` needs an input `{}`", spec.name, port.name))
-                            .help(format!("write `inputs: {{ {}: NODE }}` with a node that gives {}", port.name, port.accepts)),
+                        Diagnostic::at(span, format!("`{}` needs an input `{}`", spec.name, port.name)).help(
+                            format!(
+                                "write `inputs: {{ {}: NODE }}` with a node that gives {}",
+                                port.name, port.accepts
+                            ),
+                        ),
                     );
                 }
             }
@@ -339,13 +376,17 @@ impl<'a> Compiler<'a> {
                     Some(accepts) => Some(accepts),
                     None => {
                         let known = step.ports().inputs().iter().map(|port| port.name.as_str());
-                        let fault = Diagnostic::at(wire.key, format!("the task `{}` has no input `{}`", step.kind(), wire.port));
+                        let fault = Diagnostic::at(
+                            wire.key,
+                            format!("the task `{}` has no input `{}`", step.kind(), wire.port),
+                        );
                         self.faults.push(fault.label("no such input").suggest(&wire.port, known));
                         None
                     }
                 },
             };
-            let gathers = wire.list || wire.references.iter().any(|(text, _)| Reference::parse(text).gathers());
+            let gathers =
+                wire.list || wire.references.iter().any(|(text, _)| Reference::parse(text).gathers());
             if gathers && accepts.is_some_and(|(_, arity)| arity != Arity::Many) {
                 let span = wire.references.first().map_or(wire.key, |(_, span)| *span);
                 self.faults.push(
@@ -361,11 +402,17 @@ impl<'a> Compiler<'a> {
                     if let (Some((accepts, _)), Some(gives)) = (accepts, gives)
                         && !accepts.accepts(gives)
                     {
-                        let message = format!("the input `{}` takes {accepts}, and `{text}` gives {gives}", wire.port);
+                        let message =
+                            format!("the input `{}` takes {accepts}, and `{text}` gives {gives}", wire.port);
                         self.faults.push(Diagnostic::at(*span, message).label(format!("gives {gives}")));
                         break;
                     }
-                    inputs.push(NodeInput { port: Arc::clone(&wire.port), source, output, gathered: gathers });
+                    inputs.push(NodeInput {
+                        port: Arc::clone(&wire.port),
+                        source,
+                        output,
+                        gathered: gathers,
+                    });
                 }
                 if wire.brought {
                     for fault in &mut self.faults[before..] {
@@ -390,8 +437,10 @@ impl<'a> Compiler<'a> {
         let index = self.experiment.nodes.get_index_of(reference.node);
         let Some(target) = index.and_then(|index| templates.get(index)) else {
             if index.is_none() {
-                let fault = Diagnostic::at(span, format!("there is no node `{}`", reference.node)).label("no such node");
-                self.faults.push(fault.suggest(reference.node, self.experiment.nodes.keys().map(|name| &**name)));
+                let fault = Diagnostic::at(span, format!("there is no node `{}`", reference.node))
+                    .label("no such node");
+                self.faults
+                    .push(fault.suggest(reference.node, self.experiment.nodes.keys().map(|name| &**name)));
             }
             return Vec::new();
         };
@@ -470,8 +519,10 @@ impl<'a> Compiler<'a> {
                         path.push((source, 0));
                     }
                     Seen::OnPath => {
-                        let first = path.iter().position(|(node, _)| *node == source).expect("it is on the path");
-                        let cycle: Vec<usize> = path[first..].iter().map(|(node, _)| *node).chain([source]).collect();
+                        let first =
+                            path.iter().position(|(node, _)| *node == source).expect("it is on the path");
+                        let cycle: Vec<usize> =
+                            path[first..].iter().map(|(node, _)| *node).chain([source]).collect();
                         self.report_cycle(nodes, &cycle);
                     }
                 }
@@ -483,7 +534,8 @@ impl<'a> Compiler<'a> {
         /// A longer cycle is shown by its beginning.
         const SHOWN: usize = 8;
         let name = |node: usize| name_of(&self.templates[nodes[node].template], nodes[node].place);
-        let mut names: Vec<String> = cycle.iter().take(SHOWN).map(|node| format!("`{}`", name(*node))).collect();
+        let mut names: Vec<String> =
+            cycle.iter().take(SHOWN).map(|node| format!("`{}`", name(*node))).collect();
         if cycle.len() > SHOWN {
             names.extend(["…".to_owned(), format!("`{}`", name(cycle[0]))]);
         }
@@ -498,14 +550,16 @@ impl<'a> Compiler<'a> {
     }
 
     fn build(&self, placed: Vec<Placed>) -> Graph {
-        let locations: Vec<Location> = self.templates.iter().map(|template| self.location(template.spec.span)).collect();
+        let locations: Vec<Location> =
+            self.templates.iter().map(|template| self.location(template.spec.span)).collect();
         let nodes = placed.into_iter().map(|Placed { template: index, place, inputs }| {
             let template = &self.templates[index];
             let positions = template.grid.positions(place);
             let made = "a graph is built only if every part could be made";
             let bound = template.steps.at(&positions).expect(made);
             let coordinates = template.grid.axes().iter().zip(&positions);
-            let coordinates = coordinates.map(|(axis, at)| (Arc::clone(&axis.name), Arc::clone(&axis.value(*at).label)));
+            let coordinates =
+                coordinates.map(|(axis, at)| (Arc::clone(&axis.name), Arc::clone(&axis.value(*at).label)));
             Node {
                 name: name_of(template, place).into(),
                 base: Arc::clone(&template.spec.name),

@@ -52,15 +52,22 @@ impl Task for Make {
     type Params = MakeParams;
     type Run = MakeRun;
     fn ports(_: &MakeParams) -> Ports {
-        Ports::new().optional("prompts", ArtifactType::Table).output("rows", ArtifactType::Table).output("log", ArtifactType::File)
+        Ports::new()
+            .optional("prompts", ArtifactType::Table)
+            .output("rows", ArtifactType::Table)
+            .output("log", ArtifactType::File)
     }
     fn check(params: &MakeParams) -> Vec<Fault> {
         let wrong = params.rates.iter().position(|rate| *rate > 1.0);
-        wrong.map(|at| Fault::new(format!("/rates/{at}"), "a rate is at most 1").help("rates are not percent")).into_iter().collect()
+        wrong
+            .map(|at| Fault::new(format!("/rates/{at}"), "a rate is at most 1").help("rates are not percent"))
+            .into_iter()
+            .collect()
     }
     fn files(params: &MakeParams) -> Vec<FileRef> {
         let path = params.path.iter();
-        path.map(|path| FileRef { pointer: "/path".into(), pattern: path.clone(), kind: FileKind::File }).collect()
+        path.map(|path| FileRef { pointer: "/path".into(), pattern: path.clone(), kind: FileKind::File })
+            .collect()
     }
     fn uses_seed(params: &MakeParams) -> bool {
         params.count > 0
@@ -94,12 +101,40 @@ use ArtifactType::{Model as ModelType, Packs, Report, Results, Table};
 loose!(Dataset, "dataset", Ports::new().many("exclude", Table).output("rows", Table));
 loose!(BaseModel, "model", Ports::new().output("model", ModelType));
 loose!(Sample, "sample", Ports::new().input("prompts", Table).output("responses", Table));
-loose!(Judge, "judge", Ports::new().input("responses", Table).input("references", Table).output("judged", Table));
-loose!(Filter, "filter", Ports::new().open_inputs(Table, Arity::One).output("kept", Table).output("dropped", Table));
-loose!(Pack, "pack", Ports::new().input("examples", Table).input("tokenizer", ModelType).output("packs", Packs));
-loose!(Train, "train", Ports::new().input("base", ModelType).input("packs", Packs).output("model", ModelType));
-loose!(Evaluate, "evaluate", Ports::new().input("model", ModelType).input("problems", Table).output("results", Results));
-loose!(Gather, "report", Ports::new().many("results", ArtifactType::Any).many("base", Results).many("training", ModelType).output("report", Report));
+loose!(
+    Judge,
+    "judge",
+    Ports::new().input("responses", Table).input("references", Table).output("judged", Table)
+);
+loose!(
+    Filter,
+    "filter",
+    Ports::new().open_inputs(Table, Arity::One).output("kept", Table).output("dropped", Table)
+);
+loose!(
+    Pack,
+    "pack",
+    Ports::new().input("examples", Table).input("tokenizer", ModelType).output("packs", Packs)
+);
+loose!(
+    Train,
+    "train",
+    Ports::new().input("base", ModelType).input("packs", Packs).output("model", ModelType)
+);
+loose!(
+    Evaluate,
+    "evaluate",
+    Ports::new().input("model", ModelType).input("problems", Table).output("results", Results)
+);
+loose!(
+    Gather,
+    "report",
+    Ports::new()
+        .many("results", ArtifactType::Any)
+        .many("base", Results)
+        .many("training", ModelType)
+        .output("report", Report)
+);
 
 fn registry() -> Registry {
     Registry::new()
@@ -348,7 +383,7 @@ nodes:
       |
     3 | axes: { size: [small, large] }
       |         ^^^^
-      help: there is `large`, `small`
+      help: there is `small`, `large`
 
     error: nodes need each other: `i` needs `k` needs `j` needs `i`
       --> x.yaml:14:35
@@ -534,7 +569,18 @@ nodes:
       |
     4 |   b: { task: make, with: { count: $(where) } }
       |                                   ^^^^^^^^
-      help: 1 more faults like this are at the same place
+
+    error: the environment may not decide a result
+     --> x.yaml:1:18
+      |
+    1 | params: { where: $(env:DATA) }
+      |                  ^^^^^^^^^^^ this is in the key
+      note: used by `a` here
+     --> x.yaml:3:20
+      |
+    3 |   a: { task: make, with: { path: $(where), model: { backend: served, name: $(where) } } }
+      |                    ^^^^
+      help: `$(env:…)` may stand under `run:` and in paths of local files; `--set` gives a param its value
 
     error: the environment variable `NOT_SET` is not set
      --> x.yaml:5:34
@@ -562,13 +608,16 @@ nodes:
     a@l {}
     b {} results*=a@l.rows
     ");
-    let faults = faults_of(&World::of(&format!("{text}\n  c: {{ task: sample, over: size, inputs: {{ prompts: a }} }}")));
+    let faults = faults_of(&World::of(&format!(
+        "{text}\n  c: {{ task: sample, over: size, inputs: {{ prompts: a }} }}"
+    )));
     assert!(faults.contains("`a@s` does not exist"), "{faults}");
 }
 
 #[test]
 fn a_chain_along_an_axis_is_no_cycle() {
-    let text = "axes: { stage: { one: { from: base }, two: { from: trained@one }, three: { from: trained@two } } }
+    let text =
+        "axes: { stage: { one: { from: base }, two: { from: trained@one }, three: { from: trained@two } } }
 nodes:
   base: { task: model }
   packs: { task: pack, inputs: { examples: rows, tokenizer: base } }
@@ -578,7 +627,10 @@ nodes:
     let last = graph.find("trained@three").unwrap();
     assert_eq!(graph.node(graph.node(last).inputs[0].source).name.as_ref(), "trained@two");
     let faults = faults_of(&World::of(&text.replace("from: base", "from: trained@three")));
-    assert!(faults.contains("`trained@one` needs `trained@three` needs `trained@two` needs `trained@one`"), "{faults}");
+    assert!(
+        faults.contains("`trained@one` needs `trained@three` needs `trained@two` needs `trained@one`"),
+        "{faults}"
+    );
 }
 
 #[test]
@@ -600,7 +652,8 @@ nodes:
 
 #[test]
 fn too_many_nodes_and_edges_are_refused() {
-    let text = "axes: { a: { range: 2000 }, b: { range: 2000 } }\nnodes: { n: { task: dataset, over: [a, b] } }";
+    let text =
+        "axes: { a: { range: 2000 }, b: { range: 2000 } }\nnodes: { n: { task: dataset, over: [a, b] } }";
     assert!(faults_of(&World::of(text)).contains("more than 1000000 nodes"));
     let text = "axes: { a: { range: 10000 } }\nnodes: { n: { task: dataset, over: a }, m: { task: dataset, over: a, inputs: { exclude: n@* } } }";
     assert!(faults_of(&World::of(text)).contains("inputs in one graph"));

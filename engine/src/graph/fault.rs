@@ -81,7 +81,8 @@ pub(super) fn bind_fault(error: &BindError, params: &Params<'_>) -> Diagnostic {
     let message = without_secrets(&error.message, params.filled);
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let within = error.pointer.trim_start_matches('/').replace('/', ".");
-    let owner = if within.is_empty() { params.owner.clone() } else { format!("`{within}` of {}", params.owner) };
+    let owner =
+        if within.is_empty() { params.owner.clone() } else { format!("`{within}` of {}", params.owner) };
     let diagnostic = if message.starts_with("unknown field") {
         let name = quoted.first().copied().unwrap_or_default();
         // serde_path_to_error stops at the map for some types and at the field for others.

@@ -32,12 +32,20 @@ impl<'t> Reference<'t> {
     ///
     /// The values after `@` are those of the grid's axes, in order. A last `*` stands for all axes that follow. An axis
     /// that nothing is said about has the value that it has for the node that refers.
-    pub(super) fn places(&self, grid: &Grid<'_>, from: &[(&Axis, usize)], span: Span) -> Result<Vec<usize>, Diagnostic> {
+    pub(super) fn places(
+        &self,
+        grid: &Grid<'_>,
+        from: &[(&Axis, usize)],
+        span: Span,
+    ) -> Result<Vec<usize>, Diagnostic> {
         let given: Vec<&str> = self.at.map_or_else(Vec::new, |at| at.split('/').collect());
         if given.len() > grid.axes().len() {
             let over: Vec<_> = grid.axes().iter().map(|axis| format!("`{}`", axis.name)).collect();
             let over = if over.is_empty() { "no axis".to_owned() } else { over.join(", ") };
-            return Err(Diagnostic::at(span, format!("`{}` is over {over}, so `@{}` says too much", self.node, self.at.unwrap_or(""))));
+            return Err(Diagnostic::at(
+                span,
+                format!("`{}` is over {over}, so `@{}` says too much", self.node, self.at.unwrap_or("")),
+            ));
         }
         let open = given.last() == Some(&"*");
         let mut fixed = Vec::with_capacity(grid.axes().len());
@@ -68,7 +76,8 @@ impl<'t> Reference<'t> {
     fn no_coordinate(&self, axis: &Axis, grid: &Grid<'_>, span: Span) -> Diagnostic {
         let node = self.node;
         let over: Vec<_> = grid.axes().iter().map(|axis| &*axis.name).collect();
-        let one: Vec<_> = grid.axes().iter().filter_map(|axis| axis.labels().next()).map(|label| &**label).collect();
+        let one: Vec<_> =
+            grid.axes().iter().filter_map(|axis| axis.labels().next()).map(|label| &**label).collect();
         Diagnostic::at(span, format!("`{node}` is over `{}`, and this node is not", axis.name))
             .label(format!("which `{}`?", axis.name))
             .help(format!("`{node}@*` gathers them all, `{node}@{}` is one of them", one.join("/")))

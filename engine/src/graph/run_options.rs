@@ -13,7 +13,8 @@ use crate::spec::yaml::{Field, Map, Tree, Value};
 use crate::spec::{Diagnostic, Experiment};
 
 /// The engine's own options.
-pub(crate) const ENGINE_OPTIONS: [&str; 7] = ["cpus", "gpus", "memory", "limits", "retries", "timeout", "publish"];
+pub(crate) const ENGINE_OPTIONS: [&str; 7] =
+    ["cpus", "gpus", "memory", "limits", "retries", "timeout", "publish"];
 
 /// What holds for a node of `kind`, before any variable is filled in: the file's defaults, then the node's own.
 ///
@@ -42,23 +43,34 @@ pub(super) fn check_defaults<'k>(
 ) {
     for (name, field) in defaults.and_then(|field| field.tree.as_map()).into_iter().flatten() {
         if &**name == "publish" {
-            faults.push(Diagnostic::at(field.key, "`publish` belongs to a node").help("write it under the node's `run:`"));
+            faults.push(
+                Diagnostic::at(field.key, "`publish` belongs to a node")
+                    .help("write it under the node's `run:`"),
+            );
         } else if kinds.clone().any(|kind| kind == &**name) {
             if field.tree.as_map().is_none() && !field.tree.templated {
                 faults.push(Diagnostic::at(field.tree.span, format!("the options of `{name}` are a map")));
             }
         } else if !ENGINE_OPTIONS.contains(&&**name) {
             faults.push(
-                Diagnostic::at(field.key, format!("`{name}` is neither an option of the engine nor a task kind"))
-                    .suggest(name, ENGINE_OPTIONS.into_iter().chain(kinds.clone()))
-                    .help("options of one task kind stand under its name, such as `sample: { concurrency: 64 }`"),
+                Diagnostic::at(
+                    field.key,
+                    format!("`{name}` is neither an option of the engine nor a task kind"),
+                )
+                .suggest(name, ENGINE_OPTIONS.into_iter().chain(kinds.clone()))
+                .help("options of one task kind stand under its name, such as `sample: { concurrency: 64 }`"),
             );
         }
     }
 }
 
 /// Reads the engine's options out of a filled `run:`; what is left is the task's.
-pub(super) fn read(tree: &Tree, ports: &Ports, experiment: &Experiment, faults: &mut Vec<Diagnostic>) -> RunOptions {
+pub(super) fn read(
+    tree: &Tree,
+    ports: &Ports,
+    experiment: &Experiment,
+    faults: &mut Vec<Diagnostic>,
+) -> RunOptions {
     let mut options = RunOptions::default();
     let mut task = serde_json::Map::new();
     let Some(map) = tree.as_map() else {
@@ -78,8 +90,14 @@ pub(super) fn read(tree: &Tree, ports: &Ports, experiment: &Experiment, faults: 
             "cpus" => options.cpus = count(name, value, faults),
             "gpus" => options.gpus = count(name, value, faults),
             "retries" => options.retries = count(name, value, faults).unwrap_or(0),
-            "memory" => options.memory = quantity(value, &MEMORY, "`memory` is bytes, such as `8GiB`", faults).map(|bytes| bytes as u64),
-            "timeout" => options.timeout = quantity(value, &TIME, "`timeout` is seconds, or such as `90s`, `10m`, `2h`", faults),
+            "memory" => {
+                options.memory = quantity(value, &MEMORY, "`memory` is bytes, such as `8GiB`", faults)
+                    .map(|bytes| bytes as u64)
+            }
+            "timeout" => {
+                options.timeout =
+                    quantity(value, &TIME, "`timeout` is seconds, or such as `90s`, `10m`, `2h`", faults)
+            }
             "limits" => read_limits(value, experiment, &mut options, faults),
             "publish" => read_publish(value, ports, experiment, &mut options, faults),
             _ => {
@@ -102,8 +120,15 @@ fn count(name: &str, tree: &Tree, faults: &mut Vec<Diagnostic>) -> Option<u32> {
     count
 }
 
-const MEMORY: [(&str, f64); 7] =
-    [("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
+const MEMORY: [(&str, f64); 7] = [
+    ("KiB", 1024.0),
+    ("MiB", 1_048_576.0),
+    ("GiB", 1_073_741_824.0),
+    ("KB", 1e3),
+    ("MB", 1e6),
+    ("GB", 1e9),
+    ("B", 1.0),
+];
 const TIME: [(&str, f64); 4] = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
 
 /// A number, alone or with one of `units`.
@@ -138,7 +163,9 @@ fn read_limits(tree: &Tree, experiment: &Experiment, options: &mut RunOptions, f
             ),
             Some(capacity) if slots > *capacity => faults.push(Diagnostic::at(
                 field.tree.span,
-                format!("`{name}` has a capacity of {capacity}, so a node that takes {slots} could never run"),
+                format!(
+                    "`{name}` has a capacity of {capacity}, so a node that takes {slots} could never run"
+                ),
             )),
             Some(_) => {
                 options.limits.insert(name.to_string(), slots);
@@ -147,7 +174,13 @@ fn read_limits(tree: &Tree, experiment: &Experiment, options: &mut RunOptions, f
     }
 }
 
-fn read_publish(tree: &Tree, ports: &Ports, experiment: &Experiment, options: &mut RunOptions, faults: &mut Vec<Diagnostic>) {
+fn read_publish(
+    tree: &Tree,
+    ports: &Ports,
+    experiment: &Experiment,
+    options: &mut RunOptions,
+    faults: &mut Vec<Diagnostic>,
+) {
     let Some(map) = tree.as_map() else {
         faults.push(Diagnostic::at(tree.span, "`publish` is a map from an output to a path"));
         return;
@@ -155,12 +188,17 @@ fn read_publish(tree: &Tree, ports: &Ports, experiment: &Experiment, options: &m
     for (name, field) in map {
         if ports.find_output(name).is_none() {
             let outputs = ports.outputs().iter().map(|port| port.name.as_str());
-            faults.push(Diagnostic::at(field.key, format!("there is no output `{name}`")).suggest(name, outputs));
+            faults.push(
+                Diagnostic::at(field.key, format!("there is no output `{name}`")).suggest(name, outputs),
+            );
         } else if let Some(path) = field.tree.as_text().filter(|path| !path.is_empty()) {
             let path: PathBuf = experiment.resolve_path(field.tree.origin, path);
             options.publish.insert(name.to_string(), path);
         } else {
-            faults.push(Diagnostic::at(field.tree.span, format!("a path is expected, not {}", field.tree.what())));
+            faults.push(Diagnostic::at(
+                field.tree.span,
+                format!("a path is expected, not {}", field.tree.what()),
+            ));
         }
     }
 }

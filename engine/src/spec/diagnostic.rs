@@ -318,7 +318,8 @@ mod tests {
     #[test]
     fn repeats_at_one_place_are_counted() {
         let (sources, span) = sources("shard: 1\n");
-        let items = (0..1000).map(|shard| Diagnostic::at(span(0, 5), format!("shard {shard:04} is wrong"))).collect();
+        let items =
+            (0..1000).map(|shard| Diagnostic::at(span(0, 5), format!("shard {shard:04} is wrong"))).collect();
         let diagnostics = Diagnostics::new(sources, items);
         assert_eq!(diagnostics.items().len(), 2);
         assert_eq!(diagnostics.items()[1].help, ["998 more faults like this are at the same place"]);

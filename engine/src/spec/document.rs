@@ -12,7 +12,8 @@ use super::yaml::{self, Field, Map, Tree, Value};
 
 /// The fields of an experiment file.
 pub(crate) const FIELDS: [&str; 12] = [
-    "name", "about", "extends", "profile", "profiles", "seed", "params", "arms", "axes", "nodes", "run", "limits",
+    "name", "about", "extends", "profile", "profiles", "seed", "params", "arms", "axes", "nodes", "run",
+    "limits",
 ];
 /// The fields that a profile or a `--set` may overlay. Any other name in them is a param.
 pub(crate) const SECTIONS: [&str; 7] = ["seed", "params", "arms", "axes", "nodes", "run", "limits"];
@@ -85,7 +86,8 @@ fn read_chain(
     while let Some((path, extends)) = next.take() {
         let absolute = normalised(&options.directory.join(&path));
         if let Some(first) = visited.iter().position(|other| *other == absolute) {
-            let names: Vec<_> = visited[first..].iter().chain([&absolute]).map(|path| file_name(path)).collect();
+            let names: Vec<_> =
+                visited[first..].iter().chain([&absolute]).map(|path| file_name(path)).collect();
             faults.push(fault_at(extends, format!("the files extend each other: {}", names.join(" → "))));
             return None;
         }
@@ -125,17 +127,25 @@ fn read_chain(
 /// The file with only the fields that a file has, each of the right shape; the others are faults.
 fn check_fields(tree: Tree, faults: &mut Vec<Diagnostic>) -> Tree {
     let Value::Map(map) = &tree.value else {
-        let what = if matches!(tree.value, Value::Null) { "the file is empty" } else { "an experiment is a map of fields" };
+        let what = if matches!(tree.value, Value::Null) {
+            "the file is empty"
+        } else {
+            "an experiment is a map of fields"
+        };
         faults.push(Diagnostic::at(tree.span, what).help("the smallest experiment is `nodes: {}`"));
         return Tree::empty_map(tree.span);
     };
     let mut kept = Map::new();
     for (name, field) in map.iter() {
         if !FIELDS.contains(&&**name) {
-            let fault = Diagnostic::at(field.key, format!("an experiment has no field `{name}`")).suggest(name, FIELDS);
+            let fault = Diagnostic::at(field.key, format!("an experiment has no field `{name}`"))
+                .suggest(name, FIELDS);
             faults.push(fault.help("values of your own stand under `params:`"));
         } else if MAPS.contains(&&**name) && !matches!(field.tree.value, Value::Map(_) | Value::Null) {
-            faults.push(Diagnostic::at(field.tree.span, format!("`{name}` is a map, not {}", field.tree.what())));
+            faults.push(Diagnostic::at(
+                field.tree.span,
+                format!("`{name}` is a map, not {}", field.tree.what()),
+            ));
         } else if !matches!(field.tree.value, Value::Null) {
             kept.insert(Arc::clone(name), field.clone());
         }
@@ -164,10 +174,15 @@ fn choose_profile(
     };
     let profiles = tree.get("profiles").and_then(|field| field.tree.as_map());
     match profiles.and_then(|profiles| profiles.get(&name)) {
-        Some(field) if matches!(field.tree.value, Value::Null) => Ok(Some((name, Tree::empty_map(field.key)))),
+        Some(field) if matches!(field.tree.value, Value::Null) => {
+            Ok(Some((name, Tree::empty_map(field.key))))
+        }
         Some(field) if field.tree.as_map().is_some() => Ok(Some((name, field.tree.clone()))),
         Some(field) => {
-            faults.push(Diagnostic::at(field.tree.span, format!("a profile is a map, not {}", field.tree.what())));
+            faults.push(Diagnostic::at(
+                field.tree.span,
+                format!("a profile is a map, not {}", field.tree.what()),
+            ));
             Err(())
         }
         None => {
@@ -184,7 +199,10 @@ fn as_sections(overlay: &Tree, whose: &str, faults: &mut Vec<Diagnostic>) -> Tre
     for (name, field) in overlay.as_map().into_iter().flatten() {
         if SECTIONS.contains(&&**name) {
             if MAPS.contains(&&**name) && field.tree.as_map().is_none() {
-                faults.push(Diagnostic::at(field.tree.span, format!("`{name}` is a map, not {}", field.tree.what())));
+                faults.push(Diagnostic::at(
+                    field.tree.span,
+                    format!("`{name}` is a map, not {}", field.tree.what()),
+                ));
                 continue;
             }
             sections.insert(Arc::clone(name), field.clone());
@@ -196,7 +214,8 @@ fn as_sections(overlay: &Tree, whose: &str, faults: &mut Vec<Diagnostic>) -> Tre
     }
     if !params.is_empty() {
         let free = Tree::new(overlay.span, Value::Map(Arc::new(params)));
-        let declared = sections.get("params").map_or_else(|| Tree::empty_map(overlay.span), |field| field.tree.clone());
+        let declared =
+            sections.get("params").map_or_else(|| Tree::empty_map(overlay.span), |field| field.tree.clone());
         sections.insert("params".into(), Field { key: overlay.span, tree: declared.overlaid(&free) });
     }
     Tree::new(overlay.span, Value::Map(Arc::new(sections)))
@@ -213,7 +232,9 @@ fn read_set(
     let source = sources.add("--set", options.directory, &format!("{key}={value}"));
     let span = Span { source, start: 0, length: key.len() as u32 };
     if key.split('.').any(str::is_empty) {
-        faults.push(Diagnostic::at(span, format!("`{key}` is not a path")).help("write `--set name.field=value`"));
+        faults.push(
+            Diagnostic::at(span, format!("`{key}` is not a path")).help("write `--set name.field=value`"),
+        );
         return None;
     }
     let start = Span { start: span.length + 1, length: 0, ..span };

@@ -56,15 +56,21 @@ impl Axis {
                 axis.read_range(&map["range"].tree, faults);
                 for (key, field) in map.iter().filter(|(key, _)| &***key != "range") {
                     faults.push(
-                        Diagnostic::at(field.key, format!("a range takes nothing beside it, but `{key}` is here"))
-                            .help("write `{ range: 1000 }`, or a map of values with parameters"),
+                        Diagnostic::at(
+                            field.key,
+                            format!("a range takes nothing beside it, but `{key}` is here"),
+                        )
+                        .help("write `{ range: 1000 }`, or a map of values with parameters"),
                     );
                 }
             }
             Value::Map(map) => map.iter().for_each(|(label, field)| axis.read_entry(label, field, faults)),
             _ => faults.push(
-                Diagnostic::at(field.tree.span, format!("an axis is a list, a map or a range, not {}", field.tree.what()))
-                    .help("write `[a, b]`, `{ a: { size: 1 }, b: { size: 2 } }` or `{ range: 1000 }`"),
+                Diagnostic::at(
+                    field.tree.span,
+                    format!("an axis is a list, a map or a range, not {}", field.tree.what()),
+                )
+                .help("write `[a, b]`, `{ a: { size: 1 }, b: { size: 2 } }` or `{ range: 1000 }`"),
             ),
         }
         if axis.values.is_empty() && faults.len() == before {
@@ -79,12 +85,18 @@ impl Axis {
     fn read_item(&mut self, item: &Tree, faults: &mut Vec<Diagnostic>) {
         let Some(label) = item.scalar_text() else {
             faults.push(
-                Diagnostic::at(item.span, format!("a value of an axis is a word or a number, not {}", item.what()))
-                    .help("values with parameters are written as a map: `{ name: { parameter: 1 } }`"),
+                Diagnostic::at(
+                    item.span,
+                    format!("a value of an axis is a word or a number, not {}", item.what()),
+                )
+                .help("values with parameters are written as a map: `{ name: { parameter: 1 } }`"),
             );
             return;
         };
-        self.insert(Coordinate { label, span: item.span, value: item.value.clone(), parameters: None }, faults);
+        self.insert(
+            Coordinate { label, span: item.span, value: item.value.clone(), parameters: None },
+            faults,
+        );
     }
 
     fn read_entry(&mut self, label: &Arc<str>, field: &Field, faults: &mut Vec<Diagnostic>) {
@@ -94,8 +106,11 @@ impl Axis {
             Value::Null => None,
             _ => {
                 faults.push(
-                    Diagnostic::at(field.tree.span, format!("the parameters of `{label}` are a map, not {}", field.tree.what()))
-                        .help(format!("write `{label}: {{ name: value }}`")),
+                    Diagnostic::at(
+                        field.tree.span,
+                        format!("the parameters of `{label}` are a map, not {}", field.tree.what()),
+                    )
+                    .help(format!("write `{label}: {{ name: value }}`")),
                 );
                 None
             }
@@ -133,7 +148,8 @@ impl Axis {
         for number in from..to {
             let label: Arc<str> = number.to_string().into();
             let value = Value::Number(number.into(), Arc::clone(&label));
-            self.values.insert(Arc::clone(&label), Coordinate { label, span: range.span, value, parameters: None });
+            self.values
+                .insert(Arc::clone(&label), Coordinate { label, span: range.span, value, parameters: None });
         }
     }
 
@@ -141,8 +157,9 @@ impl Axis {
         let label = &coordinate.label;
         if !is_label(label) {
             faults.push(
-                Diagnostic::at(coordinate.span, format!("`{label}` cannot be part of a node's name"))
-                    .help("a value has no spaces and none of `/ @ * $`; a map gives a long value a short name"),
+                Diagnostic::at(coordinate.span, format!("`{label}` cannot be part of a node's name")).help(
+                    "a value has no spaces and none of `/ @ * $`; a map gives a long value a short name",
+                ),
             );
         } else if let Some(first) = self.values.get(label) {
             faults.push(
@@ -186,7 +203,8 @@ impl Axis {
 }
 
 fn is_label(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|char: char| char.is_whitespace() || char.is_control() || "/@*$".contains(char))
+    !text.is_empty()
+        && !text.contains(|char: char| char.is_whitespace() || char.is_control() || "/@*$".contains(char))
 }
 
 /// All places of one node: the product of its axes.
@@ -232,7 +250,8 @@ impl<'a> Grid<'a> {
         let mut found = vec![0];
         for (axis, fixed) in self.axes.iter().zip(fixed) {
             let range = fixed.map_or(0..axis.len(), |position| position..position + 1);
-            found = found.iter().flat_map(|index| range.clone().map(move |at| index * axis.len() + at)).collect();
+            found =
+                found.iter().flat_map(|index| range.clone().map(move |at| index * axis.len() + at)).collect();
         }
         found
     }
@@ -275,7 +294,18 @@ mod tests {
 
     #[test]
     fn what_is_no_axis_is_refused() {
-        for text in ["a: 1", "a: []", "a: [[1]]", "a: { b: 1 }", "a: { range: -1 }", "a: { range: 2000000 }", "a: [x/y]", "a: [x, x]", "a: { range: x }", "a: { range: 1, b: {} }"] {
+        for text in [
+            "a: 1",
+            "a: []",
+            "a: [[1]]",
+            "a: { b: 1 }",
+            "a: { range: -1 }",
+            "a: { range: 2000000 }",
+            "a: [x/y]",
+            "a: [x, x]",
+            "a: { range: x }",
+            "a: { range: 1, b: {} }",
+        ] {
             assert_ne!(axis(text).1, "", "{text}");
         }
     }

@@ -86,7 +86,8 @@ pub fn pieces(text: &str) -> Vec<Piece<'_>> {
 
 fn is_path(text: &str) -> bool {
     text.split('.').all(|segment| {
-        !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        !segment.is_empty()
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     })
 }
 
@@ -156,7 +157,12 @@ impl<'a> Scope<'a> {
 
     /// Like [`fill`](Self::fill), for `run:`: what the environment does not set is null, with a warning. A run that
     /// needs it says so in its preflight; checking and planning do not need it.
-    pub fn fill_operational(&self, tree: &Tree, at: &Bindings<'_>, faults: &mut Vec<Diagnostic>) -> Option<Tree> {
+    pub fn fill_operational(
+        &self,
+        tree: &Tree,
+        at: &Bindings<'_>,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Option<Tree> {
         self.lenient.set(true);
         let filled = self.fill(tree, at, faults);
         self.lenient.set(false);
@@ -200,9 +206,17 @@ impl<'a> Scope<'a> {
         Some(tree)
     }
 
-    fn fill_text(&self, tree: &Tree, text: &str, at: &Bindings<'_>, faults: &mut Vec<Diagnostic>) -> Option<Tree> {
+    fn fill_text(
+        &self,
+        tree: &Tree,
+        text: &str,
+        at: &Bindings<'_>,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Option<Tree> {
         let pieces = pieces(text);
-        if let [piece @ (Piece::Variable { .. } | Piece::Environment { .. } | Piece::Invalid { .. })] = &pieces[..] {
+        if let [piece @ (Piece::Variable { .. } | Piece::Environment { .. } | Piece::Invalid { .. })] =
+            &pieces[..]
+        {
             return self.value_of(tree, piece, at, faults);
         }
         let mut filled = String::with_capacity(text.len() + 16);
@@ -278,7 +292,8 @@ impl<'a> Scope<'a> {
                     faults.push(if lenient {
                         Diagnostic::warning(span(), message)
                     } else {
-                        Diagnostic::at(span(), message).help(format!("set `{name}`, or give the value with `--set`"))
+                        Diagnostic::at(span(), message)
+                            .help(format!("set `{name}`, or give the value with `--set`"))
                     });
                 }
                 let value = match value {
@@ -401,7 +416,8 @@ impl<'a> Scope<'a> {
                     let mut fault = Diagnostic::at(span(), format!("`{path}` is not defined"))
                         .label("no param, axis or arm of this name");
                     if candidates.iter().any(|candidate| candidate == path) {
-                        fault = fault.help("it is defined in some profiles only; choose one with `--profile`");
+                        fault =
+                            fault.help("it is defined in some profiles only; choose one with `--profile`");
                     }
                     faults.push(fault.suggest(path, candidates.iter().map(String::as_str)));
                     None

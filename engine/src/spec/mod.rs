@@ -25,8 +25,8 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 pub use self::diagnostic::{Diagnostic, Diagnostics, Severity};
-pub(crate) use self::document::{FIELDS, SECTIONS, normalised};
 use self::document::Document;
+pub(crate) use self::document::{FIELDS, SECTIONS, normalised};
 use self::expand::Axis;
 use self::interpolate::{Piece, Scope, visit_templates};
 use self::source::{SourceId, Sources, Span};
@@ -113,12 +113,16 @@ pub fn load(path: &Path, options: &LoadOptions<'_>) -> Result<Experiment, Diagno
 
 fn read_document(document: Document, stem: &str, environment: &dyn Environment) -> Experiment {
     let Document { tree, sets, set_paths, profile, command_line, sources, mut faults } = document;
-    let section = |name: &str| tree.get(name).map_or_else(|| Tree::empty_map(tree.span), |field| field.tree.clone());
+    let section =
+        |name: &str| tree.get(name).map_or_else(|| Tree::empty_map(tree.span), |field| field.tree.clone());
     let text = |name: &str, faults: &mut Vec<Diagnostic>| {
         let field = tree.get(name)?;
         let text = field.tree.as_text().cloned();
         if text.is_none() {
-            faults.push(Diagnostic::at(field.tree.span, format!("`{name}` is a text, not {}", field.tree.what())));
+            faults.push(Diagnostic::at(
+                field.tree.span,
+                format!("`{name}` is a text, not {}", field.tree.what()),
+            ));
         }
         text
     };
@@ -184,7 +188,10 @@ fn read_limits(tree: &Tree, faults: &mut Vec<Diagnostic>) -> BTreeMap<String, u3
             Some(capacity) => {
                 limits.insert(name.to_string(), capacity);
             }
-            None => faults.push(Diagnostic::at(field.tree.span, "the capacity of a limit is a whole number above zero")),
+            None => faults.push(Diagnostic::at(
+                field.tree.span,
+                "the capacity of a limit is a whole number above zero",
+            )),
         }
     }
     limits
@@ -219,7 +226,11 @@ fn read_axes(experiment: &Experiment, tree: &Tree, faults: &mut Vec<Diagnostic>)
             _ => true,
         };
         // The parameters of a map's values are filled in where they are used, since they may depend on the place.
-        let filled = if whole { scope.fill(&field.tree, &[], faults) } else { Some(without_nulls(&field.tree, &name)) };
+        let filled = if whole {
+            scope.fill(&field.tree, &[], faults)
+        } else {
+            Some(without_nulls(&field.tree, &name))
+        };
         let Some(filled) = filled else { continue };
         let axis = Axis::read(&name, &Field { key: field.key, tree: filled }, faults);
         if let Some(other) = axes.insert(Arc::clone(&name), axis) {
@@ -249,7 +260,12 @@ fn check_name(what: &str, name: &str, span: Span, faults: &mut Vec<Diagnostic>) 
     }
 }
 
-fn read_node(name: &Arc<str>, field: &Field, axes: &IndexMap<Arc<str>, Axis>, faults: &mut Vec<Diagnostic>) -> NodeSpec {
+fn read_node(
+    name: &Arc<str>,
+    field: &Field,
+    axes: &IndexMap<Arc<str>, Axis>,
+    faults: &mut Vec<Diagnostic>,
+) -> NodeSpec {
     check_name("a node", name, field.key, faults);
     let mut spec = NodeSpec {
         name: Arc::clone(name),
@@ -280,7 +296,9 @@ fn read_node(name: &Arc<str>, field: &Field, axes: &IndexMap<Arc<str>, Axis>, fa
             "run" => spec.run = Some(field.clone()),
             "when" => spec.when = Some(field.clone()),
             "about" => {}
-            _ => faults.push(Diagnostic::at(field.key, format!("a node has no field `{key}`")).suggest(key, NODE_FIELDS)),
+            _ => faults.push(
+                Diagnostic::at(field.key, format!("a node has no field `{key}`")).suggest(key, NODE_FIELDS),
+            ),
         }
     }
     if !map.contains_key("task") {
@@ -317,9 +335,17 @@ fn read_over(tree: &Tree, axes: &IndexMap<Arc<str>, Axis>, faults: &mut Vec<Diag
 }
 
 /// What is defined and not used looks like a mistake; what is `--set` and not used is one.
-fn check_uses(experiment: &Experiment, tree: &Tree, set_paths: &[(String, Span)], faults: &mut Vec<Diagnostic>) {
+fn check_uses(
+    experiment: &Experiment,
+    tree: &Tree,
+    set_paths: &[(String, Span)],
+    faults: &mut Vec<Diagnostic>,
+) {
     let mut used = BTreeSet::new();
-    SECTIONS.iter().filter_map(|name| tree.get(name)).for_each(|field| collect_variables(&field.tree, &mut used));
+    SECTIONS
+        .iter()
+        .filter_map(|name| tree.get(name))
+        .for_each(|field| collect_variables(&field.tree, &mut used));
     for (path, span) in set_paths {
         let section = path.split('.').next().unwrap_or(path);
         if !SECTIONS.contains(&section) && !is_used(&used, path) {

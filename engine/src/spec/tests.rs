@@ -50,22 +50,30 @@ impl World {
 
     pub(crate) fn load(&self) -> Result<Experiment, Diagnostics> {
         let read = |path: &Path| {
-            let text = self.files.get(path).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such file"))?;
+            let text = self
+                .files
+                .get(path)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such file"))?;
             Ok(text.clone().into_bytes())
         };
-        load(Path::new("x.yaml"), &LoadOptions {
-            profile: self.profile.clone(),
-            sets: self.sets.clone(),
-            directory: Path::new("/home"),
-            environment: self,
-            read: &read,
-        })
+        load(
+            Path::new("x.yaml"),
+            &LoadOptions {
+                profile: self.profile.clone(),
+                sets: self.sets.clone(),
+                directory: Path::new("/home"),
+                environment: self,
+                read: &read,
+            },
+        )
     }
 
     /// Everything that is wrong, as the user sees it.
     fn faults(&self) -> String {
         match self.load() {
-            Ok(experiment) => Diagnostics::new(Arc::clone(&experiment.sources), experiment.faults).to_string(),
+            Ok(experiment) => {
+                Diagnostics::new(Arc::clone(&experiment.sources), experiment.faults).to_string()
+            }
             Err(faults) => faults.to_string(),
         }
     }
@@ -73,11 +81,16 @@ impl World {
     /// The filled `with:` of a node, at the first place of its axes.
     fn with(&self, node: &str) -> serde_json::Value {
         let experiment = self.load().unwrap();
-        assert!(experiment.faults.iter().all(|fault| fault.severity == Severity::Warning), "{}", self.faults());
+        assert!(
+            experiment.faults.iter().all(|fault| fault.severity == Severity::Warning),
+            "{}",
+            self.faults()
+        );
         let spec = &experiment.nodes[node];
         let at: Vec<_> = spec.over.iter().map(|name| (&experiment.axes[name], 0)).collect();
         let arm = at.iter().find(|(axis, _)| &*axis.name == "arm");
-        let scope = arm.map_or_else(|| Scope::new(&experiment), |(axis, at)| Scope::of_arm(&experiment, axis, *at));
+        let scope =
+            arm.map_or_else(|| Scope::new(&experiment), |(axis, at)| Scope::of_arm(&experiment, axis, *at));
         let mut faults = Vec::new();
         let filled = scope.fill(&spec.with.as_ref().unwrap().tree, &at, &mut faults);
         let filled = filled.unwrap_or_else(|| panic!("{faults:?}"));
@@ -136,7 +149,9 @@ profiles:
 
 #[test]
 fn values_of_the_command_line_are_typed() {
-    let world = World::of("params: { a: { b: 1 }, c: [1], t: x }\nnodes: { n: { task: t, with: { b: $(a.b), c: $(c), t: $(t) } } }");
+    let world = World::of(
+        "params: { a: { b: 1 }, c: [1], t: x }\nnodes: { n: { task: t, with: { b: $(a.b), c: $(c), t: $(t) } } }",
+    );
     let world = world.set("a.b", "5e-6").set("c", "[2, x]").set("t", "hf://a: b");
     assert_eq!(world.with("n"), json!({ "b": 5e-6, "c": [2, "x"], "t": "hf://a: b" }));
     let world = world.set("nodes.n.with.more", "true").set("t", "'5'");
@@ -150,12 +165,18 @@ fn a_path_starts_where_it_was_written() {
         let field = experiment.nodes["n"].with.clone().unwrap();
         let filled = Scope::new(&experiment).fill(&field.tree, &[], &mut Vec::new()).unwrap();
         let path = filled.pointer("/path").unwrap().1;
-        (experiment.resolve_path(path.origin, path.as_text().unwrap()).display().to_string(), path.environment)
+        (
+            experiment.resolve_path(path.origin, path.as_text().unwrap()).display().to_string(),
+            path.environment,
+        )
     };
     let base = "params: { data: there }\nnodes: { n: { task: t, with: { path: $(data)/a.jsonl } } }";
     let world = || World::of("extends: lib/base.yaml").file("lib/base.yaml", base);
     assert_eq!(origin(&world()), ("/home/lib/there/a.jsonl".into(), false));
-    assert_eq!(origin(&world().file("x.yaml", "extends: lib/base.yaml\nparams: { data: here }")), ("/home/here/a.jsonl".into(), false));
+    assert_eq!(
+        origin(&world().file("x.yaml", "extends: lib/base.yaml\nparams: { data: here }")),
+        ("/home/here/a.jsonl".into(), false)
+    );
     assert_eq!(origin(&world().set("data", "set")), ("/home/set/a.jsonl".into(), false));
     assert_eq!(
         origin(&world().file("x.yaml", "extends: lib/base.yaml\nparams: { data: '$(env:DATA)' }")),
@@ -165,8 +186,10 @@ fn a_path_starts_where_it_was_written() {
 
 #[test]
 fn growth_is_bounded() {
-    let doubling: String = (1..60).map(|level| format!("  p{level}: [$(p{0}), $(p{0})]\n", level - 1)).collect();
-    let text = format!("params:\n  p0: {}\n{doubling}nodes: {{ n: {{ task: t, with: $(p59) }} }}", "x".repeat(100));
+    let doubling: String =
+        (1..60).map(|level| format!("  p{level}: [$(p{0}), $(p{0})]\n", level - 1)).collect();
+    let text =
+        format!("params:\n  p0: {}\n{doubling}nodes: {{ n: {{ task: t, with: $(p59) }} }}", "x".repeat(100));
     let experiment = World::of(&text).load().unwrap();
     let mut faults = Vec::new();
     let field = experiment.nodes["n"].with.clone().unwrap();

@@ -153,7 +153,9 @@ impl Tree {
             let segment = segment.replace("~1", "/").replace("~0", "~");
             at = match &at.1.value {
                 Value::Map(map) => map.get(segment.as_str()).map(|field| (field.key, &field.tree))?,
-                Value::List(items) => items.get(segment.parse::<usize>().ok()?).map(|item| (item.span, item))?,
+                Value::List(items) => {
+                    items.get(segment.parse::<usize>().ok()?).map(|item| (item.span, item))?
+                }
                 _ => return None,
             };
         }
@@ -189,11 +191,7 @@ fn weigh(bytes: usize) -> u32 {
 
 fn fold<'a>(children: impl Iterator<Item = &'a Tree>) -> (bool, bool, u32) {
     children.fold((false, false, 1), |(templated, environment, weight), child| {
-        (
-            templated | child.templated,
-            environment | child.environment,
-            weight.saturating_add(child.weight),
-        )
+        (templated | child.templated, environment | child.environment, weight.saturating_add(child.weight))
     })
 }
 
@@ -265,7 +263,8 @@ fn scan(text: &str, base: Span) -> Result<(), Diagnostic> {
 fn resolve_plain(text: &str) -> Result<Value, String> {
     /// No number, boolean or null that serde_yaml knows is longer in practice; longer scalars are text.
     const LONGEST: usize = 64;
-    let typed = text.is_empty() || text.starts_with(|first: char| first.is_ascii_digit() || "+-.~nNtTfF".contains(first));
+    let typed = text.is_empty()
+        || text.starts_with(|first: char| first.is_ascii_digit() || "+-.~nNtTfF".contains(first));
     if !typed || text.len() > LONGEST || text.contains(char::is_whitespace) {
         return Ok(Value::Text(text.into()));
     }
@@ -311,8 +310,10 @@ impl<'a> Reader<'a, '_> {
                 Event::StreamEnd => break,
                 Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
                 Event::DocumentStart(_) if found.is_some() => {
-                    return refuse(Diagnostic::at(span, "a second document starts here")
-                        .help("a file holds one experiment; `extends:` joins files"));
+                    return refuse(
+                        Diagnostic::at(span, "a second document starts here")
+                            .help("a file holds one experiment; `extends:` joins files"),
+                    );
                 }
                 Event::DocumentStart(_) => {
                     let first = self.next()?;
@@ -345,8 +346,10 @@ impl<'a> Reader<'a, '_> {
     fn tree(&mut self, (event, span): (Event<'a>, Span), depth: usize) -> Read<Tree> {
         self.values += 1;
         if self.values > MAX_VALUES {
-            return refuse(Diagnostic::at(span, format!("the file holds more than {MAX_VALUES} values"))
-                .help("large graphs come from axes, such as `shard: { range: 1000 }`"));
+            return refuse(
+                Diagnostic::at(span, format!("the file holds more than {MAX_VALUES} values"))
+                    .help("large graphs come from axes, such as `shard: { range: 1000 }`"),
+            );
         }
         if depth > MAX_DEPTH {
             return refuse(too_deep(span));
@@ -358,12 +361,16 @@ impl<'a> Reader<'a, '_> {
             _ => return refuse(Diagnostic::at(span, "a value is expected here")),
         };
         if anchor > 0 {
-            return refuse(Diagnostic::at(span, "anchors and aliases are not supported")
-                .help("put the value under `params:` and write `$(its.name)` where it is used"));
+            return refuse(
+                Diagnostic::at(span, "anchors and aliases are not supported")
+                    .help("put the value under `params:` and write `$(its.name)` where it is used"),
+            );
         }
         if let Some(tag) = tag {
-            return refuse(Diagnostic::at(span, format!("the tag `{tag}` is not supported"))
-                .help("write the value without it; quotes make a text"));
+            return refuse(
+                Diagnostic::at(span, format!("the tag `{tag}` is not supported"))
+                    .help("write the value without it; quotes make a text"),
+            );
         }
         match event {
             Event::Scalar(text, style, ..) => {
@@ -402,8 +409,10 @@ impl<'a> Reader<'a, '_> {
             let name: Arc<str> = match &event {
                 Event::Scalar(text, style, 0, None) => {
                     if &**text == "<<" && *style == ScalarStyle::Plain {
-                        return refuse(Diagnostic::at(span, "merge keys are not supported")
-                            .help("`extends:`, profiles and `$(…)` share values"));
+                        return refuse(
+                            Diagnostic::at(span, "merge keys are not supported")
+                                .help("`extends:`, profiles and `$(…)` share values"),
+                        );
                     }
                     text.as_ref().into()
                 }
@@ -546,10 +555,15 @@ mod tests {
 
     #[test]
     fn bombs_are_refused_fast() {
-        let laughs: String = (1..9).map(|level| format!("a{level}: &a{level} [*a{0}, *a{0}, *a{0}]\n", level - 1)).collect();
+        let laughs: String =
+            (1..9).map(|level| format!("a{level}: &a{level} [*a{0}, *a{0}, *a{0}]\n", level - 1)).collect();
         let bombs = [
             ("aliases", format!("a0: &a0 lol\n{laughs}"), "anchors and aliases"),
-            ("one anchor", format!("a: &a {}\nb: [{}]", "x".repeat(500_000), "*a, ".repeat(1000)), "anchors and aliases"),
+            (
+                "one anchor",
+                format!("a: &a {}\nb: [{}]", "x".repeat(500_000), "*a, ".repeat(1000)),
+                "anchors and aliases",
+            ),
             ("alias key", "*a : 1".into(), ""),
             ("merge", "a: { <<: { b: 1 } }".into(), "merge keys"),
             ("open brackets", "[".repeat(1_000_000), "nest deeper"),
