@@ -9,6 +9,8 @@ pub mod expression;
 pub mod filter;
 pub mod judge;
 pub mod math;
+pub mod model;
+pub mod pack;
 pub mod packing;
 pub mod records;
 pub mod responses;
@@ -16,6 +18,7 @@ pub mod sample;
 mod spill;
 pub mod stats;
 pub mod table;
+mod token_store;
 
 use dag_engine::Registry;
 
@@ -26,5 +29,7 @@ pub fn registry() -> Registry {
         .with::<dataset::Dataset>()
         .with::<filter::Filter>()
         .with::<judge::Judge>()
+        .with::<model::ModelTask>()
+        .with::<pack::Pack>()
         .with::<sample::SampleTask>()
 }
