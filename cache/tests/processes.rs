@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use dag_cache::{Digest, LeaseAttempt, Record, View, Writer, gc, verify};
+use dag_cache::{CacheError, Digest, LeaseAttempt, Record, View, Writer, gc, verify};
 use serde_json::json;
 
 const ROLE: &str = "DAG_CACHE_TEST_ROLE";
@@ -84,6 +84,30 @@ fn check(root: &Path) {
     assert_eq!(view.faults(), []);
 }
 
+/// Writes until files may not grow any more, as on a full disk, then checks that nothing half-written is left.
+fn fill(root: &Path) {
+    let writer = Writer::open(root).unwrap();
+    let log = writer.record_log(&stream(), &json!({})).unwrap();
+    let limit = libc::rlimit { rlim_cur: 8192, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: both calls only change how this process is told about large files; nothing else runs in it.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+    }
+    assert!(matches!(writer.put_bytes(&[7; 9000]), Err(CacheError::Io { .. })));
+    let key = |number: u32| Digest::of(&number.to_le_bytes());
+    // Incompressible, so that the sixth does not fit.
+    let payload =
+        |number: u32| (0..45).flat_map(|part| *key(number * 1000 + part).as_bytes()).collect::<Vec<u8>>();
+    let stored =
+        (0..20).take_while(|number| log.put(&key(*number), &payload(*number)).is_ok()).count() as u32;
+    assert_eq!(stored, 5);
+    log.put(&key(100), b"a small one still fits").unwrap();
+    (0..stored).for_each(|number| assert_eq!(log.get(&key(number)).unwrap(), Some(payload(number))));
+    assert_eq!(log.get(&key(stored)).unwrap(), None);
+    assert_eq!(log.faults(), []);
+}
+
 /// Not a test of its own: what [`start`] runs.
 #[test]
 fn as_another_process() {
@@ -108,6 +132,7 @@ fn as_another_process() {
             let plan = gc::plan(root, &[], std::time::Duration::ZERO).unwrap();
             gc::apply(&plan).unwrap();
         }
+        "fill" => fill(root),
         role => panic!("no role `{role}`"),
     }
 }
@@ -124,6 +149,14 @@ fn four_processes_share_the_work_and_nothing_is_done_twice() {
     assert_eq!(report.faults, []);
     assert_eq!((report.records, report.blobs), (u64::from(ACTIONS), u64::from(ACTIONS)));
     assert_eq!(report.entries, u64::from(ACTIONS), "every response was made once");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(start("fill", dir.path(), None).wait().unwrap().success());
+    let report = verify::verify(dir.path(), false).unwrap();
+    assert_eq!((report.faults, report.blobs, report.entries), (vec![], 0, 6));
 }
 
 #[test]
