@@ -55,6 +55,16 @@ impl Layout {
         shard(&self.root, "records", action)
     }
 
+    /// Records of the boot `boot` of some machine that are not durable yet.
+    pub fn provisional(&self, boot: &str) -> PathBuf {
+        self.all_provisional().join(boot)
+    }
+
+    /// Holds one directory of provisional records per boot of a machine.
+    pub fn all_provisional(&self) -> PathBuf {
+        self.root.join("provisional")
+    }
+
     /// The disposable summary of all record files.
     pub fn summary(&self) -> PathBuf {
         self.root.join("summary")
@@ -75,6 +85,11 @@ impl Layout {
         self.root.join("index")
     }
 
+    /// Held by the process that has the index open.
+    pub fn index_lock(&self) -> PathBuf {
+        self.root.join("index.lock")
+    }
+
     /// Holds the lock files of actions being executed.
     pub fn leases(&self) -> PathBuf {
         self.root.join("leases")
@@ -93,6 +108,21 @@ impl Layout {
     /// The events of one run.
     pub fn journal(&self, run: &str) -> PathBuf {
         self.root.join("runs").join(run).join("journal.jsonl")
+    }
+
+    /// What the tasks of one run read and write while they run; removed with the run's end.
+    pub fn work(&self, run: &str) -> PathBuf {
+        self.root.join("runs").join(run).join("work")
+    }
+
+    /// What an interrupted action left for its next attempt.
+    pub fn scratch(&self, action: &Digest) -> PathBuf {
+        self.root.join(format!("scratch/{action}"))
+    }
+
+    /// The last action of every node of one experiment: node name to action, for telling what changed. Disposable.
+    pub fn last(&self, experiment: &Digest) -> PathBuf {
+        self.root.join(format!("last/{experiment}"))
     }
 
     /// Files being written, on the same file system as where they go.
