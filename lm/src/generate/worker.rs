@@ -13,15 +13,20 @@ const PREFILL_CHUNK: usize = 256;
 /// The slots of one thread and the request it is answering.
 pub(super) struct Worker<'a> {
     model: &'a Model,
-    tokenizer: &'a Tokenizer,
     slots: usize,
     cache_bytes: usize,
-    /// Ids that may be drawn: rows that pad the model's vocabulary beyond the tokenizer's mean nothing.
-    vocabulary: usize,
-    sampler: Sampler,
+    speaker: Speaker<'a>,
     active: Vec<Sequence>,
     prefilled: Option<Prefilled>,
     finished: Vec<Finished>,
+}
+
+/// Turns logits into tokens and tokens into text.
+struct Speaker<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Ids that may be drawn: rows that pad the model's vocabulary beyond the tokenizer's mean nothing.
+    vocabulary: usize,
+    sampler: Sampler,
 }
 
 /// A prompt that has passed the model; its samples not yet begun start from here.
@@ -49,13 +54,12 @@ struct Sequence {
 
 impl<'a> Worker<'a> {
     pub(super) fn new(model: &'a Model, tokenizer: &'a Tokenizer, slots: usize, cache_bytes: usize) -> Self {
+        let vocabulary = model.config().vocab_size.min(tokenizer.vocab_size());
         Self {
             model,
-            tokenizer,
             slots,
             cache_bytes,
-            vocabulary: model.config().vocab_size.min(tokenizer.vocab_size()),
-            sampler: Sampler::default(),
+            speaker: Speaker { tokenizer, vocabulary, sampler: Sampler::default() },
             active: Vec::with_capacity(slots),
             prefilled: None,
             finished: Vec::new(),
@@ -121,8 +125,8 @@ impl<'a> Worker<'a> {
             };
             sequence.cache.reserve(prefilled.room);
             prefilled.next += 1;
-            match self.advance(&mut sequence, &prefilled.logits)? {
-                Some(reason) => self.finish(sequence, reason)?,
+            match self.speaker.advance(&mut sequence, &prefilled.logits)? {
+                Some(reason) => self.finished.push(self.speaker.finish(sequence, reason)?),
                 None => self.active.push(sequence),
             }
         }
@@ -140,19 +144,26 @@ impl<'a> Worker<'a> {
         let rows = logits.chunks_exact(self.model.config().vocab_size);
         // Backwards, so that what takes the place of a finished sequence has been advanced already.
         for (index, row) in rows.enumerate().rev() {
-            let mut sequence = self.active.swap_remove(index);
-            match self.advance(&mut sequence, row)? {
-                Some(reason) => self.finish(sequence, reason)?,
-                None => {
-                    self.active.push(sequence);
-                    let last = self.active.len() - 1;
-                    self.active.swap(index, last);
-                }
+            if let Some(reason) = self.speaker.advance(&mut self.active[index], row)? {
+                let sequence = self.active.swap_remove(index);
+                self.finished.push(self.speaker.finish(sequence, reason)?);
             }
         }
         Ok(())
     }
 
+    /// Whether the caches may take one more sequence; one alone always may.
+    fn has_room_for(&self, prefilled: &Prefilled) -> bool {
+        let heads = self.model.config().heads();
+        let token_bytes =
+            self.model.config().num_hidden_layers * heads.keys * heads.dim * 2 * size_of::<f32>();
+        let taken = self.active.iter().map(|active| active.request.prompt.len() + active.room).sum::<usize>();
+        let needed = prefilled.request.prompt.len() + prefilled.room;
+        self.active.is_empty() || (taken + needed) * token_bytes <= self.cache_bytes
+    }
+}
+
+impl Speaker<'_> {
     /// Draws the next token; says why the response ends with it, if it does.
     fn advance(
         &mut self,
@@ -186,7 +197,8 @@ impl<'a> Worker<'a> {
         Ok(sequence.request.stop.iter().any(|stop| tail.contains(stop.as_str())))
     }
 
-    fn finish(&mut self, sequence: Sequence, reason: FinishReason) -> Result<(), GenerateError> {
+    /// The response that a sequence has become.
+    fn finish(&self, sequence: Sequence, reason: FinishReason) -> Result<Finished, GenerateError> {
         let stopped = sequence.tokens.last().filter(|token| sequence.request.stop_tokens.contains(token));
         let written = &sequence.tokens[..sequence.tokens.len() - usize::from(stopped.is_some())];
         let mut text = self.decode(&sequence, written)?;
@@ -195,8 +207,7 @@ impl<'a> Worker<'a> {
             text.truncate(end);
         }
         let Sequence { number, sample, tokens, logprob_sum, .. } = sequence;
-        self.finished.push(Finished { request: number, sample, tokens, text, reason, logprob_sum });
-        Ok(())
+        Ok(Finished { request: number, sample, tokens, text, reason, logprob_sum })
     }
 
     fn decode(&self, sequence: &Sequence, tokens: &[u32]) -> Result<String, GenerateError> {
@@ -205,15 +216,5 @@ impl<'a> Worker<'a> {
             sample: sequence.sample,
             source,
         })
-    }
-
-    /// Whether the caches may take one more sequence; one alone always may.
-    fn has_room_for(&self, prefilled: &Prefilled) -> bool {
-        let heads = self.model.config().heads();
-        let token_bytes =
-            self.model.config().num_hidden_layers * heads.keys * heads.dim * 2 * size_of::<f32>();
-        let taken = self.active.iter().map(|active| active.request.prompt.len() + active.room).sum::<usize>();
-        let needed = prefilled.request.prompt.len() + prefilled.room;
-        self.active.is_empty() || (taken + needed) * token_bytes <= self.cache_bytes
     }
 }
