@@ -5,6 +5,7 @@ pub mod backend;
 pub mod command;
 pub mod dataset;
 mod error;
+pub mod evaluate;
 pub mod expression;
 pub mod filter;
 pub mod judge;
@@ -13,6 +14,7 @@ pub mod model;
 pub mod pack;
 pub mod packing;
 pub mod records;
+pub mod report;
 pub mod responses;
 pub mod sample;
 mod spill;
@@ -31,5 +33,6 @@ pub fn registry() -> Registry {
         .with::<judge::Judge>()
         .with::<model::ModelTask>()
         .with::<pack::Pack>()
+        .with::<report::Report>()
         .with::<sample::SampleTask>()
 }
