@@ -425,7 +425,8 @@ mod tests {
             let start = Instant::now();
             let (_, faults) = read_text(&text);
             let took = start.elapsed();
-            assert!(took < Duration::from_secs(2), "{name} took {took:?}");
+            // Each takes milliseconds; the bound leaves room for a busy machine.
+            assert!(took < Duration::from_secs(10), "{name} took {took:?}");
             assert!(faults.to_string().contains(expected), "{name}: {faults}");
             assert!(expected.is_empty() || faults.has_errors(), "{name}");
         }
