@@ -3,8 +3,11 @@
 mod atomic;
 pub mod device;
 pub mod kernels;
+pub(crate) mod loss;
 pub mod model;
+pub mod optimizer;
 pub mod sampler;
 pub mod template;
 pub mod tokenizer;
+pub mod train;
 pub mod weights;

@@ -1,5 +1,6 @@
 //! The task kinds of `dag`, one file or folder each, and the registry that lists them.
 
+pub mod arithmetic;
 pub mod math;
 pub mod packing;
 pub mod stats;

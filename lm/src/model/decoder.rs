@@ -168,7 +168,8 @@ impl Model {
         self.pool.install(|| self.forward_here(turns))
     }
 
-    fn forward_here(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
+    /// [`Model::forward`] on the current pool, for a caller that runs one model on threads of its own.
+    pub(crate) fn forward_here(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
         let (hidden, inner, heads) =
             (self.config.hidden_size, self.config.intermediate_size, self.config.heads());
         let mut positions: Vec<u32> = Vec::new();
