@@ -2,6 +2,7 @@
 
 mod atomic;
 pub mod device;
+pub mod generate;
 pub mod kernels;
 pub(crate) mod loss;
 pub mod model;

@@ -1,8 +1,11 @@
 //! The task kinds of `dag`, one file or folder each, and the registry that lists them.
 
 pub mod arithmetic;
+mod error;
+pub mod evaluate;
 pub mod math;
 pub mod packing;
+pub mod report;
 pub mod stats;
 pub mod table;
 
@@ -10,5 +13,5 @@ use dag_engine::Registry;
 
 /// The kinds an experiment may use: one line each.
 pub fn registry() -> Registry {
-    Registry::new()
+    Registry::new().with::<report::Report>()
 }

@@ -75,7 +75,7 @@ impl Cache {
     }
 
     /// Makes room for `count` more tokens.
-    fn reserve(&mut self, count: usize) {
+    pub(crate) fn reserve(&mut self, count: usize) {
         let needed = self.length + count;
         if needed <= self.capacity {
             return;
