@@ -36,6 +36,8 @@ pub mod spec;
 pub mod stat_cache;
 pub mod state;
 pub mod task;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use dag_cache::{CacheError, Digest, RecordLog};
 pub use registry::{Registry, Step};

@@ -6,8 +6,13 @@ use super::reason::{InputChange, Reason};
 
 /// What differs between two manifests, in the order a reader wants it: the code, the params, the inputs, the seed.
 ///
-/// Both sides are what was hashed, so that an explanation cannot drift from the key.
-pub fn difference(before: &Value, after: &Value) -> Vec<Reason> {
+/// Both sides are what was hashed, so that an explanation cannot drift from the key. Manifests name no nodes: `source`
+/// does, for the n-th artifact of a port of `after`.
+pub fn difference(
+    before: &Value,
+    after: &Value,
+    source: &dyn Fn(&str, usize) -> Option<String>,
+) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let number = |manifest: &Value, field: &str| manifest[field].as_u64();
     let text = |manifest: &Value| manifest["kind"].as_str().unwrap_or_default().to_owned();
@@ -27,7 +32,7 @@ pub fn difference(before: &Value, after: &Value) -> Vec<Reason> {
         });
     }
     params(Some(&before["params"]), Some(&after["params"]), &mut String::new(), &mut reasons);
-    inputs(&before["inputs"], &after["inputs"], &mut reasons);
+    inputs(&before["inputs"], &after["inputs"], source, &mut reasons);
     if changed("seed") {
         reasons.push(Reason::Seed { before: number(before, "seed"), after: number(after, "seed") });
     }
@@ -78,14 +83,19 @@ fn is_content(value: &Value) -> bool {
         .is_some_and(|fields| fields.len() == 1 && fields.get("content").is_some_and(Value::is_array))
 }
 
-fn inputs(before: &Value, after: &Value, reasons: &mut Vec<Reason>) {
+fn inputs(
+    before: &Value,
+    after: &Value,
+    source: &dyn Fn(&str, usize) -> Option<String>,
+    reasons: &mut Vec<Reason>,
+) {
     let none = Map::new();
     let (left, right) = (before.as_object().unwrap_or(&none), after.as_object().unwrap_or(&none));
     for port in union(left, right) {
         let (left, right) = (artifacts(left.get(port)), artifacts(right.get(port)));
         let mut matched = vec![false; left.len()];
-        for (at, artifact) in &right {
-            // The same coordinates may come twice, as in a list of nodes that are over no axis: the next free one is meant.
+        for (number, (at, artifact)) in right.iter().enumerate() {
+            // The same coordinates come twice in a list of nodes that are over no axis: the next free one is meant.
             let same_place = |index: &usize| !matched[*index] && left[*index].0 == *at;
             let change = match (0..left.len()).find(same_place) {
                 None => InputChange::Added,
@@ -97,7 +107,8 @@ fn inputs(before: &Value, after: &Value, reasons: &mut Vec<Reason>) {
                     InputChange::Changed { because: None }
                 }
             };
-            reasons.push(Reason::Input { port: port.clone(), at: at.clone(), node: None, change });
+            let node = source(port, number);
+            reasons.push(Reason::Input { port: port.clone(), at: at.clone(), node, change });
         }
         for (index, (at, _)) in left.iter().enumerate() {
             if !matched[index] {
@@ -139,7 +150,7 @@ mod tests {
     use super::*;
 
     fn words(before: &Value, after: &Value) -> String {
-        difference(before, after).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        difference(before, after, &|_, _| None).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod commit;
 mod meter;
 mod preflight;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -401,7 +401,7 @@ mod tests {
         let mut trace = Vec::new();
         let mut picks = story.picks.iter().cycle();
         let mut steps = 0;
-        let mut note = |ends: &mut BTreeMap<u32, End>, trace: &mut Vec<String>, node: u32, end: End| {
+        let note = |ends: &mut BTreeMap<u32, End>, trace: &mut Vec<String>, node: u32, end: End| {
             assert!(ends.insert(node, end).is_none(), "node {node} ends once");
             trace.push(format!("{node} {end:?}"));
         };
