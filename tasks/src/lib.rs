@@ -1,7 +1,10 @@
 //! The task kinds of `dag`, one file or folder each, and the registry that lists them.
 
+mod error;
+pub mod evaluate;
 pub mod math;
 pub mod packing;
+pub mod report;
 pub mod stats;
 pub mod table;
 
@@ -9,5 +12,5 @@ use dag_engine::Registry;
 
 /// The kinds an experiment may use: one line each.
 pub fn registry() -> Registry {
-    Registry::new()
+    Registry::new().with::<report::Report>()
 }
