@@ -9,7 +9,7 @@ use dag_cache::Digest;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::explain::difference;
+use super::explain::difference_named;
 use super::reason::{InputChange, Reason};
 use super::{MissingSource, PlanError, source_name};
 use crate::graph::{Graph, Node, NodeId};
@@ -170,7 +170,7 @@ fn compare(left: Side<'_>, right: Side<'_>, pairs: &[(NodeId, Option<NodeId>)]) 
             continue;
         }
         let source = |port: &str, number: usize| source_name(right.graph, other, port, number);
-        let reasons = difference(&left.recipes.value(id), &right.recipes.value(other), &source);
+        let reasons = difference_named(&left.recipes.value(id), &right.recipes.value(other), &source);
         let follows = |reason: &Reason| match reason {
             Reason::Input { node: Some(node), change: InputChange::Changed { .. }, .. } => {
                 right.graph.find(node).is_some_and(|source| parted.contains(&source))

@@ -1,14 +1,21 @@
 //! The structural difference of two manifests, as reasons.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::reason::{InputChange, Reason};
 
 /// What differs between two manifests, in the order a reader wants it: the code, the params, the inputs, the seed.
 ///
-/// Both sides are what was hashed, so that an explanation cannot drift from the key. Manifests name no nodes: `source`
-/// does, for the n-th artifact of a port of `after`.
-pub fn difference(
+/// Both sides are what was hashed, so that an explanation cannot drift from the key.
+pub fn difference(before: &Value, after: &Value) -> Vec<Reason> {
+    difference_named(before, after, &|_, _| None)
+}
+
+/// The same, with the names of nodes, which manifests do not hold: `source` gives that of the n-th artifact in a port of
+/// `after`.
+pub(super) fn difference_named(
     before: &Value,
     after: &Value,
     source: &dyn Fn(&str, usize) -> Option<String>,
@@ -61,7 +68,7 @@ fn params(before: Option<&Value>, after: Option<&Value>, path: &mut String, reas
         (Some(Value::Array(left)), Some(Value::Array(right))) if left.len() == right.len() => {
             for (index, (left, right)) in left.iter().zip(right).enumerate() {
                 let length = path.len();
-                path.push_str(&format!("[{index}]"));
+                write!(path, "[{index}]").expect("writing to memory does not fail");
                 params(Some(left), Some(right), path, reasons);
                 path.truncate(length);
             }
@@ -150,7 +157,7 @@ mod tests {
     use super::*;
 
     fn words(before: &Value, after: &Value) -> String {
-        difference(before, after, &|_, _| None).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        difference(before, after).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]

@@ -18,6 +18,7 @@ use dag_cache::{CacheError, Digest, Output, View};
 use serde_json::Value;
 
 pub use explain::difference;
+use explain::difference_named;
 pub use last::LastActions;
 pub use reason::{Cause, InputChange, Reason};
 
@@ -459,7 +460,8 @@ impl<'g> Planner<'g> {
         let before: Value = serde_json::from_slice(&record.manifest).ok()?;
         let after: Value = serde_json::from_slice(manifest).ok()?;
         let graph = self.graph;
-        let mut reasons = difference(&before, &after, &|port, number| source_name(graph, id, port, number));
+        let mut reasons =
+            difference_named(&before, &after, &|port, number| source_name(graph, id, port, number));
         for reason in &mut reasons {
             if let Reason::Input { node: Some(node), change: InputChange::Changed { because }, .. } = reason {
                 *because = graph.find(node).and_then(|source| self.cause(source, depth + 1)).map(Box::new);

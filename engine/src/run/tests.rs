@@ -1,18 +1,16 @@
 //! What runs do, told by their events: what starts, what is reused, what is skipped, what goes on.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use dag_cache::Writer;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::event::Stamped;
+use crate::event::{End, Event, Stamped};
 use crate::graph::RunOptions;
-use crate::plan::InputChange;
+use crate::plan::{Decision, InputChange, Reason};
 use crate::state::RunState;
 use crate::testing::{Recorder, ToyEnvironment, ToyGraph, clock};
 
