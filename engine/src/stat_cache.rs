@@ -176,11 +176,12 @@ impl StatCache {
 
     /// Leaves what was learned to the next process.
     pub fn save(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.changed) {
-            files::replace(&self.path, &encode(&self.entries))
-        } else {
-            Ok(())
+        if !std::mem::take(&mut self.changed) {
+            return Ok(());
         }
+        // Files that are gone are forgotten when something else is learned, so that the memory does not grow for ever.
+        self.entries.retain(|path, _| path.exists());
+        files::replace(&self.path, &encode(&self.entries))
     }
 }
 

@@ -523,8 +523,10 @@ impl<'a> Execution<'a> {
         }
         // For comparing runs: the file is replaced and never changed, so a second name for it is a copy that costs nothing.
         let _ = std::fs::hard_link(self.planner.last().path(), layout.actions(&self.id));
+        // A signal that came when everything was done already has stopped nothing.
+        let stopped = self.run.interrupt.stop.is_cancelled() && self.ends.cancelled > 0;
         let result = match () {
-            () if self.run.interrupt.stop.is_cancelled() || !complete => RunResult::Cancelled,
+            () if stopped || !complete => RunResult::Cancelled,
             () if self.ends.failed > 0 => RunResult::Failed,
             () => RunResult::Done,
         };
