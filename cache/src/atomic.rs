@@ -7,20 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use crate::{CacheError, Layout, crash};
+use crate::{CacheError, Layout};
 
 /// A file under `tmp/` that vanishes when dropped, unless published.
 pub(crate) struct Staged {
     path: PathBuf,
     file: File,
     published: bool,
-}
-
-/// The names of the crash points that publishing passes.
-pub(crate) struct Points {
-    pub(crate) written: &'static str,
-    pub(crate) synced: &'static str,
-    pub(crate) renamed: &'static str,
 }
 
 impl Staged {
@@ -54,27 +47,29 @@ impl Staged {
     }
 
     /// Makes the file durable and gives it its final name, replacing what is there.
-    pub(crate) fn publish(mut self, to: &Path, mode: u32, points: &Points) -> Result<(), CacheError> {
-        crash::point(points.written);
-        self.file
-            .set_permissions(Permissions::from_mode(mode))
-            .map_err(CacheError::io("protect", &self.path))?;
+    pub(crate) fn publish(mut self, to: &Path, mode: u32) -> Result<(), CacheError> {
+        self.protect(mode)?;
         self.file.sync_all().map_err(CacheError::io("sync", &self.path))?;
-        crash::point(points.synced);
         self.rename(to)?;
-        crash::point(points.renamed);
-        sync_dir(parent(to))
+        let directory = parent(to);
+        sync_dir(directory)?;
+        directory.parent().map_or(Ok(()), sync_dir)
     }
 
-    /// Gives the file its final name without making it durable: for what may be lost.
-    pub(crate) fn publish_disposable(mut self, to: &Path) -> Result<(), CacheError> {
+    /// Gives the file its final name, replacing what is there. A power cut may undo it, or leave an empty file.
+    pub(crate) fn publish_unsynced(mut self, to: &Path, mode: u32) -> Result<(), CacheError> {
+        self.protect(mode)?;
         self.rename(to)
+    }
+
+    fn protect(&self, mode: u32) -> Result<(), CacheError> {
+        self.file.set_permissions(Permissions::from_mode(mode)).map_err(CacheError::io("protect", &self.path))
     }
 
     fn rename(&mut self, to: &Path) -> Result<(), CacheError> {
         match fs::rename(&self.path, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_dir(parent(to))?;
+                make_parent(to)?;
                 fs::rename(&self.path, to).map_err(CacheError::io("create", to))?;
             }
             other => other.map_err(CacheError::io("create", to))?,
@@ -103,7 +98,12 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), CacheError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(CacheError::io("sync", path))
 }
 
-/// Creates a directory and those above it; durable, since what lies in it must not outlive its name.
+/// Creates the directory of `path`, unsynced.
+pub(crate) fn make_parent(path: &Path) -> Result<(), CacheError> {
+    fs::create_dir_all(parent(path)).map_err(CacheError::io("create", parent(path)))
+}
+
+/// Creates a directory and those above it, durably.
 pub(crate) fn create_dir(path: &Path) -> Result<(), CacheError> {
     match fs::create_dir(path) {
         Ok(()) => sync_dir(parent(path)),
@@ -127,11 +127,13 @@ fn modified(file: &File) -> io::Result<SystemTime> {
     file.metadata()?.modified()
 }
 
-/// The entries of a directory by name; empty when it does not exist.
+/// The entries of a directory by name; empty when there is none.
 pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, CacheError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(CacheError::io("list", path)(error)),
     };
     let mut paths = entries

@@ -8,10 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::atomic::{self, Points, Staged};
-use crate::{CacheError, Digest, Layout};
+use crate::atomic::{self, Staged};
+use crate::{CacheError, Digest, Layout, crash};
 
-const POINTS: Points = Points { written: "blob.written", synced: "blob.synced", renamed: "blob.renamed" };
 const READ_ONLY: u32 = 0o444;
 
 /// Stores `bytes`.
@@ -20,7 +19,7 @@ pub(crate) fn put_bytes(layout: &Layout, bytes: &[u8]) -> Result<Digest, CacheEr
     if !reuse(layout, &digest, bytes.len() as u64) {
         let mut staged = Staged::create(layout)?;
         staged.write_all(bytes)?;
-        staged.publish(&layout.blob(&digest), READ_ONLY, &POINTS)?;
+        publish(layout, staged, &digest)?;
     }
     Ok(digest)
 }
@@ -36,7 +35,7 @@ pub(crate) fn put_file(layout: &Layout, path: &Path) -> Result<(Digest, u64), Ca
     }
     let (digest, bytes) = result.map_err(CacheError::io("read", path))?;
     if !reuse(layout, &digest, bytes) {
-        staged.publish(&layout.blob(&digest), READ_ONLY, &POINTS)?;
+        publish(layout, staged, &digest)?;
     }
     Ok((digest, bytes))
 }
@@ -75,17 +74,24 @@ fn open_regular(path: &Path) -> Result<File, CacheError> {
     if metadata.is_file() { Ok(file) } else { Err(refused()) }
 }
 
-/// Whether the blob is there already, with the right size. It then counts as made now, so that a collection which was
-/// planned before does not take it.
+fn publish(layout: &Layout, staged: Staged, digest: &Digest) -> Result<(), CacheError> {
+    crash::point("blob.written");
+    // Not synced here: the record that names the blob syncs it before it gets its own name.
+    staged.publish_unsynced(&layout.blob(digest), READ_ONLY)?;
+    crash::point("blob.renamed");
+    Ok(())
+}
+
+/// Whether the blob is there already. It is hashed, so that putting the same bytes again repairs a damaged blob, and it
+/// counts as made now, so that a collection which was planned before does not take it.
 fn reuse(layout: &Layout, digest: &Digest, bytes: u64) -> bool {
-    let path = layout.blob(digest);
-    let renew = || -> io::Result<bool> {
-        let file = File::open(&path)?;
-        if file.metadata()?.len() != bytes {
+    let renew = || -> Result<bool, CacheError> {
+        if !has(layout, digest, bytes) || !hashes_right(layout, digest)? {
             return Ok(false);
         }
-        let now = atomic::file_system_time(layout).map_err(io::Error::other)?;
-        file.set_modified(now)?;
+        let path = layout.blob(digest);
+        let now = atomic::file_system_time(layout)?;
+        open(layout, digest)?.set_modified(now).map_err(CacheError::io("touch", &path))?;
         // A collector moves a blob aside before it looks at the time a last time: be sure that it is still there.
         Ok(has(layout, digest, bytes))
     };

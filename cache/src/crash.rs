@@ -6,7 +6,6 @@
 /// Every point there is, in the order a run passes them.
 pub const POINTS: &[&str] = &[
     "blob.written",
-    "blob.synced",
     "blob.renamed",
     "record.written",
     "record.synced",

@@ -6,15 +6,16 @@
 //! * it was made, or made again, within the grace period, or
 //! * it was made since the oldest lease that is held: then a run may be about to name it in a record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::summary::Snapshot;
 use crate::view::check_version;
-use crate::{CacheError, Digest, Layout, OutputKind, View, atomic, crash, layout, lease, touch};
+use crate::{CacheError, Digest, Layout, OutputKind, View, atomic, crash, index, layout, lease, touch};
 
 /// What could go.
 #[derive(Debug, Clone, Serialize)]
@@ -61,7 +62,7 @@ impl GcPlan {
     }
 }
 
-/// Finds what no root and no recent use protects. Nothing is changed.
+/// Finds what no root and no recent use protects. Nothing is removed.
 pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, CacheError> {
     let view = View::open(root);
     let layout = view.layout().clone();
@@ -77,11 +78,7 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
     let cutoff = oldest_lease.map_or(past_grace, |since| since.min(past_grace));
 
     let mut actions: BTreeSet<Digest> = roots.iter().copied().collect();
-    for (used, list) in touch::touched(&layout)? {
-        if used >= cutoff {
-            actions.extend(list);
-        }
-    }
+    actions.extend(used_since(&layout, cutoff)?);
     let needed = needed(&view, &actions)?;
 
     let mut plan = GcPlan {
@@ -163,20 +160,34 @@ fn remove_blob(layout: &Layout, path: &Path, cutoff: SystemTime) -> Result<bool,
     Ok(true)
 }
 
+/// The actions that were recorded or used at or after `since`, as far as index and files say. What another process has
+/// folded into the index while it keeps us out of it counts as used when it was recorded: the roots are the caller's say.
+fn used_since(layout: &Layout, since: SystemTime) -> Result<Vec<Digest>, CacheError> {
+    let lists = touch::lists(layout)?.into_iter().filter(|list| list.used >= since);
+    let mut actions: Vec<Digest> = lists.flat_map(|list| list.actions).collect();
+    let indexed = index::with(layout, &mut Vec::new(), |index| index.used_since(since))?;
+    actions.extend(indexed.unwrap_or_default());
+    if let Ok(Some(snapshot)) = Snapshot::load(layout) {
+        let recorded = snapshot.all().filter(|(_, modified, _)| *modified >= since);
+        actions.extend(recorded.map(|(action, _, _)| action));
+    }
+    Ok(actions)
+}
+
 /// Every blob the records of `actions` name, down to the files of trees.
 fn needed(view: &View, actions: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>, CacheError> {
     let mut needed = BTreeSet::new();
-    let mut trees = BTreeMap::new();
+    let mut trees = BTreeSet::new();
     for action in actions {
         let Some(summary) = view.summary(action)? else { continue };
         for output in summary.outputs.values() {
             needed.insert(output.digest);
             if output.kind == OutputKind::Tree {
-                trees.insert(output.digest, ());
+                trees.insert(output.digest);
             }
         }
     }
-    for tree in trees.keys() {
+    for tree in &trees {
         // A tree whose list is gone or damaged protects nothing: it has to be made again as a whole.
         if let Ok(files) = view.tree(tree) {
             needed.extend(files.into_iter().map(|file| file.digest));

@@ -55,6 +55,16 @@ impl Layout {
         shard(&self.root, "records", action)
     }
 
+    /// Records of the boot `boot` of some machine that are not durable yet.
+    pub fn provisional(&self, boot: &str) -> PathBuf {
+        self.all_provisional().join(boot)
+    }
+
+    /// Holds one directory of provisional records per boot of a machine.
+    pub fn all_provisional(&self) -> PathBuf {
+        self.root.join("provisional")
+    }
+
     /// The disposable summary of all record files.
     pub fn summary(&self) -> PathBuf {
         self.root.join("summary")
@@ -73,6 +83,11 @@ impl Layout {
     /// The disposable sled index.
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// Held by the process that has the index open.
+    pub fn index_lock(&self) -> PathBuf {
+        self.root.join("index.lock")
     }
 
     /// Holds the lock files of actions being executed.

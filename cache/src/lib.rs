@@ -4,7 +4,7 @@
 //! and write one store at once without asking each other. The invariants, stated where they are kept:
 //!
 //! * **C1** a blob's name is the blake3 of its bytes ([`Writer::put_bytes`], checked again by [`View::materialize`]).
-//! * **C2** a record is written after every blob it names ([`Writer::commit`]).
+//! * **C2** a record gets its name after every blob it names is on disk ([`Writer::commit`]).
 //! * **C3** the index and the summary name only what files say; either may be deleted at any time
 //!   without a wrong result ([`verify`], [`View::summary`]).
 //! * **C4** a [`View`] never blocks; a hit needs the record, and a missing blob means running again only when
@@ -14,11 +14,13 @@
 //! Bytes on disk and their versions are described in `docs/cache-format.md`.
 
 mod atomic;
+mod batch;
 mod blob;
 mod crash;
 mod digest;
 mod error;
 pub mod gc;
+mod index;
 mod layout;
 mod lease;
 mod log;

@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::atomic::{self, Staged};
 use crate::layout::named;
@@ -128,6 +128,15 @@ impl Snapshot {
         self.entry(entries[index])
     }
 
+    /// Every action, with the time of its record file.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Digest, SystemTime, Summary)> {
+        self.entries.iter().filter_map(|&at| {
+            let entry = self.entry(at)?;
+            let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(entry.stamp.modified);
+            Some((Digest::from_slice(&entry.bytes[..32])?, modified, entry.summary))
+        })
+    }
+
     fn entry(&self, at: u32) -> Option<Entry<'_>> {
         let mut reader = Reader { bytes: &self.bytes, at: at as usize + 32 };
         let stamp = reader.stamp()?;
@@ -217,14 +226,23 @@ fn put_stamp(bytes: &mut Vec<u8>, stamp: Stamp) {
     bytes.extend_from_slice(&stamp.modified.to_le_bytes());
 }
 
+/// What a refresh found.
+#[derive(Default)]
+pub(crate) struct Refreshed {
+    /// How many records are new or replaced.
+    pub(crate) changed: usize,
+    pub(crate) faults: Vec<Fault>,
+}
+
 /// Makes the summary say what the record files say, opening only those that are new since the last time.
-/// Gives the faults found on the way. Directories are believed only when the clock has moved on since their last
-/// change, or a second change within the same tick of it could go unnoticed.
-pub(crate) fn refresh(layout: &Layout) -> Result<Vec<Fault>, CacheError> {
-    let (old, mut faults) = match Snapshot::load(layout) {
-        Ok(old) => (old, Vec::new()),
-        Err(fault) => (None, vec![fault]),
-    };
+/// Directories are believed only when the clock has moved on since their last change, or a second change within the
+/// same tick of it could go unnoticed.
+pub(crate) fn refresh(layout: &Layout) -> Result<Refreshed, CacheError> {
+    let mut refreshed = Refreshed::default();
+    let old = Snapshot::load(layout).unwrap_or_else(|fault| {
+        refreshed.faults.push(fault);
+        None
+    });
     let mut stamps = Vec::with_capacity(SHARDS);
     for byte in 0..=u8::MAX {
         let path = layout.record_shard(byte);
@@ -233,7 +251,7 @@ pub(crate) fn refresh(layout: &Layout) -> Result<Vec<Fault>, CacheError> {
     if let Some(old) = &old
         && (0..=u8::MAX).all(|byte| old.shard(byte) == stamps[byte as usize])
     {
-        return Ok(faults);
+        return Ok(refreshed);
     }
     let settled = wait_past(layout, stamps.iter().map(|stamp| stamp.modified).max().unwrap_or(0))?;
 
@@ -241,14 +259,13 @@ pub(crate) fn refresh(layout: &Layout) -> Result<Vec<Fault>, CacheError> {
     let mut entries: Vec<u8> = Vec::new();
     for byte in 0..=u8::MAX {
         let stamp = stamps[byte as usize];
-        let count;
-        match &old {
+        let count = match &old {
             Some(old) if old.shard(byte) == stamp => {
                 entries.extend_from_slice(old.shard_bytes(byte));
-                count = old.shards[byte as usize].range.len();
+                old.shards[byte as usize].range.len()
             }
-            _ => count = read_shard(layout, byte, old.as_ref(), &mut entries, &mut faults)?,
-        }
+            _ => read_shard(layout, byte, old.as_ref(), &mut entries, &mut refreshed)?,
+        };
         put_stamp(&mut header, if settled { stamp } else { Stamp::default() });
         header.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
     }
@@ -257,9 +274,9 @@ pub(crate) fn refresh(layout: &Layout) -> Result<Vec<Fault>, CacheError> {
     header.extend_from_slice(checksum.as_bytes());
     let mut staged = Staged::create(layout)?;
     staged.write_all(&header)?;
-    staged.publish_disposable(&layout.summary())?;
+    staged.publish_unsynced(&layout.summary(), 0o644)?;
     crash::point("summary.renamed");
-    Ok(faults)
+    Ok(refreshed)
 }
 
 /// Adds the entries of one directory as it is now; gives how many.
@@ -268,7 +285,7 @@ fn read_shard(
     byte: u8,
     old: Option<&Snapshot>,
     entries: &mut Vec<u8>,
-    faults: &mut Vec<Fault>,
+    refreshed: &mut Refreshed,
 ) -> Result<usize, CacheError> {
     let mut count = 0;
     for path in atomic::list(&layout.record_shard(byte))? {
@@ -287,9 +304,10 @@ fn read_shard(
                 if let Some(entry) = encode_entry(&action, stamp, &record.into()) {
                     entries.extend_from_slice(&entry);
                     count += 1;
+                    refreshed.changed += 1;
                 }
             }
-            Err(what) => faults.push(Fault::new(path, what)),
+            Err(what) => refreshed.faults.push(Fault::new(path, what)),
         }
     }
     Ok(count)

@@ -4,7 +4,8 @@
 //! list is named after its content and its modification time is when: a thousand equal runs leave one file.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::atomic::{self, Staged};
@@ -27,21 +28,27 @@ pub(crate) fn touch(layout: &Layout, actions: &[Digest]) -> Result<(), CacheErro
     }
     let mut staged = Staged::create(layout)?;
     staged.write_all(&bytes)?;
-    staged.publish_disposable(&path)?;
+    staged.publish_unsynced(&path, 0o644)?;
     crash::point("touched.written");
     Ok(())
 }
 
-/// Every list of used actions, with its time. Damaged ones are left out: their loss costs only the order of collection.
-pub(crate) fn touched(layout: &Layout) -> Result<Vec<(SystemTime, Vec<Digest>)>, CacheError> {
+/// What one run used, and when.
+pub(crate) struct List {
+    pub(crate) path: PathBuf,
+    pub(crate) used: SystemTime,
+    pub(crate) actions: Vec<Digest>,
+}
+
+/// Every list there is. Damaged ones are left out: their loss costs only the order of collection.
+pub(crate) fn lists(layout: &Layout) -> Result<Vec<List>, CacheError> {
     let mut lists = Vec::new();
     for path in atomic::list(&layout.touched())? {
         let Some(bytes) = atomic::read(&path)? else { continue };
-        let Ok(modified) = std::fs::metadata(&path).and_then(|metadata| metadata.modified()) else {
-            continue;
-        };
+        let Ok(used) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else { continue };
         if path.file_name().and_then(named) == Some(Digest::of(&bytes)) {
-            lists.push((modified, bytes.chunks_exact(32).filter_map(Digest::from_slice).collect()));
+            let actions = bytes.chunks_exact(32).filter_map(Digest::from_slice).collect();
+            lists.push(List { path, used, actions });
         }
     }
     Ok(lists)

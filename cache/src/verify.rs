@@ -9,7 +9,9 @@ use serde::Serialize;
 use crate::layout::named;
 use crate::log::verify_segment;
 use crate::view::check_version;
-use crate::{CacheError, Digest, Fault, Layout, OutputKind, Record, View, atomic, blob, lease, summary};
+use crate::{
+    CacheError, Digest, Fault, Layout, OutputKind, Record, View, atomic, blob, index, lease, summary,
+};
 
 /// What was read and what was wrong.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -71,7 +73,8 @@ impl Check {
     }
 
     fn blobs(&mut self) -> Result<(), CacheError> {
-        for (shard, path) in sharded(&self.layout.blobs())? {
+        let directory = self.layout.blobs();
+        for (shard, path) in self.sharded(&directory)? {
             let Some(digest) = self.name_in_shard(&shard, &path) else { continue };
             let metadata = match fs::symlink_metadata(&path) {
                 Ok(metadata) if metadata.is_file() => metadata,
@@ -109,7 +112,8 @@ impl Check {
     }
 
     fn records(&mut self) -> Result<(), CacheError> {
-        for (shard, path) in sharded(&self.layout.records())? {
+        let directory = self.layout.records();
+        for (shard, path) in self.sharded(&directory)? {
             let Some(action) = self.name_in_shard(&shard, &path) else { continue };
             let Some(bytes) = atomic::read(&path)? else { continue };
             self.report.records += 1;
@@ -141,7 +145,7 @@ impl Check {
         match self.view.summary(&record.action) {
             Ok(Some(found)) if found.outputs == record.outputs && found.owed == record.owed => {}
             Ok(_) => {
-                self.fault(self.layout.summary(), format!("it does not agree with record {}", record.action))
+                self.fault(self.layout.summary(), format!("it does not agree with record {}", record.action));
             }
             Err(error) => self.fault(self.layout.summary(), error.to_string()),
         }
@@ -190,7 +194,26 @@ impl Check {
         atomic::remove(&path)?;
         summary::refresh(&self.layout)?;
         self.repaired(path, "made anew");
+        let path = self.layout.index();
+        index::set_aside(&self.layout)?;
+        let mut faults = Vec::new();
+        if index::with(&self.layout, &mut faults, |_| Ok(()))?.is_some() {
+            self.repaired(path, "made anew");
+        }
+        self.report.faults.append(&mut faults);
         Ok(())
+    }
+
+    /// The files in the directories under `directory`, each with its directory.
+    fn sharded(&mut self, directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CacheError> {
+        let mut files = Vec::new();
+        for shard in atomic::list(directory)? {
+            if !shard.is_dir() {
+                self.fault(&shard, "it is not a directory");
+            }
+            files.extend(atomic::list(&shard)?.into_iter().map(|path| (shard.clone(), path)));
+        }
+        Ok(files)
     }
 
     /// The digest a file is named after, when it also lies in the right directory.
@@ -202,13 +225,4 @@ impl Check {
         }
         digest.filter(|_| right)
     }
-}
-
-/// The files in the directories under `directory`, each with its directory.
-fn sharded(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CacheError> {
-    let mut files = Vec::new();
-    for shard in atomic::list(directory)? {
-        files.extend(atomic::list(&shard)?.into_iter().map(|path| (shard.clone(), path)));
-    }
-    Ok(files)
 }

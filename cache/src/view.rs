@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::batch::boot;
 use crate::log::Reader;
 use crate::summary::{Snapshot, Stamp};
 use crate::{
@@ -76,14 +77,19 @@ impl View {
             return Ok(None);
         }
         let path = self.layout().record(action);
-        let Some(bytes) = atomic::read(&path)? else { return Ok(None) };
-        match Record::decode(action, &bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(what) => {
-                self.report(Fault::new(path, what));
-                Ok(None)
-            }
+        // Looked for under its final name once more, in case it got that between the first two looks.
+        let provisional = boot().map(|boot| self.layout().provisional(boot).join(action.to_string()));
+        for path in [Some(&path), provisional.as_ref(), Some(&path)].into_iter().flatten() {
+            let Some(bytes) = atomic::read(path)? else { continue };
+            return match Record::decode(action, &bytes) {
+                Ok(record) => Ok(Some(record)),
+                Err(what) => {
+                    self.report(Fault::new(path, what));
+                    Ok(None)
+                }
+            };
         }
+        Ok(None)
     }
 
     /// What planning needs of a record, without opening its file where the summary can be believed.
@@ -101,17 +107,20 @@ impl View {
         let Some(snapshot) = snapshot else { return Ok(self.record(action)?.map(Summary::from)) };
         let byte = action.as_bytes()[0];
         let shard = self.layout().record_shard(byte);
-        let Some(stamp) = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))? else {
-            return Ok(None);
+        let unchanged = || -> Result<bool, CacheError> {
+            let stamp = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))?;
+            Ok(stamp.unwrap_or_default() == snapshot.shard(byte))
         };
-        let entry = snapshot.find(action);
-        if stamp == snapshot.shard(byte) {
-            return Ok(entry.map(|entry| entry.summary));
-        }
-        match entry {
-            Some(entry) if entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
+        match snapshot.find(action) {
+            Some(entry) if unchanged()? || entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
+            // Looked at again afterwards, in case the record moved from one place to the other in between.
+            None if unchanged()? && !self.is_provisional(action) && unchanged()? => Ok(None),
             _ => Ok(self.record(action)?.map(Summary::from)),
         }
+    }
+
+    fn is_provisional(&self, action: &Digest) -> bool {
+        boot().is_some_and(|boot| self.layout().provisional(boot).join(action.to_string()).exists())
     }
 
     /// Whether every blob of the output exists with its size. Their bytes are not read, but for a tree's list.
@@ -160,7 +169,7 @@ impl View {
             OutputKind::File => blob::copy(self.layout(), &output.digest, to),
             OutputKind::Tree => {
                 let files = self.tree(&output.digest)?;
-                self.place_tree(&files, to, &|digest, to| blob::copy(self.layout(), digest, to))
+                place_tree(&files, to, &|digest, to| blob::copy(self.layout(), digest, to))
             }
         }
     }
@@ -174,24 +183,9 @@ impl View {
             OutputKind::Tree => {
                 let files = self.tree(&output.digest)?;
                 files.iter().try_for_each(|file| self.check(&file.digest))?;
-                self.place_tree(&files, to, put)
+                place_tree(&files, to, put)
             }
         }
-    }
-
-    fn place_tree(&self, files: &[TreeFile], to: &Path, put: &Put<'_>) -> Result<(), CacheError> {
-        fs::create_dir(to).map_err(CacheError::io("create", to))?;
-        let mut made = to.to_owned();
-        for file in files {
-            let path = to.join(&file.path);
-            let directory = atomic::parent(&path);
-            if directory != made {
-                fs::create_dir_all(directory).map_err(CacheError::io("create", directory))?;
-                directory.clone_into(&mut made);
-            }
-            put(&file.digest, &path)?;
-        }
-        Ok(())
     }
 
     /// Hashes a blob, once for as long as this process sees the same file.
@@ -221,7 +215,9 @@ impl View {
             let Some(stream) = path.file_name().and_then(layout::named) else { continue };
             let reader = Reader::open(self.layout(), &stream)?;
             let found = reader.get(key)?;
-            reader.faults().into_iter().for_each(|fault| self.report(fault));
+            for fault in reader.faults() {
+                self.report(fault);
+            }
             if found.is_some() {
                 return Ok(found);
             }
@@ -230,7 +226,23 @@ impl View {
     }
 }
 
+/// Puts a blob at a path.
 type Put<'a> = dyn Fn(&Digest, &Path) -> Result<(), CacheError> + 'a;
+
+fn place_tree(files: &[TreeFile], to: &Path, put: &Put<'_>) -> Result<(), CacheError> {
+    fs::create_dir(to).map_err(CacheError::io("create", to))?;
+    let mut made = to.to_owned();
+    for file in files {
+        let path = to.join(&file.path);
+        let directory = atomic::parent(&path);
+        if directory != made {
+            fs::create_dir_all(directory).map_err(CacheError::io("create", directory))?;
+            directory.clone_into(&mut made);
+        }
+        put(&file.digest, &path)?;
+    }
+    Ok(())
+}
 
 /// Whether the version file is there and ours; an error when it names another version. One that names none was damaged,
 /// and a writer writes it again: everything else in the store has checksums of its own.

@@ -5,19 +5,25 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::atomic::{self, Points, Staged};
+use crate::atomic::{self, Staged};
+use crate::batch::{self, Batch};
+use crate::index::{self, Index};
 use crate::view::{check_version, lock};
 use crate::{
     CacheError, Digest, Fault, LeaseAttempt, Output, OutputKind, Record, RecordLog, TreeFile, View, blob,
     layout, lease, log, summary, touch, tree,
 };
 
-const RECORD: Points =
-    Points { written: "record.written", synced: "record.synced", renamed: "record.renamed" };
+/// Opening the index costs some 30 ms, so a run opens it only when it changed at least so many records or log entries.
+/// What was not indexed then is when it is opened next.
+const INDEX_FROM: usize = 256;
+/// Lists of used actions are folded into the index before there are many of them.
+const LIST_COUNTS_AS: usize = 16;
 
 /// Writes to the store at one root. Any number of writers, in any number of processes, may be at work at once.
 pub struct Writer {
     view: View,
+    batch: Batch,
     /// The streams open in this process, so that all tasks of it share one segment of each.
     logs: Mutex<BTreeMap<Digest, Weak<RecordLog>>>,
 }
@@ -31,9 +37,9 @@ impl Writer {
             atomic::create_dir(layout.root())?;
             let mut staged = Staged::create(layout)?;
             staged.write_all(format!("{}\n", layout::VERSION).as_bytes())?;
-            staged.publish(&layout.version_file(), 0o644, &RECORD)?;
+            staged.publish(&layout.version_file(), 0o644)?;
         }
-        Ok(Self { view, logs: Mutex::default() })
+        Ok(Self { batch: Batch::open(&view)?, view, logs: Mutex::default() })
     }
 
     /// Reads the same store.
@@ -66,18 +72,21 @@ impl Writer {
         Ok(Output { kind: OutputKind::Tree, digest, bytes })
     }
 
-    /// Writes the record of an action whose outputs were put before, replacing an earlier one.
+    /// Writes the record of an action whose outputs were put before, replacing an earlier one. It is visible to every
+    /// process on return and survives the death of this one; it is durable a moment later, or after [`Self::sync`].
     pub fn commit(&self, record: &Record) -> Result<(), CacheError> {
-        let bytes = record.encode()?;
         for (port, output) in &record.outputs {
             if !self.view.has_output(output) {
                 let what = format!("the blob of its output `{port}` is not in the store");
                 return Err(CacheError::BadRecord { action: record.action, what });
             }
         }
-        let mut staged = Staged::create(self.view.layout())?;
-        staged.write_all(&bytes)?;
-        staged.publish(&self.view.layout().record(&record.action), 0o644, &RECORD)
+        self.batch.commit(record)
+    }
+
+    /// Makes every record committed so far durable.
+    pub fn sync(&self) -> Result<(), CacheError> {
+        self.batch.sync()
     }
 
     /// Notes that a run used these actions, so that `gc` keeps what they produced for a while. Failing to is no
@@ -90,7 +99,11 @@ impl Writer {
 
     /// Removes the record of an action: it is a miss from now on. Its blobs stay until they are collected.
     pub fn forget(&self, action: &Digest) -> Result<(), CacheError> {
-        let path = self.view.layout().record(action);
+        let layout = self.view.layout();
+        if let Some(boot) = batch::boot() {
+            atomic::remove(&layout.provisional(boot).join(action.to_string()))?;
+        }
+        let path = layout.record(action);
         atomic::remove(&path)?;
         if path.parent().is_some_and(Path::exists) { atomic::sync_dir(atomic::parent(&path)) } else { Ok(()) }
     }
@@ -117,21 +130,65 @@ impl Writer {
             atomic::create_dir(&directory)?;
             let mut staged = Staged::create(layout)?;
             staged.write_all(format!("{about:#}\n").as_bytes())?;
-            staged.publish_disposable(&about_file)?;
+            staged.publish_unsynced(&about_file, 0o644)?;
         }
         let open = Arc::new(RecordLog::open(layout, stream)?);
         logs.insert(*stream, Arc::downgrade(&open));
         Ok(open)
     }
 
-    /// Ends a run: seals the logs that are open and brings the summary up to date, so that the next run is fast.
-    /// Nothing depends on it.
+    /// The payloads of log entries of any stream, by the index where it knows them and by the logs where it does not.
+    pub fn find_logged(&self, keys: &[Digest]) -> Result<Vec<Option<Vec<u8>>>, CacheError> {
+        let layout = self.view.layout();
+        let positions = if index::exists(layout) {
+            self.with_index(|index| {
+                keys.iter().map(|key| index.position(key)).collect::<sled::Result<Vec<_>>>()
+            })?
+        } else {
+            None
+        };
+        let mut positions = positions.unwrap_or_default().into_iter();
+        keys.iter()
+            .map(|key| match positions.next().flatten().and_then(|position| position.read(layout, key)) {
+                Some(payload) => Ok(Some(payload)),
+                None => self.view.find_logged(key),
+            })
+            .collect()
+    }
+
+    /// Ends a run: makes everything durable, seals the logs that are open and brings the summary up to date, so that the
+    /// next run is fast; after many changes the index too. Nothing is lost without it.
     pub fn finish(&self) -> Result<(), CacheError> {
+        self.batch.sync()?;
         let open: Vec<_> = lock(&self.logs).values().filter_map(Weak::upgrade).collect();
+        let mut changes = 0;
         for log in open {
-            log.seal()?;
+            changes += log.finish()?;
         }
-        summary::refresh(self.view.layout())?.into_iter().for_each(|fault| self.view.report(fault));
+        let refreshed = summary::refresh(self.view.layout())?;
+        refreshed.faults.into_iter().for_each(|fault| self.view.report(fault));
+        changes += refreshed.changed;
+        changes += atomic::list(&self.view.layout().touched())?.len() * LIST_COUNTS_AS;
+        if changes >= INDEX_FROM {
+            self.with_index(|_| Ok(()))?;
+        }
         Ok(())
+    }
+
+    /// Opens the index for a moment, up to date. `None` when another process has it or it cannot be used.
+    fn with_index<T>(&self, work: impl Fn(&Index) -> sled::Result<T>) -> Result<Option<T>, CacheError> {
+        let mut faults = Vec::new();
+        let result = index::with(self.view.layout(), &mut faults, work);
+        for fault in faults {
+            self.view.report(fault);
+        }
+        result
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Best effort: what is still provisional is adopted by the next writer.
+        let _ = self.batch.sync();
     }
 }

@@ -1,5 +1,7 @@
 //! The store through its public surface: what is put is read back, and damage is noticed and survived.
 
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -127,6 +129,7 @@ fn a_damaged_record_is_a_miss_and_a_fault() {
     let writer = Writer::open(dir.path()).unwrap();
     let record = record("m", &[]);
     writer.commit(&record).unwrap();
+    writer.sync().unwrap();
     damage(&writer.view().layout().record(&record.action));
     let view = View::open(dir.path());
     assert_eq!(view.record(&record.action).unwrap(), None);

@@ -1,1 +1,6 @@
-//! placeholder
+//! The embedded language-model runtime: load, tokenise, generate, score, train.
+
+pub mod sampler;
+pub mod template;
+pub mod tokenizer;
+pub mod weights;

@@ -37,11 +37,11 @@ pub(crate) fn merge(directory: &Path, stream: &Digest) -> Result<Vec<Fault>, Cac
     }
     let mut merged = Appender::create(directory, stream)?;
     let mut intents = BTreeSet::new();
+    let mut copied = Vec::new();
     for (path, _lock) in &victims {
-        let Some(victim) = Segment::open(path, stream, &mut faults)? else {
-            // Of another version: not ours to remove.
-            return Ok(faults);
-        };
+        // One of another version is not ours to remove.
+        let Some(victim) = Segment::open(path, stream, &mut faults)? else { continue };
+        copied.push(path);
         intents.extend(victim.intents().iter().copied());
         for (key, at) in victim.values() {
             if merged.find(&key).is_some() {
@@ -59,7 +59,7 @@ pub(crate) fn merge(directory: &Path, stream: &Digest) -> Result<Vec<Fault>, Cac
     }
     merged.seal()?;
     crash::point("log.merged");
-    for (path, _lock) in &victims {
+    for path in copied {
         atomic::remove(path)?;
         crash::point("log.removed");
     }

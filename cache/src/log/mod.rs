@@ -9,17 +9,20 @@ mod merge;
 mod reader;
 mod segment;
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::layout::named;
 use crate::view::lock;
-use crate::{CacheError, Digest, Fault, Layout};
+use crate::{CacheError, Digest, Fault, Layout, atomic};
 
 use frame::Kind;
 pub(crate) use reader::Reader;
 use segment::Appender;
-pub(crate) use segment::{is_at, is_living};
+pub(crate) use segment::{is_at, is_living, lock_exclusively};
 
 /// Entries that may be unsynced, and for how long: what a power cut can cost.
 const SYNC_EVERY: u32 = 64;
@@ -88,7 +91,8 @@ impl RecordLog {
     /// The intents without an outcome that processes left which are not running any more, sorted.
     pub fn unknown(&self) -> Vec<Digest> {
         let mut unknown = self.reader.unknown();
-        unknown.retain(|key| !lock(&self.own).as_ref().is_some_and(|own| own.appender.find(key).is_some()));
+        let own = lock(&self.own);
+        unknown.retain(|key| own.as_ref().is_none_or(|own| own.appender.find(key).is_none()));
         unknown
     }
 
@@ -107,13 +111,19 @@ impl RecordLog {
     /// Finishes this process's segment, so that looking up in it is fast from now on, and merges small segments when
     /// there are many. A later entry begins a new segment.
     pub fn seal(&self) -> Result<(), CacheError> {
+        self.finish().map(drop)
+    }
+
+    /// As [`Self::seal`]; gives how many entries were sealed.
+    pub(crate) fn finish(&self) -> Result<usize, CacheError> {
         let mut own = lock(&self.own);
-        let Some(finished) = own.take() else { return Ok(()) };
+        let Some(finished) = own.take() else { return Ok(0) };
         let sealed = finished.appender.seal();
         self.reader.set_own(None);
         drop(own);
-        sealed?;
-        self.merge()
+        let count = sealed?;
+        self.merge()?;
+        Ok(count)
     }
 
     /// What was found damaged in the stream so far.
@@ -124,7 +134,9 @@ impl RecordLog {
     /// Merges small segments of processes that are done when there are many of them.
     fn merge(&self) -> Result<(), CacheError> {
         let faults = merge::merge(self.reader.directory(), &self.reader.stream())?;
-        faults.into_iter().for_each(|fault| self.reader.report(fault));
+        for fault in faults {
+            self.reader.report(fault);
+        }
         Ok(())
     }
 
@@ -177,7 +189,7 @@ impl Drop for RecordLog {
 }
 
 /// The statement of what a stream is, beside its segments.
-pub(crate) fn about_file(directory: &Path) -> std::path::PathBuf {
+pub(crate) fn about_file(directory: &Path) -> PathBuf {
     directory.join("about.json")
 }
 
@@ -200,4 +212,53 @@ pub(crate) fn verify_segment(
         faults.push(Fault::new(path, format!("it is torn at byte {at}")));
     }
     Ok(values.len() as u64)
+}
+
+/// A segment file, before it is opened.
+pub(crate) struct SegmentFile {
+    pub(crate) stream: Digest,
+    pub(crate) number: u32,
+    pub(crate) inode: u64,
+    path: PathBuf,
+}
+
+/// Where an entry was found once.
+pub(crate) struct Position {
+    pub(crate) stream: Digest,
+    pub(crate) number: u32,
+    pub(crate) at: u64,
+}
+
+/// Every segment of every stream.
+pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>, CacheError> {
+    let mut segments = Vec::new();
+    for directory in atomic::list(&layout.logs())? {
+        let Some(stream) = directory.file_name().and_then(named) else { continue };
+        for path in atomic::list(&directory)? {
+            let Some(number) = segment::number_of(&path) else { continue };
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            segments.push(SegmentFile { stream, number, inode: metadata.ino(), path });
+        }
+    }
+    Ok(segments)
+}
+
+impl SegmentFile {
+    /// The keys and places in its footer; `None` while it has none.
+    pub(crate) fn sealed_entries(&self) -> Result<Option<Vec<(Digest, u64)>>, CacheError> {
+        let segment = segment::Segment::open(&self.path, &self.stream, &mut Vec::new())?;
+        Ok(segment.filter(segment::Segment::is_sealed).map(|segment| segment.values()))
+    }
+}
+
+impl Position {
+    /// The payload, when the entry is still where it was.
+    pub(crate) fn read(&self, layout: &Layout, key: &Digest) -> Option<Vec<u8>> {
+        let path = segment::path_of(&layout.log(&self.stream), self.number);
+        let file = fs::File::open(path).ok()?;
+        let (header, body) = segment::read_frame(&file, &self.stream, self.at).ok()??;
+        (header.key == *key && header.kind == Kind::Value)
+            .then(|| header.payload(&self.stream, body))
+            .flatten()
+    }
 }

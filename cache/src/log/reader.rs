@@ -78,14 +78,13 @@ impl Reader {
         loop {
             let (number, place) = {
                 let mut state = lock(&self.state);
-                match find(&state, key) {
-                    Some(found) => found,
-                    None => {
-                        self.refresh(&mut state)?;
-                        let Some(found) = find(&state, key) else { return Ok(None) };
-                        found
-                    }
+                let mut found = find(&state, key);
+                if found.is_none() {
+                    self.refresh(&mut state)?;
+                    found = find(&state, key);
                 }
+                let Some(found) = found else { return Ok(None) };
+                found
             };
             // Read without the lock: a look-up must not wait for another one's disk.
             match place.read(&self.stream, key)? {
@@ -108,7 +107,7 @@ impl Reader {
         let _ = self.refresh(&mut state);
         let dead =
             state.segments.values().filter(|segment| segment.is_sealed() || !is_living(segment.path()));
-        let intents: BTreeSet<Digest> = dead.flat_map(|segment| segment.intents()).copied().collect();
+        let intents: BTreeSet<Digest> = dead.flat_map(Segment::intents).copied().collect();
         intents.into_iter().filter(|key| find(&state, key).is_none()).collect()
     }
 

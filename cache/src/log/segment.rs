@@ -29,7 +29,8 @@ pub(crate) fn number_of(path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.strip_suffix(".segment")?.parse().ok()
 }
 
-fn path_of(directory: &Path, number: u32) -> PathBuf {
+/// The file of a segment.
+pub(crate) fn path_of(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:08}.segment"))
 }
 
@@ -159,32 +160,27 @@ impl Segment {
         if length <= self.scanned {
             return Ok(());
         }
-        match read_footer(&self.file, length).map_err(io)? {
-            Some(footer) => {
-                self.scanned = length;
-                self.keys = Keys::Sealed(footer.values);
-                self.intents = footer.intents;
+        if let Some(footer) = read_footer(&self.file, length).map_err(io)? {
+            self.scanned = length;
+            self.keys = Keys::Sealed(footer.values);
+            self.intents = footer.intents;
+            return Ok(());
+        }
+        let intents = &mut self.intents;
+        let scan = frame::scan(&self.file, stream, self.scanned, length, |at, header| match header.kind {
+            Kind::Value => {
+                keys.insert(header.key, at);
+                intents.remove(&header.key);
             }
-            None => {
-                let intents = &mut self.intents;
-                let scan =
-                    frame::scan(&self.file, stream, self.scanned, length, |at, header| match header.kind {
-                        Kind::Value => {
-                            keys.insert(header.key, at);
-                            intents.remove(&header.key);
-                        }
-                        Kind::Intent => {
-                            if !keys.contains_key(&header.key) {
-                                intents.insert(header.key);
-                            }
-                        }
-                    })
-                    .map_err(io)?;
-                self.scanned = scan.end;
-                for (from, to) in scan.damaged {
-                    faults.push(Fault::new(&self.path, format!("bytes {from} to {to} are damaged")));
-                }
+            Kind::Intent if keys.contains_key(&header.key) => {}
+            Kind::Intent => {
+                intents.insert(header.key);
             }
+        })
+        .map_err(io)?;
+        self.scanned = scan.end;
+        for (from, to) in scan.damaged {
+            faults.push(Fault::new(&self.path, format!("bytes {from} to {to} are damaged")));
         }
         Ok(())
     }
@@ -414,10 +410,10 @@ impl Appender {
         synced
     }
 
-    /// Ends the segment with its sorted keys, durably. One without entries is removed.
-    pub(crate) fn seal(mut self) -> Result<(), CacheError> {
+    /// Ends the segment with its sorted keys, durably; gives how many. One without entries is removed.
+    pub(crate) fn seal(mut self) -> Result<usize, CacheError> {
         if self.keys.is_empty() && self.intents.is_empty() {
-            return atomic::remove(&self.path);
+            return atomic::remove(&self.path).map(|()| 0);
         }
         let mut footer = Vec::with_capacity(16 + self.keys.len() * ENTRY + self.intents.len() * 32);
         footer.extend_from_slice(&(self.keys.len() as u64).to_le_bytes());
@@ -440,6 +436,6 @@ impl Appender {
         self.write(&footer)?;
         self.sync()?;
         crash::point("log.sealed");
-        Ok(())
+        Ok(self.keys.len())
     }
 }

@@ -1,0 +1,170 @@
+//! Several processes on one store, and processes that die: this test binary runs itself as the other process.
+
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use dag_cache::{Digest, LeaseAttempt, Record, View, Writer, verify};
+use serde_json::json;
+
+const ROLE: &str = "DAG_CACHE_TEST_ROLE";
+const ROOT: &str = "DAG_CACHE_TEST_ROOT";
+const ACTIONS: u32 = 60;
+
+fn start(role: &str, root: &Path, crash: Option<String>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "as_another_process", "--nocapture"]).env(ROLE, role).env(ROOT, root);
+    if let Some(crash) = crash {
+        command.env("DAG_CRASH", crash);
+    }
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command.spawn().unwrap()
+}
+
+fn manifest(number: u32) -> Vec<u8> {
+    format!("manifest {number}").into_bytes()
+}
+
+fn stream() -> Digest {
+    Digest::of(b"stream")
+}
+
+/// A run in small: for every action without a record, takes the lease, produces a blob and a log entry, commits.
+fn work(root: &Path) {
+    let writer = Writer::open(root).unwrap();
+    let log = writer.record_log(&stream(), &json!({"model": "m"})).unwrap();
+    let mut waiting: Vec<u32> = (0..ACTIONS).collect();
+    let mut used = Vec::new();
+    while let Some(number) = waiting.pop() {
+        let manifest = manifest(number);
+        let action = Digest::of(&manifest);
+        used.push(action);
+        if writer.view().summary(&action).unwrap().is_some() {
+            continue;
+        }
+        let LeaseAttempt::Held(_lease) = writer.lease(&action, "test").unwrap() else {
+            waiting.insert(0, number);
+            continue;
+        };
+        // Somebody may have committed it between the look and the lease.
+        if writer.view().summary(&action).unwrap().is_some() {
+            continue;
+        }
+        if log.get(&action).unwrap().is_none() {
+            log.intent(&action).unwrap();
+            log.put(&action, format!("response {number}").as_bytes()).unwrap();
+        }
+        let output = writer.put_bytes(format!("rows {number}").as_bytes()).unwrap();
+        let outputs = BTreeMap::from([("rows".to_owned(), output)]);
+        // Telling who did it would make records differ; that nobody did it twice is counted in the log.
+        writer.commit(&Record { action, manifest, outputs, metrics: BTreeMap::new(), owed: 0 }).unwrap();
+        if number % 20 == 0 {
+            writer.sync().unwrap();
+            log.sync().unwrap();
+        }
+    }
+    writer.touch(&used);
+    writer.finish().unwrap();
+}
+
+fn check(root: &Path) {
+    let view = View::open(root);
+    for number in 0..ACTIONS {
+        let action = Digest::of(&manifest(number));
+        let record = view.record(&action).unwrap().unwrap();
+        assert_eq!(view.summary(&action).unwrap().unwrap().outputs, record.outputs);
+        assert_eq!(
+            view.read_blob(&record.outputs["rows"].digest).unwrap(),
+            format!("rows {number}").into_bytes()
+        );
+        assert_eq!(view.find_logged(&action).unwrap(), Some(format!("response {number}").into_bytes()));
+    }
+    assert_eq!(view.faults(), []);
+}
+
+/// Not a test of its own: what [`start`] runs.
+#[test]
+fn as_another_process() {
+    let Some(root) = std::env::var_os(ROOT) else { return };
+    let root = Path::new(&root);
+    match std::env::var_os(ROLE).unwrap().to_str().unwrap() {
+        "work" => work(root),
+        "die" => {
+            let writer = Writer::open(root).unwrap();
+            let log = writer.record_log(&stream(), &json!({})).unwrap();
+            log.intent(&Digest::of(b"asked, not answered")).unwrap();
+            let LeaseAttempt::Held(_lease) = writer.lease(&Digest::of(b"a"), "dead").unwrap() else {
+                panic!()
+            };
+            let manifest = manifest(0);
+            let action = Digest::of(&manifest);
+            let outputs = BTreeMap::from([("rows".to_owned(), writer.put_bytes(b"rows 0").unwrap())]);
+            writer.commit(&Record { action, manifest, outputs, metrics: BTreeMap::new(), owed: 0 }).unwrap();
+            std::process::abort();
+        }
+        role => panic!("no role `{role}`"),
+    }
+}
+
+#[test]
+fn four_processes_share_the_work_and_nothing_is_done_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let children: Vec<Child> = (0..4).map(|_| start("work", dir.path(), None)).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    check(dir.path());
+    let report = verify::verify(dir.path(), false).unwrap();
+    assert_eq!(report.faults, []);
+    assert_eq!((report.records, report.blobs), (u64::from(ACTIONS), u64::from(ACTIONS)));
+    assert_eq!(report.entries, u64::from(ACTIONS), "every response was made once");
+}
+
+#[test]
+fn what_a_killed_process_committed_counts_and_its_lease_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(!start("die", dir.path(), None).wait().unwrap().success());
+    let action = Digest::of(&manifest(0));
+    assert!(View::open(dir.path()).record(&action).unwrap().is_some());
+    let writer = Writer::open(dir.path()).unwrap();
+    assert!(matches!(writer.lease(&Digest::of(b"a"), "me").unwrap(), LeaseAttempt::Held(_)));
+    let log = writer.record_log(&stream(), &json!({})).unwrap();
+    assert_eq!(log.unknown(), [Digest::of(b"asked, not answered")]);
+    writer.sync().unwrap();
+    assert!(writer.view().layout().record(&action).exists(), "the next writer made it durable");
+}
+
+/// Killed at every crash point, at its first, second and tenth passing: the next run ends with everything right.
+#[cfg(feature = "crash")]
+#[test]
+fn killed_at_any_point_the_next_run_completes() {
+    let mut reached = std::collections::BTreeSet::new();
+    for point in dag_cache::CRASH_POINTS.iter().filter(|point| !point.starts_with("gc.")) {
+        for hit in [1, 2, 10] {
+            let dir = tempfile::tempdir().unwrap();
+            // Enough earlier runs that the last one merges segments and opens the index.
+            for _ in 0..8 {
+                let writer = Writer::open(dir.path()).unwrap();
+                let log = writer.record_log(&stream(), &json!({})).unwrap();
+                let before = verify::verify(dir.path(), false).unwrap().segments;
+                log.put(&Digest::of(format!("earlier {before}").as_bytes()), b"x").unwrap();
+            }
+            for number in 0..16_u8 {
+                Writer::open(dir.path()).unwrap().touch(&[Digest::of(&[number])]);
+            }
+            if !start("work", dir.path(), Some(format!("{point}:{hit}"))).wait().unwrap().success() {
+                reached.insert(*point);
+            }
+            verify::verify(dir.path(), false).unwrap();
+            work(dir.path());
+            check(dir.path());
+        }
+    }
+    let missed: Vec<_> = dag_cache::CRASH_POINTS
+        .iter()
+        .filter(|point| !point.starts_with("gc.") && !reached.contains(*point))
+        .collect();
+    assert!(missed.is_empty(), "never reached: {missed:?}");
+}

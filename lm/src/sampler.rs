@@ -1,0 +1,316 @@
+//! One row of logits to one token, from an explicit seed and position.
+//!
+//! The draw is a pure function of the logits, the sampling parameters, the seed of the sample and the position of the
+//! token in its response. Nothing is carried from token to token, so neither the batch nor an interruption can shift it.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+/// How a token is drawn from the model's distribution.
+///
+/// The parts apply in the order temperature, `min_p`, `top_k`, `top_p`; what is left is renormalised.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy: the most probable token, the lowest id among equals.
+    pub temperature: f64,
+    /// Keeps the fewest most probable tokens whose probability reaches this sum; 1 keeps all.
+    pub top_p: f64,
+    /// Keeps so many most probable tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
+    pub min_p: f64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0 }
+    }
+}
+
+impl Sampling {
+    /// The most probable token, always.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
+
+    /// Says which parameter is out of its range.
+    pub fn check(&self) -> Result<(), SamplerError> {
+        let faults = [
+            ("temperature", self.temperature, self.temperature >= 0.0 && self.temperature.is_finite()),
+            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p)),
+        ];
+        match faults.into_iter().find(|(.., good)| !good) {
+            Some((parameter, value, _)) => Err(SamplerError::Parameter { parameter, value }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why no token could be drawn.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SamplerError {
+    /// The model's output is not a distribution.
+    #[error("the logit of token {token} is {value}")]
+    NonFinite {
+        /// The first token with such a logit.
+        token: u32,
+        /// What stands there.
+        value: f32,
+    },
+    /// The model has no tokens.
+    #[error("there are no logits to draw from")]
+    Empty,
+    /// A sampling parameter is out of its range.
+    #[error("`{parameter}` cannot be {value}")]
+    Parameter {
+        /// Its name.
+        parameter: &'static str,
+        /// What was given.
+        value: f64,
+    },
+}
+
+/// A drawn token and how probable the model held it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub token: u32,
+    /// Its natural log-probability in the model's own distribution, before temperature and truncation.
+    pub logprob: f64,
+}
+
+/// A candidate's weight relative to the most probable token (whose weight is 1), and its id.
+type Candidate = (f64, u32);
+
+/// Draws tokens; keeps its working memory from one draw to the next.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    candidates: Vec<Candidate>,
+}
+
+/// So many candidates are sorted at first; the head of the distribution is nearly always enough.
+const FIRST_SORTED: usize = 32;
+
+impl Sampler {
+    /// Draws the token at `position` (counted from 0 in the response) of the sample with this `seed`.
+    pub fn draw(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        seed: u64,
+        position: u64,
+    ) -> Result<Drawn, SamplerError> {
+        let (best, maximum) = most_probable(logits)?;
+        let maximum = f64::from(maximum);
+        let mass: f64 = logits.iter().map(|&logit| (f64::from(logit) - maximum).exp()).sum();
+        let token = if sampling.temperature == 0.0 {
+            best
+        } else {
+            self.draw_token(logits, maximum, sampling, uniform(seed, position))
+        };
+        let logprob = f64::from(logits[token as usize]) - maximum - mass.ln();
+        Ok(Drawn { token, logprob })
+    }
+
+    fn draw_token(&mut self, logits: &[f32], maximum: f64, sampling: &Sampling, uniform: f64) -> u32 {
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.extend(logits.iter().zip(0..).filter_map(|(&logit, token)| {
+            let weight = ((f64::from(logit) - maximum) / sampling.temperature).exp();
+            (weight >= sampling.min_p).then_some((weight, token))
+        }));
+        let kept = sampling.top_k as usize;
+        if kept > 0 && kept < candidates.len() {
+            candidates.select_nth_unstable_by(kept - 1, by_weight);
+            candidates.truncate(kept);
+            // The sum below must not depend on the order in which the selection left them.
+            candidates.sort_unstable_by_key(|&(_, token)| token);
+        }
+        let mut total: f64 = candidates.iter().map(|(weight, _)| weight).sum();
+        let mut ranked = Ranked { candidates, sorted: 0 };
+        if sampling.top_p < 1.0 {
+            let (last, reached) = ranked.reach(|sum| sum >= sampling.top_p * total);
+            ranked.candidates.truncate(last + 1);
+            total = reached;
+        }
+        let (chosen, _) = ranked.reach(|sum| sum > uniform * total);
+        ranked.candidates[chosen].1
+    }
+}
+
+/// More probable first, then the lower id: a total order, so every selection has one outcome.
+fn by_weight(left: &Candidate, right: &Candidate) -> Ordering {
+    right.0.total_cmp(&left.0).then(left.1.cmp(&right.1))
+}
+
+/// Candidates of which the most probable are sorted, as many as were needed so far.
+struct Ranked<'a> {
+    candidates: &'a mut Vec<Candidate>,
+    sorted: usize,
+}
+
+impl Ranked<'_> {
+    /// The rank at which the running sum of weights is `enough`, and that sum; the last rank where it never is.
+    fn reach(&mut self, enough: impl Fn(f64) -> bool) -> (usize, f64) {
+        let mut sum = 0.0;
+        let mut rank = 0;
+        loop {
+            if rank == self.sorted {
+                self.sort_more();
+            }
+            sum += self.candidates[rank].0;
+            if enough(sum) || rank + 1 == self.candidates.len() {
+                return (rank, sum);
+            }
+            rank += 1;
+        }
+    }
+
+    fn sort_more(&mut self) {
+        let rest = &mut self.candidates[self.sorted..];
+        let more = self.sorted.max(FIRST_SORTED).min(rest.len());
+        if more < rest.len() {
+            rest.select_nth_unstable_by(more - 1, by_weight);
+        }
+        rest[..more].sort_unstable_by(by_weight);
+        self.sorted += more;
+    }
+}
+
+/// The most probable token, the lowest id among equals; refuses logits that are not numbers.
+fn most_probable(logits: &[f32]) -> Result<(u32, f32), SamplerError> {
+    let mut best: Option<(u32, f32)> = None;
+    for (&value, token) in logits.iter().zip(0..) {
+        if !value.is_finite() {
+            return Err(SamplerError::NonFinite { token, value });
+        }
+        if best.is_none_or(|(_, maximum)| value > maximum) {
+            best = Some((token, value));
+        }
+    }
+    best.ok_or(SamplerError::Empty)
+}
+
+/// A number in [0, 1) that depends on the seed and the position and on nothing else.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let mut input = [0; 16];
+    input[..8].copy_from_slice(&seed.to_le_bytes());
+    input[8..].copy_from_slice(&position.to_le_bytes());
+    let hash = blake3::hash(&input);
+    let (head, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+    // The 53 bits that a 64-bit float holds exactly.
+    (u64::from_le_bytes(*head) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn draw(logits: &[f32], sampling: &Sampling, seed: u64, position: u64) -> u32 {
+        Sampler::default().draw(logits, sampling, seed, position).unwrap().token
+    }
+
+    /// The plain way: sort all, cut, walk.
+    fn reference(logits: &[f32], sampling: &Sampling, uniform: f64) -> u32 {
+        let maximum = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+        let mut ranked: Vec<Candidate> = logits
+            .iter()
+            .zip(0..)
+            .map(|(&logit, token)| (((f64::from(logit) - maximum) / sampling.temperature).exp(), token))
+            .filter(|(weight, _)| *weight >= sampling.min_p)
+            .collect();
+        ranked.sort_by(by_weight);
+        if sampling.top_k > 0 {
+            ranked.truncate(sampling.top_k as usize);
+        }
+        let mut by_id = ranked.clone();
+        by_id.sort_by_key(|candidate| candidate.1);
+        let mut total: f64 = by_id.iter().map(|candidate| candidate.0).sum();
+        if sampling.top_p < 1.0 {
+            let mut sum = 0.0;
+            let kept = ranked.iter().position(|candidate| {
+                sum += candidate.0;
+                sum >= sampling.top_p * total
+            });
+            if let Some(last) = kept {
+                ranked.truncate(last + 1);
+            }
+            total = sum;
+        }
+        let mut sum = 0.0;
+        let chosen = ranked.iter().find(|candidate| {
+            sum += candidate.0;
+            sum > uniform * total
+        });
+        chosen.or(ranked.last()).unwrap().1
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        let drawn = Sampler::default().draw(&[1.0, 3.0, 3.0, 2.0], &Sampling::GREEDY, 7, 0).unwrap();
+        assert_eq!(drawn.token, 1);
+        let expected = -(2.0 + (-1f64).exp() + (-2f64).exp()).ln();
+        assert!((drawn.logprob - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn non_finite_logits_are_an_error() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let result = Sampler::default().draw(&[0.0, bad, bad], &Sampling::default(), 0, 0);
+            assert!(matches!(result, Err(SamplerError::NonFinite { token: 1, .. })));
+        }
+    }
+
+    #[test]
+    fn the_stream_of_a_seed_is_fixed() {
+        // A change of these values changes every sampled response there is.
+        let drawn: Vec<u32> =
+            (0..12).map(|position| draw(&[0.0; 10], &Sampling::default(), 17, position)).collect();
+        assert_eq!(drawn, [4, 9, 0, 5, 4, 8, 7, 3, 5, 3, 2, 7]);
+    }
+
+    #[test]
+    fn frequencies_follow_the_distribution() {
+        let logits = [0.0, 1.0, 2.0, -1.0];
+        let sampling = Sampling { temperature: 0.7, ..Sampling::default() };
+        let draws = 20_000;
+        let mut counts = [0u32; 4];
+        for seed in 0..draws {
+            counts[draw(&logits, &sampling, seed, 3) as usize] += 1;
+        }
+        let weights = logits.map(|logit: f32| (f64::from(logit) / 0.7).exp());
+        let total: f64 = weights.iter().sum();
+        for (count, weight) in counts.into_iter().zip(weights) {
+            let expected = weight / total;
+            let error = (expected * (1.0 - expected) / draws as f64).sqrt();
+            assert!((f64::from(count) / draws as f64 - expected).abs() < 5.0 * error);
+        }
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_named() {
+        let fault = |sampling: Sampling| sampling.check().unwrap_err().to_string();
+        assert_eq!(fault(Sampling { top_p: 0.0, ..Sampling::GREEDY }), "`top_p` cannot be 0");
+        assert_eq!(fault(Sampling { temperature: -1.0, ..Sampling::GREEDY }), "`temperature` cannot be -1");
+        assert_eq!(fault(Sampling { min_p: f64::NAN, ..Sampling::GREEDY }), "`min_p` cannot be NaN");
+        Sampling::default().check().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn partial_selection_equals_full_sorting(
+            // Few distinct values, so that ties are common.
+            logits in prop::collection::vec((-12i32..12).prop_map(|value| value as f32 / 4.0), 1..400),
+            temperature in 0.1f64..3.0,
+            top_p in prop_oneof![Just(1.0), 0.01f64..1.0],
+            top_k in prop_oneof![Just(0u32), 1u32..500],
+            min_p in prop_oneof![Just(0.0), 0.0f64..1.0],
+            seed: u64,
+        ) {
+            let sampling = Sampling { temperature, top_p, top_k, min_p };
+            prop_assert_eq!(draw(&logits, &sampling, seed, 5), reference(&logits, &sampling, uniform(seed, 5)));
+        }
+    }
+}

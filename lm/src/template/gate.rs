@@ -1,0 +1,214 @@
+//! The gate before training: does this chat template work with this tokenizer?
+//!
+//! Each check stands for a fault that is silent otherwise: training runs, the loss falls, and the model is wrong.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Map;
+
+use super::{ChatTemplate, Message, OPEN, TemplateError};
+use crate::tokenizer::Tokenizer;
+
+/// What is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateCheck {
+    /// A probe conversation can be rendered and tokenised.
+    Render,
+    /// The strings that delimit turns are single tokens.
+    ControlStrings,
+    /// `<think>` and `</think>` are single tokens.
+    ThinkTags,
+    /// Thinking is opened once.
+    DoubledThink,
+    /// The last trained token is the one that ends generation.
+    StopToken,
+    /// The response stands in the training text, unaltered, after exactly the prompt of inference.
+    ResponseSpan,
+}
+
+impl fmt::Display for GateCheck {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Render => "render",
+            Self::ControlStrings => "control-strings",
+            Self::ThinkTags => "think-tags",
+            Self::DoubledThink => "doubled-think",
+            Self::StopToken => "stop-token",
+            Self::ResponseSpan => "response-span",
+        })
+    }
+}
+
+/// A check that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateFault {
+    /// Which check.
+    pub check: GateCheck,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Checks a template with a tokenizer on a probe conversation; no fault means that training may begin.
+pub fn gate(tokenizer: &Tokenizer, template: &ChatTemplate) -> Vec<GateFault> {
+    // A vocabulary of characters may have few of them; any that it knows will do.
+    let Some(word) = ["1", "a", "A", "x"].into_iter().find(|word| tokenizer.encode(word).is_ok()) else {
+        let message = "the vocabulary has neither a digit nor a letter to try".to_owned();
+        return vec![GateFault { check: GateCheck::Render, message }];
+    };
+    let response = format!("<think>\n{word}\n</think>\n\n{word}");
+    let messages = [Message::new("user", word), Message::new("assistant", response)];
+
+    let mut faults = Vec::new();
+    match template.render(&messages[..1], true, &Map::new()) {
+        Ok(prompt) => {
+            faults.extend(split_control_strings(tokenizer, &prompt));
+            let opened = prompt.matches(OPEN).count();
+            if opened > 1 {
+                let message = format!("the prompt opens `<think>` {opened} times");
+                faults.push(GateFault { check: GateCheck::DoubledThink, message });
+            }
+        }
+        Err(error) => faults.push(GateFault { check: GateCheck::Render, message: error.to_string() }),
+    }
+    match template.example(tokenizer, &messages) {
+        Ok(example) => faults.extend(doubled_think(tokenizer, &example.tokens)),
+        Err(error) => faults.push(GateFault { check: failed_check(&error), message: error.to_string() }),
+    }
+    faults.sort_by_key(|fault| fault.check);
+    faults.dedup();
+    faults
+}
+
+/// Which check an example's error stands for.
+fn failed_check(error: &TemplateError) -> GateCheck {
+    match error {
+        TemplateError::NoEndToken | TemplateError::EndNotTrained { .. } => GateCheck::StopToken,
+        TemplateError::NotAPrefix { .. } | TemplateError::ResponseAltered { .. } => GateCheck::ResponseSpan,
+        TemplateError::DoubledThink => GateCheck::DoubledThink,
+        _ => GateCheck::Render,
+    }
+}
+
+fn doubled_think(tokenizer: &Tokenizer, tokens: &[u32]) -> Option<GateFault> {
+    let text = tokenizer.decode(tokens).ok()?;
+    let opened = text.matches(OPEN).count();
+    let message = format!("the training text opens `<think>` {opened} times");
+    (opened > 1).then_some(GateFault { check: GateCheck::DoubledThink, message })
+}
+
+/// The control strings that are not single tokens, in the order of their text.
+fn split_control_strings(tokenizer: &Tokenizer, prompt: &str) -> Vec<GateFault> {
+    let mut strings = control_strings(prompt);
+    strings.extend(tokenizer.eos());
+    strings.extend([OPEN, "</think>"]);
+    let split = |control: &&str| {
+        let tokens = tokenizer.encode(control).unwrap_or_default();
+        tokens.len() != 1 || tokenizer.id(control) != Some(tokens[0])
+    };
+    let fault = |control: &str| {
+        let thinking = control == OPEN || control == "</think>";
+        let check = if thinking { GateCheck::ThinkTags } else { GateCheck::ControlStrings };
+        let tokens = tokenizer.encode(control).map_or(0, |tokens| tokens.len());
+        let message = match tokens {
+            0 => format!("the vocabulary cannot express the control string `{control}`"),
+            _ => format!(
+                "the control string `{control}` is {tokens} tokens in this vocabulary, not one of its own"
+            ),
+        };
+        GateFault { check, message }
+    };
+    strings.into_iter().filter(split).map(fault).collect()
+}
+
+/// The parts of a prompt that look like `<name>`, `<|name|>` or `[NAME]`.
+fn control_strings(prompt: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for (start, opening) in prompt.char_indices() {
+        let rest = &prompt[start + opening.len_utf8()..];
+        let length = match opening {
+            '<' => rest.find(['>', '<']).filter(|&end| {
+                rest[end..].starts_with('>') && end > 0 && !rest[..end].contains(char::is_whitespace)
+            }),
+            '[' => rest.find(']').filter(|&end| {
+                let name = rest[..end].trim_start_matches('/');
+                !name.is_empty() && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_')
+            }),
+            _ => None,
+        };
+        if let Some(length) = length {
+            found.insert(&prompt[start..=start + 1 + length]);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::BUILT_IN;
+    use crate::tokenizer::Specials;
+
+    fn checks(specials: &Specials, source: &str) -> Vec<GateCheck> {
+        let tokenizer = Tokenizer::bytes(specials).unwrap().with_chat_template(source);
+        gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap())
+            .into_iter()
+            .map(|fault| fault.check)
+            .collect()
+    }
+
+    #[test]
+    fn the_built_in_template_passes() {
+        assert_eq!(checks(&Specials::chat(), BUILT_IN), []);
+        let tokenizer = Tokenizer::character("012345+ \n", &Specials::chat()).unwrap();
+        assert_eq!(gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap()), []);
+    }
+
+    #[test]
+    fn control_strings_of_another_vocabulary_are_named() {
+        let source = BUILT_IN.replace("'<|' + message.role + '|>'", "'<SPECIAL_11>User\n'");
+        let tokenizer = Tokenizer::bytes(&Specials::chat()).unwrap().with_chat_template(&source);
+        let faults = gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap());
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].check, GateCheck::ControlStrings);
+        assert_eq!(
+            faults[0].message,
+            "the control string `<SPECIAL_11>` is 12 tokens in this vocabulary, not one of its own"
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_check() {
+        let chat = Specials::chat();
+        let without_tags = Specials { tags: vec![], ..chat.clone() };
+        assert_eq!(checks(&without_tags, BUILT_IN), [GateCheck::ThinkTags, GateCheck::ThinkTags]);
+        let other_end = Specials {
+            end: "<|stop|>".to_owned(),
+            control: vec!["<|end|>".to_owned(), "<|user|>".to_owned(), "<|assistant|>".to_owned()],
+            ..chat.clone()
+        };
+        assert_eq!(checks(&other_end, BUILT_IN), [GateCheck::StopToken]);
+        let doubled = BUILT_IN.replace("'<|assistant|><think>", "'<|assistant|><think><think>");
+        assert_eq!(checks(&chat, &doubled), [GateCheck::DoubledThink, GateCheck::DoubledThink]);
+        // As templates do that drop the reasoning of every response, the last included.
+        let dropping = BUILT_IN.replace(
+            "'<|assistant|><think>\\n' + content",
+            "'<|assistant|><think>\\n' + content.split('</think>')[-1]",
+        );
+        assert_eq!(checks(&chat, &dropping), [GateCheck::ResponseSpan]);
+        let parting = BUILT_IN.replace("('\\n' if thinking", "('\\n\\n' if thinking");
+        assert_eq!(checks(&chat, &parting), [GateCheck::ResponseSpan]);
+        assert_eq!(checks(&chat, "{{ raise_exception('no') }}"), [GateCheck::Render]);
+    }
+
+    #[test]
+    fn control_strings_are_found_in_text() {
+        let found = control_strings("a < b <|x|>c> [INST] [/INST][1] [] <｜User｜> <a b> <<y>");
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            ["<y>", "<|x|>", "<｜User｜>", "[/INST]", "[INST]"]
+        );
+    }
+}
