@@ -1,7 +1,7 @@
 //! What the arguments mean here and now: the store, the environment, the clock, the task kinds.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use dag_cache::View;
 use dag_engine::Registry;
@@ -45,10 +45,15 @@ impl Context {
         View::open(&self.store)
     }
 
-    /// The time since 1970. One that is before it is a broken clock, and taken as 1970.
+    /// The time.
     #[expect(clippy::disallowed_methods, reason = "this is where the clock enters")]
-    pub fn now() -> Duration {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    pub fn system_time() -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Milliseconds since 1970. A clock that is before it is broken, and taken as 1970.
+    pub fn now() -> u64 {
+        Self::system_time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
     }
 
     /// The cores of the machine.
@@ -63,7 +68,8 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn working_directory() -> Result<PathBuf, Failure> {
+/// Where the user is.
+pub fn working_directory() -> Result<PathBuf, Failure> {
     std::env::current_dir().map_err(|error| Failure::failed(format!("the current directory cannot be found: {error}")))
 }
 

@@ -1,6 +1,7 @@
 //! `Failure`: why a command did not succeed, in words, with the next step; and the documented exit codes.
 
 use dag_engine::CacheError;
+use serde_json::{Value, json};
 
 use crate::text::Text;
 
@@ -44,6 +45,8 @@ pub struct Failure {
     pub details: Text,
     /// Next steps.
     pub hints: Vec<String>,
+    /// The faults of a file, for `--json`; null where there are none.
+    pub faults: Value,
 }
 
 /// The result of a command.
@@ -52,7 +55,7 @@ pub type Outcome = Result<(), Failure>;
 impl Failure {
     /// A failure of `kind`.
     pub fn new(kind: Kind, error: impl Into<String>) -> Self {
-        Self { kind, error: error.into(), details: Text::new(), hints: Vec::new() }
+        Self { kind, error: error.into(), details: Text::new(), hints: Vec::new(), faults: Value::Null }
     }
 
     /// The user can put it right.
@@ -77,6 +80,11 @@ impl Failure {
     pub fn details(mut self, details: Text) -> Self {
         self.details = details;
         self
+    }
+
+    /// As a program reads it.
+    pub fn to_json(&self) -> Value {
+        json!({ "error": self.error, "hints": self.hints, "faults": self.faults, "exit_code": self.kind.exit_code() })
     }
 
     /// As it is shown.
