@@ -110,6 +110,21 @@ impl Layout {
         self.root.join("runs").join(run).join("journal.jsonl")
     }
 
+    /// What the tasks of one run read and write while they run; removed with the run's end.
+    pub fn work(&self, run: &str) -> PathBuf {
+        self.root.join("runs").join(run).join("work")
+    }
+
+    /// What an interrupted action left for its next attempt.
+    pub fn scratch(&self, action: &Digest) -> PathBuf {
+        self.root.join(format!("scratch/{action}"))
+    }
+
+    /// The last action of every node of one experiment: node name to action, for telling what changed. Disposable.
+    pub fn last(&self, experiment: &Digest) -> PathBuf {
+        self.root.join(format!("last/{experiment}"))
+    }
+
     /// Files being written, on the same file system as where they go.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")

@@ -17,12 +17,23 @@
 pub mod artifact;
 pub mod canonical;
 pub mod context;
+pub mod estimate;
+pub mod event;
+mod files;
+mod glob;
 pub mod graph;
+pub mod journal;
 pub mod key;
 pub mod manifest;
 pub mod params;
+pub mod plan;
+mod publish;
 pub mod registry;
+pub mod schema;
 pub mod seed;
+pub mod spec;
+pub mod stat_cache;
+pub mod state;
 pub mod task;
 
 pub use dag_cache::{CacheError, Digest, RecordLog};

@@ -1,5 +1,9 @@
 //! The embedded language-model runtime: load, tokenise, generate, score, train.
 
+mod atomic;
+pub mod device;
+pub mod kernels;
+pub mod model;
 pub mod sampler;
 pub mod template;
 pub mod tokenizer;

@@ -1,5 +1,10 @@
 //! `Graph`: the nodes of an experiment, every axis expanded, acyclic, with port-to-port inputs (petgraph).
 
+mod compile;
+mod fault;
+mod reference;
+mod run_options;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +12,8 @@ use std::sync::Arc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
+pub use self::compile::compile;
+pub(crate) use self::run_options::ENGINE_OPTIONS;
 use crate::registry::Step;
 use crate::task::{FileKind, Resources};
 

@@ -1,0 +1,177 @@
+//! Estimates of what a node will take, before it runs.
+//!
+//! How many records and tokens: the task says so from its params and the metrics of its inputs, or else the last run of
+//! the node of that name. How long that takes: the pace of earlier runs of the same node, or else of the same kind.
+//! What cannot be known is unknown, and shown as such.
+
+use std::collections::BTreeMap;
+
+use dag_cache::{Digest, Layout};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::event::{End, Event};
+use crate::graph::{Graph, NodeId};
+use crate::journal;
+use crate::plan::Planner;
+use crate::task::EstimateInputs;
+
+/// How many of the latest journals are read.
+const JOURNALS: usize = 16;
+
+/// What a node will take. `None` is unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeEstimate {
+    /// Records (responses, verdicts, examples).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Tokens read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Tokens written, or trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// Seconds of its task alone, if no record of it is there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+impl NodeEstimate {
+    /// Whether nothing is known.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What one node, or all nodes of one kind, took in earlier runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Experience {
+    runs: u64,
+    seconds: f64,
+    /// Records made; those taken from the store took no time.
+    records: u64,
+    input_tokens: u64,
+    output_tokens: u64,
+}
+
+impl Experience {
+    fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.seconds += other.seconds;
+        self.records += other.records;
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+    }
+
+    /// Seconds for so much work at this pace: by tokens where they are counted, else by records, else per run.
+    fn seconds_for(&self, estimate: &NodeEstimate) -> Option<f64> {
+        let paced = |work: Option<u64>, done: u64| {
+            Some(work? as f64 * self.seconds / (done > 0).then_some(done as f64)?)
+        };
+        match self.runs {
+            0 => None,
+            _ if self.output_tokens > 0 && estimate.output_tokens.is_some() => {
+                paced(estimate.output_tokens, self.output_tokens)
+            }
+            _ if self.records > 0 => paced(estimate.records, self.records),
+            runs => Some(self.seconds / runs as f64),
+        }
+    }
+}
+
+/// What earlier runs took, read from the latest journals.
+#[derive(Debug, Default)]
+pub struct History {
+    nodes: BTreeMap<String, Experience>,
+    kinds: BTreeMap<String, Experience>,
+}
+
+impl History {
+    /// Reads the latest journals of the store.
+    pub fn load(layout: &Layout) -> Self {
+        let mut history = Self::default();
+        for run in journal::list(layout).into_iter().rev().take(JOURNALS) {
+            let events = journal::read(&layout.journal(&run)).unwrap_or_default();
+            events.into_iter().for_each(|stamped| history.learn(&stamped.event));
+        }
+        history
+    }
+
+    fn learn(&mut self, event: &Event) {
+        if let Event::NodeFinished { node, kind, end: End::Ran, counts, seconds, .. } = event {
+            let experience = Experience {
+                runs: 1,
+                seconds: *seconds,
+                records: counts.done,
+                input_tokens: counts.input_tokens,
+                output_tokens: counts.output_tokens,
+            };
+            self.nodes.entry(node.clone()).or_default().add(&experience);
+            self.kinds.entry(kind.clone()).or_default().add(&experience);
+        }
+    }
+
+    /// What `id` will take, with the metrics of what is settled by now.
+    pub fn estimate(
+        &self,
+        graph: &Graph,
+        planner: &Planner<'_>,
+        id: NodeId,
+        metrics: &mut Metrics,
+    ) -> NodeEstimate {
+        let node = graph.node(id);
+        let mut inputs = EstimateInputs::default();
+        for input in &node.inputs {
+            let known =
+                planner.settled(input.source).and_then(|settled| metrics.of(planner, &settled.action.0));
+            inputs.inputs.entry(input.port.to_string()).or_default().push(known);
+        }
+        let told = node.step.estimate(&inputs);
+        let mut estimate = NodeEstimate {
+            records: told.records,
+            input_tokens: told.input_tokens,
+            output_tokens: told.output_tokens,
+            seconds: None,
+        };
+        let own = self.nodes.get(&*node.name).copied();
+        if let (true, Some(own)) = (estimate.is_unknown(), own) {
+            let per_run = |count: u64| (count > 0).then(|| count / own.runs.max(1));
+            estimate.records = per_run(own.records);
+            estimate.input_tokens = per_run(own.input_tokens);
+            estimate.output_tokens = per_run(own.output_tokens);
+        }
+        let pace = own.or_else(|| self.kinds.get(node.step.kind()).copied());
+        estimate.seconds = pace.and_then(|pace| pace.seconds_for(&estimate));
+        estimate
+    }
+}
+
+/// The metrics of records, each read once.
+#[derive(Debug, Default)]
+pub struct Metrics(BTreeMap<Digest, Option<BTreeMap<String, Value>>>);
+
+impl Metrics {
+    fn of(&mut self, planner: &Planner<'_>, action: &Digest) -> Option<BTreeMap<String, Value>> {
+        let read = || planner.view().record(action).ok().flatten().map(|record| record.metrics);
+        self.0.entry(*action).or_insert_with(read).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn experience(runs: u64, seconds: f64, records: u64, output_tokens: u64) -> Experience {
+        Experience { runs, seconds, records, output_tokens, input_tokens: 0 }
+    }
+
+    #[test]
+    fn the_pace_is_that_of_tokens_then_records_then_runs() {
+        let work = NodeEstimate { records: Some(10), output_tokens: Some(500), ..NodeEstimate::default() };
+        assert_eq!(experience(1, 8.0, 4, 1000).seconds_for(&work), Some(4.0));
+        assert_eq!(experience(1, 8.0, 4, 0).seconds_for(&work), Some(20.0));
+        assert_eq!(experience(2, 8.0, 0, 0).seconds_for(&work), Some(4.0));
+        assert_eq!(experience(0, 0.0, 0, 0).seconds_for(&work), None);
+        assert_eq!(experience(1, 8.0, 4, 0).seconds_for(&NodeEstimate::default()), None);
+    }
+}

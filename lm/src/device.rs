@@ -1,0 +1,34 @@
+//! Where tensors live and how many threads work on them.
+
+use std::sync::Arc;
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+
+/// The device a model is loaded on.
+///
+/// On a CPU results are the same bytes whatever the number of threads; on a GPU they may differ between runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU, with this many threads.
+    Cpu {
+        /// Threads that share the work of one product.
+        threads: usize,
+    },
+    /// The CUDA device with this ordinal; needs the feature `cuda`.
+    Cuda(usize),
+}
+
+impl Device {
+    /// The threads that do the work of a model on the CPU.
+    pub(crate) fn pool(self) -> Result<Arc<ThreadPool>, ThreadPoolBuildError> {
+        let threads = match self {
+            Self::Cpu { threads } => threads.max(1),
+            Self::Cuda(_) => 1,
+        };
+        ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("lm-{index}"))
+            .build()
+            .map(Arc::new)
+    }
+}
