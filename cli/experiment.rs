@@ -8,6 +8,7 @@ use dag_engine::graph::{Graph, NodeId, compile};
 use dag_engine::plan::{Decision, Plan, PlanError, Planner, Selection};
 use dag_engine::spec::{Diagnostics, LoadOptions, load};
 use dag_engine::task::Environment;
+use serde::Serialize;
 
 use crate::args::ExperimentArguments;
 use crate::artifact::Artifact;
@@ -206,6 +207,48 @@ impl Compiled {
         };
         Ok(Some(node.step.ports().outputs().iter().filter_map(artifact).collect()))
     }
+}
+
+/// Something that nodes of a plan need and that is not there.
+#[derive(Debug, Serialize)]
+pub struct MissingOf {
+    /// The names in the file of the nodes that need it.
+    pub nodes: Vec<String>,
+    /// What is missing.
+    pub what: String,
+    /// The next step.
+    pub help: String,
+}
+
+/// What can be known to be missing for the nodes that would run, each thing once.
+pub fn missing(compiled: &Compiled, plan: &Plan) -> Vec<MissingOf> {
+    let surroundings = Surroundings(compiled.root.clone());
+    let mut found: Vec<MissingOf> = Vec::new();
+    for planned in plan.nodes().iter().filter(|planned| !matches!(planned.decision, Decision::Hit(_))) {
+        let node = compiled.graph.node(planned.id);
+        for missing in node.step.preflight(&node.run.task, &surroundings) {
+            let base = node.base.to_string();
+            match found.iter_mut().find(|known| known.what == missing.what) {
+                Some(known) if known.nodes.contains(&base) => {}
+                Some(known) => known.nodes.push(base),
+                None => found.push(MissingOf { nodes: vec![base], what: missing.what, help: missing.help }),
+            }
+        }
+    }
+    found
+}
+
+/// What is missing, each with its next step.
+pub fn describe_missing(missing: &[MissingOf]) -> Text {
+    missing.iter().fold(Text::new(), |text, missing| {
+        let nodes: Vec<String> = missing.nodes.iter().map(|node| format!("`{node}`")).collect();
+        text.warn("missing: ")
+            .plain(format!("{} (for {})", missing.what, nodes.join(", ")))
+            .line()
+            .accent("  help: ")
+            .plain(&missing.help)
+            .line()
+    })
 }
 
 impl From<PlanError> for Failure {
