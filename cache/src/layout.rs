@@ -115,6 +115,11 @@ impl Layout {
         self.root.join("runs").join(run).join("work")
     }
 
+    /// The actions of the nodes of one run, as [`Self::last`] was at its end.
+    pub fn actions(&self, run: &str) -> PathBuf {
+        self.root.join("runs").join(run).join("actions")
+    }
+
     /// What an interrupted action left for its next attempt.
     pub fn scratch(&self, action: &Digest) -> PathBuf {
         self.root.join(format!("scratch/{action}"))

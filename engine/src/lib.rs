@@ -29,6 +29,7 @@ pub mod params;
 pub mod plan;
 mod publish;
 pub mod registry;
+pub mod run;
 pub mod schema;
 pub mod seed;
 pub mod spec;

@@ -304,6 +304,11 @@ impl<'g> Planner<'g> {
         self.settled(input.source)?.output(&input.output)
     }
 
+    /// The action of `id`, if what enters it is known.
+    pub(crate) fn action(&self, id: NodeId) -> Option<ActionKey> {
+        self.actions[id.index()]
+    }
+
     /// From now on `id` runs, whatever the store holds.
     pub(crate) fn require(&mut self, id: NodeId, reason: Reason) {
         self.settled[id.index()] = None;
