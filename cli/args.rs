@@ -21,7 +21,6 @@ Exit codes:
   0    done
   1    a node failed, or the machine refused something
   2    the file or the command line is wrong, or something a node needs is missing; nothing was run
-  3    the store is busy
   4    a bug in dag
   130  interrupted; the next `dag run` goes on from there"
 )]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use dag_engine::Registry;
 use dag_engine::graph::{Graph, NodeId, compile};
 use dag_engine::plan::{Decision, Plan, PlanError, Planner, Selection};
+use dag_engine::run::MissingThing;
 use dag_engine::spec::{Diagnostics, LoadOptions, load};
 use dag_engine::task::Environment;
-use serde::Serialize;
 
 use crate::args::ExperimentArguments;
 use crate::artifact::Artifact;
@@ -27,8 +27,19 @@ pub struct Compiled {
     pub root: PathBuf,
 }
 
-/// The machine as a preflight sees it.
+/// The machine as a preflight sees it; relative paths start at the folder it holds.
 pub struct Surroundings(pub PathBuf);
+
+impl Surroundings {
+    /// The ids of the GPUs that this process may use.
+    pub fn gpu_ids(&self) -> Vec<u32> {
+        if let Some(visible) = variable("CUDA_VISIBLE_DEVICES") {
+            return visible.split(',').filter_map(|device| device.trim().parse().ok()).collect();
+        }
+        let count = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
+        (0..count as u32).collect()
+    }
+}
 
 impl Environment for Surroundings {
     fn var(&self, name: &str) -> Option<String> {
@@ -36,10 +47,7 @@ impl Environment for Surroundings {
     }
 
     fn gpus(&self) -> usize {
-        if let Some(visible) = variable("CUDA_VISIBLE_DEVICES") {
-            return visible.split(',').filter(|device| !device.trim().is_empty()).count();
-        }
-        std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count)
+        self.gpu_ids().len()
     }
 
     fn root(&self) -> &Path {
@@ -209,39 +217,13 @@ impl Compiled {
     }
 }
 
-/// Something that nodes of a plan need and that is not there.
-#[derive(Debug, Serialize)]
-pub struct MissingOf {
-    /// The names in the file of the nodes that need it.
-    pub nodes: Vec<String>,
-    /// What is missing.
-    pub what: String,
-    /// The next step.
-    pub help: String,
-}
-
-/// What can be known to be missing for the nodes that would run, each thing once.
-pub fn missing(compiled: &Compiled, plan: &Plan) -> Vec<MissingOf> {
-    let surroundings = Surroundings(compiled.root.clone());
-    let mut found: Vec<MissingOf> = Vec::new();
-    for planned in plan.nodes().iter().filter(|planned| !matches!(planned.decision, Decision::Hit(_))) {
-        let node = compiled.graph.node(planned.id);
-        for missing in node.step.preflight(&node.run.task, &surroundings) {
-            let base = node.base.to_string();
-            match found.iter_mut().find(|known| known.what == missing.what) {
-                Some(known) if known.nodes.contains(&base) => {}
-                Some(known) => known.nodes.push(base),
-                None => found.push(MissingOf { nodes: vec![base], what: missing.what, help: missing.help }),
-            }
-        }
-    }
-    found
-}
-
 /// What is missing, each with its next step.
-pub fn describe_missing(missing: &[MissingOf]) -> Text {
+pub fn describe_missing(missing: &[MissingThing]) -> Text {
     missing.iter().fold(Text::new(), |text, missing| {
-        let nodes: Vec<String> = missing.nodes.iter().map(|node| format!("`{node}`")).collect();
+        // A thing that a thousand nodes of one name need is told with that name.
+        let mut nodes: Vec<String> =
+            missing.nodes.iter().map(|node| format!("`{}`", node.split('@').next().unwrap_or(node))).collect();
+        nodes.dedup();
         text.warn("missing: ")
             .plain(format!("{} (for {})", missing.what, nodes.join(", ")))
             .line()

@@ -12,8 +12,6 @@ pub enum Kind {
     Failed,
     /// The file or the command line is wrong, or something that a node needs is missing. Nothing was run.
     User,
-    /// Somebody else holds what is needed.
-    Busy,
     /// A mistake in this program.
     Internal,
     /// The user asked to stop.
@@ -26,7 +24,6 @@ impl Kind {
         match self {
             Self::Failed => 1,
             Self::User => 2,
-            Self::Busy => 3,
             Self::Internal => 4,
             Self::Interrupted => 130,
         }

@@ -1,23 +1,28 @@
-//! Signals: the first asks the run to stop, the second ends the process at once.
+//! Signals: the first asks the run to stop, the second makes it leave at once, a third ends the process on the spot.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+use dag_engine::run::Interrupt;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level;
 
 use crate::failure::{Failure, Kind};
 
-/// A flag that the first SIGINT, SIGTERM or SIGHUP raises; the second ends the process with the code for
-/// interruptions. Needs no thread: the handlers only touch the flag.
-pub fn watch() -> Result<Arc<AtomicBool>, Failure> {
-    let raised = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order: the ending looks at the flag before the same signal raises it.
-        let code = i32::from(Kind::Interrupted.exit_code());
-        flag::register_conditional_shutdown(signal, code, Arc::clone(&raised))
-            .and_then(|_| flag::register(signal, Arc::clone(&raised)))
+/// What SIGINT and SIGTERM raise from now on. Needs no thread: the handlers only touch flags.
+pub fn watch() -> Result<Interrupt, Failure> {
+    let interrupt = Interrupt::default();
+    for signal in [SIGINT, SIGTERM] {
+        let Interrupt { stop, abort } = interrupt.clone();
+        let handle = move || {
+            if abort.is_cancelled() {
+                low_level::exit(i32::from(Kind::Interrupted.exit_code()));
+            } else if stop.is_cancelled() {
+                abort.cancel();
+            } else {
+                stop.cancel();
+            }
+        };
+        // SAFETY: the handler reads and writes atomic flags and may call `_exit`, all of which signals allow.
+        unsafe { low_level::register(signal, handle) }
             .map_err(|error| Failure::failed(format!("signals cannot be watched: {error}")))?;
     }
-    Ok(raised)
+    Ok(interrupt)
 }

@@ -2,9 +2,12 @@
 #![expect(unreachable_pub, reason = "nothing is reachable from outside a binary; `pub` means other modules use it")]
 
 mod args;
+mod artifact;
 mod commands;
+mod console;
 mod context;
 mod drawing;
+mod experiment;
 mod failure;
 mod grid;
 mod interrupt;
@@ -25,7 +28,7 @@ use crate::printer::Printer;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let color = arguments.global.color;
+    let (color, json) = (arguments.global.color, arguments.global.json);
     watch_panics();
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let context = Context::new(&arguments.global)?;
@@ -35,7 +38,12 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            Printer::new(color, variable("NO_COLOR").is_some()).note(&failure.render());
+            let printer = Printer::new(color, variable("NO_COLOR").is_some_and(|value| !value.is_empty()));
+            printer.note(&failure.render());
+            if json && !failure.faults.is_null() {
+                // A stdout that cannot be written has no other place to say so.
+                let _ = printer.json(&failure.to_json());
+            }
             ExitCode::from(failure.kind.exit_code())
         }
     }

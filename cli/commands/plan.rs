@@ -5,12 +5,14 @@ use std::time::Duration;
 use dag_engine::estimate::{History, Metrics, NodeEstimate};
 use dag_engine::graph::Graph;
 use dag_engine::plan::{Decision, Plan, PlannedNode, Selection};
+use dag_engine::run::preflight;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use crate::args;
 use crate::context::Context;
-use crate::experiment::{compiled, describe_missing, missing};
+use crate::commands::run::capacity;
+use crate::experiment::{Surroundings, compiled, describe_missing};
 use crate::failure::Outcome;
 use crate::text::Text;
 use crate::words::{count, duration, grouped, short};
@@ -35,7 +37,8 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
             Line::of(graph, &plan, planned, estimate)
         })
         .collect();
-    let missing = missing(&compiled, &plan);
+    let surroundings = Surroundings(compiled.root.clone());
+    let missing = preflight(graph, &plan, &capacity(None, &surroundings), &surroundings);
     if context.json {
         let nodes: Vec<Value> = lines.iter().map(Line::to_json).collect();
         let total = total(&lines);
