@@ -1,7 +1,19 @@
 //! The task kinds of `dag`, one file or folder each, and the registry that lists them.
 
+pub mod arithmetic;
+pub mod backend;
+pub mod command;
+pub mod dataset;
+mod error;
+pub mod expression;
+pub mod filter;
+pub mod judge;
 pub mod math;
 pub mod packing;
+pub mod records;
+pub mod responses;
+pub mod sample;
+mod spill;
 pub mod stats;
 pub mod table;
 
@@ -10,4 +22,9 @@ use dag_engine::Registry;
 /// The kinds an experiment may use: one line each.
 pub fn registry() -> Registry {
     Registry::new()
+        .with::<command::Command>()
+        .with::<dataset::Dataset>()
+        .with::<filter::Filter>()
+        .with::<judge::Judge>()
+        .with::<sample::SampleTask>()
 }

@@ -1,0 +1,421 @@
+//! Where responses come from: a scripted teacher, the embedded runtime, or a server that speaks OpenAI's protocol.
+//!
+//! A backend takes requests from an iterator as it has room for them and hands back every response as it finishes. It
+//! knows nothing of records: what was asked before, and what is kept, is `records`' business.
+
+mod embedded;
+mod reply;
+mod scripted;
+mod served;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use dag_engine::Digest;
+use dag_engine::context::{Cancel, Input};
+use dag_engine::task::{Environment, Fault, Missing, TaskCx, TaskError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+pub use embedded::Embedded;
+pub use reply::{FinishReason, Raw, Reply, split_thinking};
+pub use scripted::Scripted;
+pub use served::Served;
+
+/// Which model answers. Semantic: it is in the key of every record.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "backend", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ModelSpec {
+    /// The model that enters the port `model`, run by the embedded runtime.
+    #[default]
+    Embedded,
+    /// A scripted teacher of the arithmetic problems that `dataset` can make.
+    Scripted(ScriptedSpec),
+    /// A model behind a server that speaks OpenAI's protocol; `run: { base_url }` says where.
+    Openai(ServedSpec),
+    /// Nobody is asked: the responses are in the data already. For `sample` only.
+    Given(GivenSpec),
+}
+
+/// A scripted teacher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptedSpec {
+    /// How it writes.
+    pub teacher: Teacher,
+    /// How many times over a verbose teacher says each step.
+    #[serde(default = "four")]
+    pub ratio: u32,
+    /// The share of its responses that have a mistake in them.
+    #[serde(default)]
+    pub error_rate: f64,
+}
+
+fn four() -> u32 {
+    4
+}
+
+/// How a scripted teacher writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Teacher {
+    /// Each step once.
+    Terse,
+    /// Each step several times over.
+    Verbose,
+}
+
+/// A model behind a server. Where the server is does not matter and is not said here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServedSpec {
+    /// The name the server knows it by, such as `openai/gpt-oss-120b`.
+    pub name: String,
+    /// The revision of its weights.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// How its weights are quantised, such as `mxfp4`.
+    #[serde(default)]
+    pub quantization: Option<String>,
+    /// Whether it thinks before it answers. Then a response without its thinking is a failure: it means that the
+    /// server's parser and ours do not fit, and would otherwise be an empty trace.
+    #[serde(default)]
+    pub thinks: bool,
+}
+
+/// Responses that the data already holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GivenSpec {
+    /// Whose they are, such as `deepseek-ai/DeepSeek-R1-0528`.
+    pub name: String,
+    /// The column with the response, or with what follows the thinking where that has a column of its own.
+    #[serde(default = "response_column")]
+    pub column: String,
+    /// The column with the thinking.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    /// The column that says `length` where a response was cut off.
+    #[serde(default)]
+    pub finish_reason: Option<String>,
+    /// The column with the tokens of the response.
+    #[serde(default)]
+    pub output_tokens: Option<String>,
+}
+
+fn response_column() -> String {
+    "response".into()
+}
+
+impl GivenSpec {
+    /// The columns it reads.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        let optional = [&self.reasoning, &self.finish_reason, &self.output_tokens];
+        std::iter::once(self.column.as_str()).chain(optional.into_iter().filter_map(|name| name.as_deref()))
+    }
+}
+
+/// How a response is drawn. Semantic: it is in the key of every record.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sampling {
+    /// Zero takes the likeliest token every time.
+    pub temperature: f64,
+    /// The share of probability from which tokens are drawn.
+    pub top_p: f64,
+    /// How many of the likeliest tokens are drawn from; none for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Tokens less likely than this share of the likeliest are not drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Longest response.
+    pub max_tokens: u32,
+    /// Texts that end a response.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// How much a served model shall think: `low`, `medium`, `high`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<String>,
+    /// Variables for the model's chat template.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub template: Map<String, Value>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: None,
+            max_tokens: 4096,
+            stop: Vec::new(),
+            reasoning_effort: None,
+            template: Map::new(),
+        }
+    }
+}
+
+impl Sampling {
+    /// Whether a seed decides what is drawn.
+    pub fn is_random(&self) -> bool {
+        self.temperature > 0.0
+    }
+
+    /// What is wrong with the fields, each at its name below `at`.
+    pub fn check(&self, at: &str) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut require = |holds: bool, field: &str, message: &str| {
+            if !holds {
+                faults.push(Fault::new(format!("{at}/{field}"), message));
+            }
+        };
+        require(self.temperature >= 0.0 && self.temperature.is_finite(), "temperature", "a temperature is zero or more");
+        require(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "`top_p` is a share above 0 and up to 1");
+        require(self.min_p.is_none_or(|p| (0.0..1.0).contains(&p)), "min_p", "`min_p` is a share from 0 to below 1");
+        require(self.top_k != Some(0), "top_k", "`top_k` is at least 1; leave it out to draw from all tokens");
+        require(self.max_tokens > 0, "max_tokens", "a response has at least one token");
+        require(self.stop.iter().all(|stop| !stop.is_empty()), "stop", "an empty text would end every response");
+        faults
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+/// One prompt and the samples wanted of it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// The samples.
+    pub samples: Vec<Sample>,
+}
+
+/// One response that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// What it is known by.
+    pub key: Digest,
+    /// What its randomness comes from.
+    pub seed: u64,
+}
+
+/// A response that was not had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What was seen, without secrets.
+    pub detail: String,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+/// The kinds of [`Failure`]. They name rows of tables and counts of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The prompt could not be put to the model.
+    Prompt,
+    /// No connection, or it broke.
+    Connection,
+    /// No answer in time.
+    Timeout,
+    /// The server asks to slow down, after all retries.
+    RateLimit,
+    /// The server has a fault of its own (5xx).
+    Server,
+    /// The server refuses the request (4xx).
+    Refused,
+    /// The server sends us elsewhere, where the key must not go.
+    Redirect,
+    /// The body is not what the protocol says, or broke off.
+    Malformed,
+    /// The body is larger than any response.
+    TooLarge,
+    /// A response without a text.
+    Empty,
+    /// A response of a thinking model without its thinking.
+    NoThinking,
+    /// The server withholds the response.
+    Filtered,
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prompt => "prompt",
+            Self::Connection => "connection",
+            Self::Timeout => "timeout",
+            Self::RateLimit => "rate_limit",
+            Self::Server => "server",
+            Self::Refused => "refused",
+            Self::Redirect => "redirect",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::Empty => "empty",
+            Self::NoThinking => "no_thinking",
+            Self::Filtered => "filtered",
+        })
+    }
+}
+
+/// The operational half of a backend: where the server is and how hard to ask it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendRun {
+    /// The address of the server up to `/v1`, such as `http://localhost:8000/v1`.
+    pub base_url: Option<String>,
+    /// The name of the environment variable that holds the key. Never the key itself.
+    pub api_key: Option<String>,
+    /// Requests in flight at once (default 32), or sequences decoded side by side (default 16).
+    pub concurrency: Option<usize>,
+    /// How often one request is tried again after a failure that may pass (default 5).
+    pub request_retries: Option<u32>,
+    /// Seconds one request may take (default 14,400).
+    pub request_timeout: Option<f64>,
+    /// The share of records that may fail before the node does (default 0.01). Below it the node commits what there is,
+    /// and the next run asks for the rest.
+    pub allow_failed: Option<f64>,
+}
+
+impl BackendRun {
+    /// The share of records that may fail.
+    pub fn allowed_failures(&self) -> f64 {
+        self.allow_failed.unwrap_or(0.01)
+    }
+}
+
+/// What takes each response as it finishes; its error ends the asking.
+pub type OnFinished<'a> = dyn FnMut(Digest, Result<Raw, Failure>) -> Result<(), TaskError> + 'a;
+
+/// A model that can be asked.
+pub enum Backend {
+    /// A scripted teacher.
+    Scripted(Scripted),
+    /// The embedded runtime.
+    Embedded(Box<Embedded>),
+    /// A server.
+    Served(Served),
+}
+
+impl Backend {
+    /// The backend of `spec`, with the model in the port `model` where it is embedded.
+    pub fn open(spec: &ModelSpec, model: Option<&Input>, run: &BackendRun, cx: &TaskCx) -> Result<Self, TaskError> {
+        Ok(match spec {
+            ModelSpec::Scripted(spec) => Self::Scripted(Scripted::new(spec.clone())),
+            ModelSpec::Openai(spec) => Self::Served(Served::open(spec.clone(), run, cx)?),
+            ModelSpec::Embedded => {
+                let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;
+                Self::Embedded(Box::new(Embedded::open(model, run, cx)?))
+            }
+            ModelSpec::Given(_) => return Err(TaskError::failed("responses that are given cannot be asked for")),
+        })
+    }
+
+    /// What a record must know of the model: everything that may change a response, and nothing else.
+    pub fn identity(&self) -> Value {
+        match self {
+            Self::Scripted(scripted) => scripted.identity(),
+            Self::Embedded(embedded) => embedded.identity(),
+            Self::Served(served) => served.identity(),
+        }
+    }
+
+    /// Whether a request costs money, so that its intent is noted before it is sent.
+    pub fn is_paid(&self) -> bool {
+        matches!(self, Self::Served(_))
+    }
+
+    /// Whether every response must hold its thinking.
+    pub fn thinks(&self) -> bool {
+        matches!(self, Self::Served(served) if served.thinks())
+    }
+
+    /// Asks everything of `requests`, and calls `finished` with every response in the order they finish.
+    ///
+    /// After `cancel` no more is taken from `requests`; what is in flight is waited for, because it is paid for.
+    pub fn ask(
+        &self,
+        sampling: &Sampling,
+        requests: &mut dyn Iterator<Item = Request>,
+        cancel: &Cancel,
+        finished: &mut OnFinished,
+    ) -> Result<(), TaskError> {
+        match self {
+            Self::Scripted(scripted) => scripted.ask(requests, cancel, finished),
+            Self::Embedded(embedded) => embedded.ask(sampling, requests, cancel, finished),
+            Self::Served(served) => served.ask(sampling, requests, cancel, finished),
+        }
+    }
+}
+
+/// What can be known to be missing before anything is spent.
+pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environment) -> Vec<Missing> {
+    let ModelSpec::Openai(spec) = spec else { return Vec::new() };
+    let mut missing = Vec::new();
+    match run.base_url.as_deref() {
+        None => missing.push(Missing {
+            what: format!("the address of a server for `{}`", spec.name),
+            help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`".into(),
+        }),
+        Some(url) => {
+            if let Err(what) = served::check_address(url, run.api_key.is_some()) {
+                missing.push(Missing { what, help: "see `run: { base_url }`".into() });
+            }
+        }
+    }
+    if let Some(name) = &run.api_key
+        && environment.var(name).is_none_or(|key| key.is_empty())
+    {
+        missing.push(Missing {
+            what: format!("the key for `{}`: the environment variable `{name}` is not set", spec.name),
+            help: format!("set `{name}`, or leave out `run: {{ api_key }}` if the server needs none"),
+        });
+    }
+    missing
+}
+
+/// What is wrong with a model's spec, at the pointer `at`.
+pub fn check(spec: &ModelSpec, at: &str) -> Vec<Fault> {
+    match spec {
+        ModelSpec::Scripted(spec) if !(0.0..=1.0).contains(&spec.error_rate) => {
+            vec![Fault::new(format!("{at}/error_rate"), "an error rate is a share from 0 to 1")]
+        }
+        ModelSpec::Openai(spec) if spec.name.is_empty() => {
+            vec![Fault::new(format!("{at}/name"), "a served model has a name")]
+        }
+        ModelSpec::Given(_) => {
+            vec![Fault::new(at, "only `sample` takes responses that are given; this needs a model to ask")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Counts of failures by kind, for metrics and messages.
+pub fn count_by_kind<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for failure in failures {
+        *counts.entry(failure.kind.to_string()).or_default() += 1;
+    }
+    counts
+}
+
+/// The part of an identity that all backends share: what kind of thing answers.
+fn identity(class: &str, facts: Value) -> Value {
+    json!({ "class": class, "model": facts })
+}

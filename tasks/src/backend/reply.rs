@@ -1,0 +1,263 @@
+//! From the raw response, kept whole, to what the tables need of it. Derived afterwards: a better reading needs no model.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Failure, FailureKind};
+
+const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
+
+/// A response as it came, and as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Raw {
+    /// Of the embedded runtime or a scripted teacher.
+    Text {
+        /// The whole text, thinking included.
+        text: String,
+        /// Why it ends.
+        finish_reason: FinishReason,
+        /// Tokens of the prompt.
+        input_tokens: Option<u64>,
+        /// Tokens of the response.
+        output_tokens: Option<u64>,
+    },
+    /// The body of a chat completion.
+    Chat(Value),
+}
+
+/// Why a response ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// The model ended it.
+    Stop,
+    /// It reached its longest length.
+    Length,
+}
+
+impl fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        })
+    }
+}
+
+/// A response, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The whole text, with the thinking as `<think>…</think>`.
+    pub response: String,
+    /// The thinking, if there is any.
+    pub reasoning: Option<String>,
+    /// What is said after it.
+    pub answer_text: String,
+    /// Why it ends.
+    pub finish_reason: FinishReason,
+    /// Tokens of the prompt, as whoever answered counts them.
+    pub input_tokens: Option<u64>,
+    /// Tokens of the response, thinking included.
+    pub output_tokens: Option<u64>,
+}
+
+impl Raw {
+    /// Reads the response. `thinks`: a response without thinking is then a failure.
+    pub fn read(&self, thinks: bool) -> Result<Reply, Failure> {
+        let reply = match self {
+            Self::Text { text, finish_reason, input_tokens, output_tokens } => {
+                Reply::of_text(text, *finish_reason, *input_tokens, *output_tokens)
+            }
+            Self::Chat(body) => read_chat(body)?,
+        };
+        let truncated = reply.finish_reason == FinishReason::Length;
+        if thinks && reply.reasoning.is_none() {
+            return Err(Failure::new(
+                FailureKind::NoThinking,
+                "the response has neither a reasoning field nor thinking tags",
+            ));
+        }
+        if matches!(self, Self::Chat(_)) && reply.answer_text.trim().is_empty() && !truncated {
+            return Err(Failure::new(FailureKind::Empty, "the response has no text after its thinking"));
+        }
+        Ok(reply)
+    }
+
+    /// The bytes that are stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        dag_engine::canonical::to_bytes(&json!(self))
+    }
+
+    /// Reads the stored bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+impl Reply {
+    /// The response of a text with its thinking in tags, if any.
+    pub fn of_text(
+        text: &str,
+        finish_reason: FinishReason,
+        input_tokens: Option<u64>,
+        output_tokens: Option<u64>,
+    ) -> Self {
+        let (reasoning, answer_text) = split_thinking(text);
+        // A template that opens the thinking itself leaves the opening tag out of the text.
+        let opened = reasoning.is_none() || text.trim_start().starts_with(OPEN);
+        let response = if opened { text.to_owned() } else { format!("{OPEN}\n{}", text.trim_start()) };
+        Self { response, reasoning, answer_text, finish_reason, input_tokens, output_tokens }
+    }
+
+    /// The response of an answer and the thinking before it.
+    pub fn of_parts(
+        reasoning: Option<&str>,
+        answer: &str,
+        finish_reason: FinishReason,
+        input_tokens: Option<u64>,
+        output_tokens: Option<u64>,
+    ) -> Self {
+        let Some(reasoning) = reasoning.map(str::trim).filter(|reasoning| !reasoning.is_empty()) else {
+            return Self::of_text(answer, finish_reason, input_tokens, output_tokens);
+        };
+        let answer = answer.trim();
+        let response = if answer.is_empty() && finish_reason == FinishReason::Length {
+            format!("{OPEN}\n{reasoning}")
+        } else {
+            format!("{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}")
+        };
+        Self {
+            response,
+            reasoning: Some(reasoning.to_owned()),
+            answer_text: answer.to_owned(),
+            finish_reason,
+            input_tokens,
+            output_tokens,
+        }
+    }
+}
+
+/// The thinking and what follows it. Thinking that never ends leaves nothing to follow: a number in the middle of it is
+/// no answer.
+pub fn split_thinking(text: &str) -> (Option<String>, String) {
+    if let Some((thinking, answer)) = text.rsplit_once(CLOSE) {
+        let thinking = thinking.trim_start();
+        let thinking = thinking.strip_prefix(OPEN).unwrap_or(thinking);
+        (Some(thinking.trim().to_owned()), answer.trim().to_owned())
+    } else if let Some((before, thinking)) = text.split_once(OPEN) {
+        let thinking = if before.trim().is_empty() { thinking.to_owned() } else { format!("{before}{thinking}") };
+        (Some(thinking.trim().to_owned()), String::new())
+    } else {
+        (None, text.to_owned())
+    }
+}
+
+fn read_chat(body: &Value) -> Result<Reply, Failure> {
+    let malformed = |what: &str| Failure::new(FailureKind::Malformed, what.to_owned());
+    if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
+        return Err(malformed(&format!("the server answers 200 with an error: {}", abridge(&error.to_string()))));
+    }
+    let choice = body
+        .get("choices")
+        .and_then(Value::as_array)
+        .and_then(|choices| choices.first())
+        .ok_or_else(|| malformed("the response has no choices"))?;
+    let message = choice.get("message").ok_or_else(|| malformed("the choice has no message"))?;
+    let finish_reason = match choice.get("finish_reason").and_then(Value::as_str) {
+        Some("length") => FinishReason::Length,
+        Some("content_filter") => return Err(Failure::new(FailureKind::Filtered, "the server withholds the response")),
+        _ => FinishReason::Stop,
+    };
+    let content = match message.get("content") {
+        None | Some(Value::Null) => "",
+        Some(Value::String(content)) => content,
+        Some(_) => return Err(malformed("the content of the message is no text")),
+    };
+    // `reasoning_content` was renamed `reasoning` in vLLM 0.11; either may be there.
+    let reasoning = ["reasoning_content", "reasoning"]
+        .into_iter()
+        .filter_map(|field| message.get(field)?.as_str())
+        .find(|reasoning| !reasoning.trim().is_empty());
+    if content.trim().is_empty() && reasoning.is_none() {
+        return Err(Failure::new(FailureKind::Empty, "the response has no text"));
+    }
+    let usage = |field| body.get("usage")?.get(field)?.as_u64();
+    Ok(Reply::of_parts(reasoning, content, finish_reason, usage("prompt_tokens"), usage("completion_tokens")))
+}
+
+/// The start of a text that may be long.
+pub(super) fn abridge(text: &str) -> String {
+    const LONGEST: usize = 300;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(message: Value, finish_reason: &str) -> Result<Reply, FailureKind> {
+        let body = json!({
+            "choices": [{ "message": message, "finish_reason": finish_reason }],
+            "usage": { "prompt_tokens": 5, "completion_tokens": 7 },
+        });
+        Raw::Chat(body).read(false).map_err(|failure| failure.kind)
+    }
+
+    #[test]
+    fn thinking_is_found_in_either_field_and_in_tags() {
+        for message in [
+            json!({ "reasoning_content": "2+2", "content": "4" }),
+            json!({ "reasoning": "2+2", "content": "4" }),
+            json!({ "reasoning_content": "", "reasoning": "2+2", "content": "4" }),
+            json!({ "content": "<think>\n2+2\n</think>\n\n4" }),
+            json!({ "content": "2+2\n</think>\n\n4" }),
+        ] {
+            let reply = chat(message.clone(), "stop").unwrap();
+            assert_eq!(reply.reasoning.as_deref(), Some("2+2"), "{message}");
+            assert_eq!(reply.answer_text, "4", "{message}");
+            assert_eq!(reply.response, "<think>\n2+2\n</think>\n\n4", "{message}");
+            assert_eq!((reply.input_tokens, reply.output_tokens), (Some(5), Some(7)));
+        }
+    }
+
+    #[test]
+    fn thinking_that_never_ends_has_no_answer() {
+        let reply = chat(json!({ "content": "<think>so 4, or" }), "length").unwrap();
+        assert_eq!((reply.reasoning.as_deref(), &*reply.answer_text), (Some("so 4, or"), ""));
+        let reply = chat(json!({ "reasoning": "so 4, or", "content": null }), "length").unwrap();
+        assert_eq!(reply.response, "<think>\nso 4, or");
+        assert_eq!(reply.finish_reason, FinishReason::Length);
+    }
+
+    #[test]
+    fn a_body_that_is_no_answer_is_a_failure_of_its_kind() {
+        assert_eq!(chat(json!({ "content": "" }), "stop"), Err(FailureKind::Empty));
+        assert_eq!(chat(json!({ "content": null }), "length"), Err(FailureKind::Empty));
+        assert_eq!(chat(json!({ "reasoning": "thought", "content": "" }), "stop"), Err(FailureKind::Empty));
+        assert_eq!(chat(json!({ "content": 3 }), "stop"), Err(FailureKind::Malformed));
+        assert_eq!(chat(json!({ "content": "x" }), "content_filter"), Err(FailureKind::Filtered));
+        for body in [json!({}), json!({ "choices": [] }), json!({ "error": { "message": "overloaded" } }), json!([1])] {
+            assert_eq!(Raw::Chat(body).read(false).unwrap_err().kind, FailureKind::Malformed);
+        }
+        let body = json!({ "choices": [{ "message": { "content": "4" } }] });
+        assert_eq!(Raw::Chat(body).read(true).unwrap_err().kind, FailureKind::NoThinking);
+    }
+
+    #[test]
+    fn what_is_stored_reads_back() {
+        let raw = Raw::Text {
+            text: "x".into(),
+            finish_reason: FinishReason::Stop,
+            input_tokens: Some(1),
+            output_tokens: None,
+        };
+        assert_eq!(Raw::from_bytes(&raw.to_bytes()).unwrap(), raw);
+    }
+}

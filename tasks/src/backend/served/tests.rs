@@ -1,0 +1,1 @@
+//! A server of our own, with every fault a server may have.

@@ -1,0 +1,195 @@
+//! `dataset`: records from files, a generator or the experiment itself, as a table with an id for every row.
+//!
+//! The source is walked twice: once to decide which rows are kept, holding a few bytes of each, and once to write them.
+//! What is kept of a row depends on the row and the seed alone: `take` and `shuffle` rank rows by a hash of the seed and
+//! the id, so that rows which are added disturb no others.
+
+mod csv;
+mod generate;
+mod row;
+mod select;
+mod source;
+
+use std::collections::BTreeMap;
+
+use dag_engine::task::{
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, NoRun, Ports, Task, TaskCx, TaskError,
+};
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::expression::Expression;
+use crate::records::draw;
+pub use source::{Format, Generator, Source};
+
+use row::{Made, Maker};
+use select::{Choice, Output};
+
+/// The params of `dataset`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Where the rows come from.
+    pub source: Source,
+    /// Columns to add or to replace, each a template over the columns of the source: `problem: "{{ question }}"`. One
+    /// that is a single `{{ … }}` keeps the type of its value. `text | extract('#### (.+)')` takes a part by a pattern,
+    /// `text | fromjson` reads JSON.
+    #[serde(default)]
+    pub columns: IndexMap<String, String>,
+    /// The columns to keep; all if it is left out.
+    #[serde(default)]
+    pub select: Vec<String>,
+    /// An expression that rows must satisfy: `level > 3 and answer != ''`.
+    #[serde(default, rename = "where")]
+    pub condition: Option<String>,
+    /// Of rows that agree in this column (or expression), spacing aside, only the first is kept.
+    #[serde(default)]
+    pub dedup: Option<String>,
+    /// Rows that agree in this column (or expression) with a row of a table in the port `exclude` are dropped.
+    #[serde(default = "problem")]
+    pub exclude_by: String,
+    /// How many rows to keep, drawn by the seed.
+    #[serde(default)]
+    pub take: Option<u64>,
+    /// Whether to put the rows in an order drawn by the seed.
+    #[serde(default)]
+    pub shuffle: bool,
+    /// Another number draws other rows.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to do with a row that cannot be read.
+    #[serde(default)]
+    pub bad_rows: BadRows,
+}
+
+fn problem() -> String {
+    "problem".into()
+}
+
+/// What to do with a row that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BadRows {
+    /// The node fails, and names the place.
+    #[default]
+    Fail,
+    /// The row is left out and counted.
+    Drop,
+}
+
+/// The task kind.
+pub struct Dataset;
+
+impl Task for Dataset {
+    const KIND: &'static str = "dataset";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "records from files, a generator or the experiment itself, as a table";
+    type Params = Params;
+    type Run = NoRun;
+
+    fn ports(_: &Params) -> Ports {
+        Ports::new().many("exclude", ArtifactType::Table).output("records", ArtifactType::Table)
+    }
+
+    fn check(params: &Params) -> Vec<Fault> {
+        let mut faults = params.source.check();
+        for (name, text) in &params.columns {
+            if let Err(what) = row::Column::parse(text) {
+                faults.push(Fault::new(format!("/columns/{name}"), what));
+            }
+        }
+        let expressions = [
+            ("/where", params.condition.as_ref()),
+            ("/dedup", params.dedup.as_ref()),
+            ("/exclude_by", Some(&params.exclude_by)),
+        ];
+        for (pointer, text) in expressions {
+            if let Some(Err(what)) = text.map(|text| Expression::parse(text)) {
+                faults.push(Fault::new(pointer, what));
+            }
+        }
+        if params.take == Some(0) {
+            faults.push(Fault::new("/take", "zero rows are no data set"));
+        }
+        faults
+    }
+
+    fn files(params: &Params) -> Vec<FileRef> {
+        params.source.files()
+    }
+
+    fn uses_seed(params: &Params) -> bool {
+        params.take.is_some() || params.shuffle || params.source.take.is_some() || params.source.generator.is_some()
+    }
+
+    fn preflight(params: &Params, _run: &NoRun, _environment: &dyn Environment) -> Vec<Missing> {
+        params.source.missing().into_iter().collect()
+    }
+
+    fn estimate(params: &Params, _inputs: &EstimateInputs) -> Estimate {
+        let source = params.source.count.or(params.source.rows.as_ref().map(|rows| rows.len() as u64));
+        let bounds = [source, params.source.take, params.take];
+        Estimate { records: bounds.into_iter().flatten().min(), ..Estimate::default() }
+    }
+
+    fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
+        if let Some(Missing { what, help }) = params.source.missing() {
+            return Err(TaskError::Missing { what, help });
+        }
+        let seed = draw(cx.seed(), params.seed);
+        let files = cx.files("/source/path").to_vec();
+        let maker = Maker::new(params)?;
+        let mut choice = Choice::new(params, seed)?;
+        for input in cx.inputs("exclude") {
+            choice.exclude(&input.path)?;
+        }
+        let mut dropped: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut rows_in = 0_u64;
+        for read in params.source.rows(&files, seed)? {
+            if cx.cancelled() {
+                return Err(TaskError::Cancelled);
+            }
+            rows_in += 1;
+            match read.and_then(|(place, row)| maker.make(&place, row)) {
+                Ok(Made::Kept(row)) => {
+                    if let Some(reason) = choice.consider(rows_in, &row)? {
+                        *dropped.entry(reason).or_default() += 1;
+                    }
+                }
+                Ok(Made::Dropped) => *dropped.entry("where").or_default() += 1,
+                Err(_) if params.bad_rows == BadRows::Drop => *dropped.entry("bad").or_default() += 1,
+                Err(bad) => return Err(bad.into()),
+            }
+        }
+        let chosen = choice.finish()?;
+        cx.progress().total(chosen.len());
+        let mut output = Output::create(&cx.output("records"), cx.scratch(), &chosen, params.shuffle)?;
+        for (number, read) in (1_u64..).zip(params.source.rows(&files, seed)?) {
+            if !chosen.contains(number) {
+                continue;
+            }
+            if let Made::Kept(row) = read.and_then(|(place, row)| maker.make(&place, row))? {
+                output.write(number, &row.values)?;
+                cx.progress().done(1);
+            }
+        }
+        let rows = output.finish()?;
+        cx.metric("rows_in", rows_in);
+        cx.metric("rows", rows);
+        for reason in ["where", "excluded", "duplicate", "identical", "bad"] {
+            let count = dropped.get(reason).copied().unwrap_or(0);
+            if count > 0 || reason == "excluded" {
+                cx.metric(&format!("dropped_{reason}"), count);
+            }
+        }
+        cx.metric("not_taken", chosen.not_taken());
+        if let Some(bad) = dropped.get("bad") {
+            cx.warn(&format!("{bad} rows could not be read and are left out"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

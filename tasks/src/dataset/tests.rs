@@ -1,0 +1,1 @@
+//! `dataset` on files of every format, and its rules of selection.

@@ -1,0 +1,243 @@
+//! Reuse record by record: what has been asked of a model is never asked again, whoever asks.
+//!
+//! A record is one response. Its key holds everything that decides it (the model, the messages, the sampling, the seed,
+//! the repeat) and nothing else: no node, row, shard or file. So eight repeats after four ask for the other four, ten more
+//! rows ask for theirs, and another experiment that asks the same pays nothing. Two rows of one node with the same
+//! messages share a record; to draw twice from one prompt, ask for repeats.
+//!
+//! The raw response is what is stored; everything read out of it is derived again each time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dag_engine::task::{TaskCx, TaskError};
+use dag_engine::{Digest, RecordLog, canonical, seed};
+use serde_json::{Value, json};
+
+use crate::backend::{
+    Backend, Failure, FailureKind, Message, Raw, Reply, Request, Sample, Sampling, count_by_kind,
+};
+
+/// Part of every key. Bumped when a stored response could mean something else than before.
+const RECORD_VERSION: u32 = 1;
+
+/// The seed of a node: the experiment's, and another for another draw.
+pub fn draw(experiment: u64, draw: u64) -> u64 {
+    if draw == 0 { experiment } else { seed::derive(experiment, &[b"draw", &draw.to_le_bytes()]) }
+}
+
+/// A prompt, and which of its repeats are wanted.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// The repeats, from zero.
+    pub repeats: std::ops::Range<u32>,
+}
+
+/// The records of one model with one way of sampling.
+pub struct Records {
+    stored: Stored,
+    asked: BTreeSet<Digest>,
+    failed: BTreeMap<Digest, Failure>,
+    counts: Counts,
+}
+
+/// What is stored of one stream, to look up. Cheap to clone.
+#[derive(Clone)]
+pub struct Stored {
+    log: Arc<RecordLog>,
+    keys: Arc<Keys>,
+}
+
+/// What the keys of a stream have in common.
+struct Keys {
+    model: Value,
+    sampling: Value,
+    seed: u64,
+}
+
+impl Stored {
+    /// The key of one repeat of a prompt.
+    pub fn key(&self, messages: &[Message], repeat: u32) -> Digest {
+        self.keys.sample(messages, repeat).key
+    }
+
+    /// The stored response of a key. One that cannot be read is as good as none.
+    pub fn get(&self, key: &Digest) -> Result<Option<Raw>, TaskError> {
+        Ok(self.log.get(key)?.and_then(|bytes| Raw::from_bytes(&bytes).ok()))
+    }
+}
+
+impl Keys {
+    fn sample(&self, messages: &[Message], repeat: u32) -> Sample {
+        let messages = json!(messages);
+        let seed = seed::derive(self.seed, &[&canonical::to_bytes(&messages), &u64::from(repeat).to_le_bytes()]);
+        let key = canonical::digest(&json!({
+            "version": RECORD_VERSION,
+            "model": self.model,
+            "messages": messages,
+            "sampling": self.sampling,
+            "seed": seed,
+            "repeat": repeat,
+        }));
+        Sample { key, seed }
+    }
+}
+
+/// What asking came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records wanted, each key once.
+    pub wanted: u64,
+    /// Of these, in the store already.
+    pub reused: u64,
+}
+
+impl Records {
+    /// The records of `backend` under `sampling`. `seed` is the experiment's, or zero where nothing is random.
+    pub fn open(cx: &TaskCx, backend: &Backend, sampling: &Sampling, seed: u64) -> Result<Self, TaskError> {
+        let keys = Keys { model: backend.identity(), sampling: json!(sampling), seed };
+        let stream = json!({ "version": RECORD_VERSION, "model": keys.model, "sampling": keys.sampling });
+        Ok(Self {
+            stored: Stored { log: cx.records(&stream)?, keys: Arc::new(keys) },
+            asked: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// What is stored, to look up.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// The key of one repeat of a prompt.
+    pub fn key(&self, messages: &[Message], repeat: u32) -> Digest {
+        self.stored.key(messages, repeat)
+    }
+
+    /// The response of a key as `backend` answers are read, or why there is none.
+    pub fn outcome(&self, key: &Digest, backend: &Backend) -> Result<Result<Reply, Failure>, TaskError> {
+        Ok(match self.stored.get(key)? {
+            Some(raw) => raw.read(backend.thinks()),
+            None => Err(self.failed.get(key).cloned().unwrap_or_else(|| {
+                Failure::new(FailureKind::Malformed, "the stored response cannot be read")
+            })),
+        })
+    }
+
+    /// The failures so far, each key once.
+    pub fn failures(&self) -> impl ExactSizeIterator<Item = &Failure> {
+        self.failed.values()
+    }
+
+    /// What asking came to so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Asks for every wanted response that is not stored, and stores it the moment it is there.
+    ///
+    /// May be called several times; a key is asked for once. A request's intent is written ahead of it where it costs
+    /// money, so that what a killed process may have paid for in vain is known.
+    pub fn ask(
+        &mut self,
+        cx: &TaskCx,
+        backend: &Backend,
+        sampling: &Sampling,
+        prompts: &mut dyn Iterator<Item = Result<Prompt, TaskError>>,
+    ) -> Result<(), TaskError> {
+        let cancel = cx.cancel_token();
+        let progress = cx.progress();
+        if backend.is_paid() {
+            let unknown = self.stored.log.unknown().len();
+            if unknown > 0 && self.asked.is_empty() {
+                cx.warn(&format!("{unknown} requests of an interrupted run are of unknown state; those needed are sent again"));
+            }
+        }
+        let (log, keys, is_paid) = (&self.stored.log, &self.stored.keys, backend.is_paid());
+        let (wanted, counts) = (&mut self.asked, &mut self.counts);
+        let mut fault = None;
+        let mut missing = |prompt: Prompt| -> Result<Request, TaskError> {
+            let mut samples = Vec::new();
+            for repeat in prompt.repeats {
+                let sample = keys.sample(&prompt.messages, repeat);
+                if !wanted.insert(sample.key) {
+                    continue;
+                }
+                counts.wanted += 1;
+                if log.get(&sample.key)?.is_some() {
+                    counts.reused += 1;
+                    progress.reused(1);
+                    continue;
+                }
+                if is_paid {
+                    log.intent(&sample.key)?;
+                }
+                samples.push(sample);
+            }
+            Ok(Request { messages: prompt.messages, samples })
+        };
+        let mut requests = std::iter::from_fn(|| {
+            while fault.is_none() {
+                match prompts.next()?.and_then(&mut missing) {
+                    Ok(request) if request.samples.is_empty() => {}
+                    Ok(request) => return Some(request),
+                    Err(error) => fault = Some(error),
+                }
+            }
+            None
+        });
+        let failed = &mut self.failed;
+        let mut finished = |key: Digest, outcome: Result<Raw, Failure>| {
+            match outcome {
+                Ok(raw) => {
+                    log.put(&key, &raw.to_bytes())?;
+                    if let Ok(reply) = raw.read(false) {
+                        progress.tokens(reply.input_tokens.unwrap_or(0), reply.output_tokens.unwrap_or(0));
+                    }
+                    progress.done(1);
+                }
+                Err(failure) => {
+                    progress.failed(&failure.kind.to_string());
+                    failed.insert(key, failure);
+                }
+            }
+            Ok(())
+        };
+        let asked = backend.ask(sampling, &mut requests, &cancel, &mut finished);
+        // Whatever happened, what was paid for is kept.
+        log.sync()?;
+        asked?;
+        match fault {
+            Some(fault) => Err(fault),
+            None if cancel.is_cancelled() => Err(TaskError::Cancelled),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a node: as partial where the share of failed records is allowed, else in failure. What is done is kept.
+    pub fn settle(&self, cx: &mut TaskCx, allowed: f64) -> Result<(), TaskError> {
+        self.stored.log.seal()?;
+        let failed = self.failed.len() as u64;
+        cx.metric("records", self.counts.wanted);
+        cx.metric("failed", failed);
+        if failed == 0 {
+            return Ok(());
+        }
+        let kinds: Vec<String> =
+            count_by_kind(self.failures()).into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let first = self.failed.values().next().map(|failure| failure.detail.clone()).unwrap_or_default();
+        let summary =
+            format!("{failed} of {} records failed ({}); the first: {first}", self.counts.wanted, kinds.join(", "));
+        if failed as f64 > allowed * self.counts.wanted as f64 {
+            return Err(TaskError::failed(format!(
+                "{summary}. The others are kept; `run: {{ allow_failed }}` allows {allowed}"
+            )));
+        }
+        cx.warn(&summary);
+        cx.owed(failed);
+        Ok(())
+    }
+}

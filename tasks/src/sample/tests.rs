@@ -1,0 +1,1 @@
+//! `sample` on scripted and given responses.
