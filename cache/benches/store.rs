@@ -1,4 +1,5 @@
-//! What the store costs: `cargo bench -p dag-cache`. Times are printed, nothing is asserted.
+//! What the store costs: `cargo bench -p dag-cache [-- COUNT…]` for so many actions. Times are printed, nothing is
+//! asserted about them.
 
 #![expect(clippy::unwrap_used, reason = "a bench that fails should stop")]
 #![expect(clippy::print_stdout, reason = "its output is what a bench is for")]
@@ -37,7 +38,11 @@ fn actions(count: u32, writer: &Writer) -> Vec<Digest> {
 }
 
 fn main() {
-    for count in [1_001, 100_001] {
+    let mut counts: Vec<u32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    if counts.is_empty() {
+        counts = vec![1_001, 100_001];
+    }
+    for count in counts {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer::open(dir.path()).unwrap();
         let actions =

@@ -18,8 +18,8 @@ use std::time::Duration;
 use crate::view::lock;
 use crate::{CacheError, Digest, Layout, OutputKind, Record, View, atomic, crash, layout};
 
-/// How long a batch collects records: at most this, and the time of the sync, is lost to a power cut.
-const COLLECT: Duration = Duration::from_millis(200);
+/// How long a batch collects records: this, and the time of the sync, is what a power cut can cost.
+const COLLECT: Duration = Duration::from_secs(1);
 /// Up to this many records are synced file by file; more by syncing the file system, which waits for other programs'
 /// writes too but takes two round trips in all.
 const ONE_BY_ONE: usize = 4;

@@ -15,14 +15,16 @@ use serde::Serialize;
 
 use crate::summary::Snapshot;
 use crate::view::check_version;
-use crate::{CacheError, Digest, Layout, OutputKind, View, atomic, crash, index, layout, lease, touch};
+use crate::{
+    CacheError, Digest, Layout, OutputKind, View, atomic, batch, crash, index, layout, lease, touch,
+};
 
 /// What could go.
 #[derive(Debug, Clone, Serialize)]
 pub struct GcPlan {
     /// The blobs to be removed, by path.
     pub blobs: Vec<Candidate>,
-    /// Left-overs of processes that died: temporary files, quarantined blobs, dead lease files.
+    /// Left-overs: temporary files, quarantined blobs, records a power cut undid, lease files of the dead.
     pub strays: Vec<Candidate>,
     /// How many blobs stay.
     pub kept_blobs: u64,
@@ -101,7 +103,12 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
             }
         }
     }
-    for directory in [layout.tmp(), layout.quarantine()] {
+    let mut left_over = vec![layout.tmp(), layout.quarantine()];
+    // Those of another boot count no more, unless it is that of another machine which is running.
+    let mut provisional = atomic::list(&layout.all_provisional())?;
+    provisional.retain(|directory| batch::boot().is_none_or(|boot| !directory.ends_with(boot)));
+    left_over.extend(provisional);
+    for directory in left_over {
         for path in atomic::list(&directory)? {
             if let Some((bytes, modified)) = inspect(&path)?
                 && modified < cutoff

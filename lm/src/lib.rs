@@ -2,9 +2,9 @@
 
 mod atomic;
 pub mod device;
+pub mod generate;
 pub mod kernels;
 pub mod model;
 pub mod sampler;
 pub mod template;
 pub mod tokenizer;
-pub mod weights;

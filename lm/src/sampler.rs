@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::{math, vectorised};
+
 /// How a token is drawn from the model's distribution.
 ///
 /// The parts apply in the order temperature, `min_p`, `top_k`, `top_p`; what is left is renormalised.
@@ -81,11 +83,12 @@ pub struct Drawn {
 }
 
 /// A candidate's weight relative to the most probable token (whose weight is 1), and its id.
-type Candidate = (f64, u32);
+type Candidate = (f32, u32);
 
 /// Draws tokens; keeps its working memory from one draw to the next.
 #[derive(Debug, Default)]
 pub struct Sampler {
+    weights: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -102,24 +105,26 @@ impl Sampler {
         position: u64,
     ) -> Result<Drawn, SamplerError> {
         let (best, maximum) = most_probable(logits)?;
-        let maximum = f64::from(maximum);
-        let mass: f64 = logits.iter().map(|&logit| (f64::from(logit) - maximum).exp()).sum();
+        self.weights.resize(logits.len(), 0.0);
+        relative_weights(logits, maximum, 1.0, &mut self.weights);
+        let mass: f64 = self.weights.iter().copied().map(f64::from).sum();
         let token = if sampling.temperature == 0.0 {
             best
         } else {
-            self.draw_token(logits, maximum, sampling, uniform(seed, position))
+            if sampling.temperature != 1.0 {
+                relative_weights(logits, maximum, sampling.temperature, &mut self.weights);
+            }
+            self.draw_weighted(sampling, uniform(seed, position))
         };
-        let logprob = f64::from(logits[token as usize]) - maximum - mass.ln();
+        let logprob = f64::from(logits[token as usize]) - f64::from(maximum) - math::ln(mass);
         Ok(Drawn { token, logprob })
     }
 
-    fn draw_token(&mut self, logits: &[f32], maximum: f64, sampling: &Sampling, uniform: f64) -> u32 {
+    fn draw_weighted(&mut self, sampling: &Sampling, uniform: f64) -> u32 {
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(logits.iter().zip(0..).filter_map(|(&logit, token)| {
-            let weight = ((f64::from(logit) - maximum) / sampling.temperature).exp();
-            (weight >= sampling.min_p).then_some((weight, token))
-        }));
+        let weighted = self.weights.iter().copied().zip(0..);
+        candidates.extend(weighted.filter(|&(weight, _)| f64::from(weight) >= sampling.min_p));
         let kept = sampling.top_k as usize;
         if kept > 0 && kept < candidates.len() {
             candidates.select_nth_unstable_by(kept - 1, by_weight);
@@ -127,7 +132,7 @@ impl Sampler {
             // The sum below must not depend on the order in which the selection left them.
             candidates.sort_unstable_by_key(|&(_, token)| token);
         }
-        let mut total: f64 = candidates.iter().map(|(weight, _)| weight).sum();
+        let mut total: f64 = candidates.iter().map(|&(weight, _)| f64::from(weight)).sum();
         let mut ranked = Ranked { candidates, sorted: 0 };
         if sampling.top_p < 1.0 {
             let (last, reached) = ranked.reach(|sum| sum >= sampling.top_p * total);
@@ -136,6 +141,16 @@ impl Sampler {
         }
         let (chosen, _) = ranked.reach(|sum| sum > uniform * total);
         ranked.candidates[chosen].1
+    }
+}
+
+vectorised! {
+    /// The probabilities at a temperature, divided by that of the most probable token.
+    fn relative_weights(logits: &[f32], maximum: f32, temperature: f64, weights: &mut [f32]) {
+        for (weight, logit) in weights.iter_mut().zip(logits) {
+            // Divided in 64 bits, where no temperature above 0 turns the difference 0 into something else.
+            *weight = math::exp((f64::from(logit - maximum) / temperature) as f32);
+        }
     }
 }
 
@@ -159,7 +174,7 @@ impl Ranked<'_> {
             if rank == self.sorted {
                 self.sort_more();
             }
-            sum += self.candidates[rank].0;
+            sum += f64::from(self.candidates[rank].0);
             if enough(sum) || rank + 1 == self.candidates.len() {
                 return (rank, sum);
             }
@@ -214,12 +229,14 @@ mod tests {
 
     /// The plain way: sort all, cut, walk.
     fn reference(logits: &[f32], sampling: &Sampling, uniform: f64) -> u32 {
-        let maximum = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+        let maximum = logits.iter().copied().fold(f32::MIN, f32::max);
         let mut ranked: Vec<Candidate> = logits
             .iter()
             .zip(0..)
-            .map(|(&logit, token)| (((f64::from(logit) - maximum) / sampling.temperature).exp(), token))
-            .filter(|(weight, _)| *weight >= sampling.min_p)
+            .map(|(&logit, token)| {
+                (math::exp((f64::from(logit - maximum) / sampling.temperature) as f32), token)
+            })
+            .filter(|(weight, _)| f64::from(*weight) >= sampling.min_p)
             .collect();
         ranked.sort_by(by_weight);
         if sampling.top_k > 0 {
@@ -227,11 +244,11 @@ mod tests {
         }
         let mut by_id = ranked.clone();
         by_id.sort_by_key(|candidate| candidate.1);
-        let mut total: f64 = by_id.iter().map(|candidate| candidate.0).sum();
+        let mut total: f64 = by_id.iter().map(|candidate| f64::from(candidate.0)).sum();
         if sampling.top_p < 1.0 {
             let mut sum = 0.0;
             let kept = ranked.iter().position(|candidate| {
-                sum += candidate.0;
+                sum += f64::from(candidate.0);
                 sum >= sampling.top_p * total
             });
             if let Some(last) = kept {
@@ -241,7 +258,7 @@ mod tests {
         }
         let mut sum = 0.0;
         let chosen = ranked.iter().find(|candidate| {
-            sum += candidate.0;
+            sum += f64::from(candidate.0);
             sum > uniform * total
         });
         chosen.or(ranked.last()).unwrap().1
@@ -252,7 +269,7 @@ mod tests {
         let drawn = Sampler::default().draw(&[1.0, 3.0, 3.0, 2.0], &Sampling::GREEDY, 7, 0).unwrap();
         assert_eq!(drawn.token, 1);
         let expected = -(2.0 + (-1f64).exp() + (-2f64).exp()).ln();
-        assert!((drawn.logprob - expected).abs() < 1e-12);
+        assert!((drawn.logprob - expected).abs() < 1e-6);
     }
 
     #[test]

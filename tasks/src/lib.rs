@@ -5,17 +5,22 @@ pub mod backend;
 pub mod command;
 pub mod dataset;
 mod error;
+pub mod evaluate;
 pub mod expression;
 pub mod filter;
 pub mod judge;
 pub mod math;
+pub mod model;
+pub mod pack;
 pub mod packing;
 pub mod records;
+pub mod report;
 pub mod responses;
 pub mod sample;
 mod spill;
 pub mod stats;
 pub mod table;
+mod token_store;
 
 use dag_engine::Registry;
 
@@ -26,5 +31,8 @@ pub fn registry() -> Registry {
         .with::<dataset::Dataset>()
         .with::<filter::Filter>()
         .with::<judge::Judge>()
+        .with::<model::ModelTask>()
+        .with::<pack::Pack>()
+        .with::<report::Report>()
         .with::<sample::SampleTask>()
 }

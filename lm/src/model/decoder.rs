@@ -75,7 +75,7 @@ impl Cache {
     }
 
     /// Makes room for `count` more tokens.
-    fn reserve(&mut self, count: usize) {
+    pub(crate) fn reserve(&mut self, count: usize) {
         let needed = self.length + count;
         if needed <= self.capacity {
             return;
@@ -168,7 +168,7 @@ impl Model {
         self.pool.install(|| self.forward_here(turns))
     }
 
-    fn forward_here(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
+    pub(crate) fn forward_here(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
         let (hidden, inner, heads) =
             (self.config.hidden_size, self.config.intermediate_size, self.config.heads());
         let mut positions: Vec<u32> = Vec::new();
