@@ -52,7 +52,7 @@ pub fn schema(registry: &Registry) -> Value {
             } },
         }));
     }
-    definitions.insert("node".into(), node(kinds, by_kind));
+    definitions.insert("node".into(), node(&kinds, &by_kind));
     definitions.insert("axis".into(), axis());
     definitions.insert(
         "engine".into(),
@@ -124,7 +124,7 @@ fn section(name: &str) -> Value {
     }
 }
 
-fn node(kinds: Vec<Value>, by_kind: Vec<Value>) -> Value {
+fn node(kinds: &[Value], by_kind: &[Value]) -> Value {
     let reference = json!({ "type": "string", "description": "NODE, NODE.PORT, NODE@VALUE, NODE@*" });
     let references = json!({ "type": "array", "items": reference });
     json!({
@@ -226,7 +226,9 @@ fn soften(schema: &mut Value, prefix: &str) {
     }
     for key in ["anyOf", "allOf", "prefixItems"] {
         if let Some(Value::Array(schemas)) = map.get_mut(key) {
-            schemas.iter_mut().for_each(|schema| soften(schema, prefix));
+            for schema in schemas {
+                soften(schema, prefix);
+            }
         }
     }
     for key in ["items", "additionalProperties"] {

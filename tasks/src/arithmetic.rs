@@ -56,7 +56,8 @@ impl Draws {
     /// A number from 0 to below `bound`. The bounds here are tiny beside 2^64, so the remainder is as good as even.
     fn below(&mut self, bound: u32) -> u32 {
         self.place += 1;
-        (seed::derive(self.seed, &[b"arithmetic", &self.place.to_le_bytes()]) % u64::from(bound.max(1))) as u32
+        (seed::derive(self.seed, &[b"arithmetic", &self.place.to_le_bytes()]) % u64::from(bound.max(1)))
+            as u32
     }
 
     fn holds(&mut self, share: f64) -> bool {
@@ -86,7 +87,9 @@ impl Chain {
         let (before, after) = text.rsplit_once(" mod ")?;
         let modulus: u32 = after.split('?').next()?.parse().ok().filter(|modulus| *modulus > 1)?;
         let is_part = |c: char| c.is_ascii_digit() || "+-*".contains(c);
-        let start = before.rfind(|c| !is_part(c)).map_or(0, |at| at + before[at..].chars().next().map_or(0, char::len_utf8));
+        let start = before
+            .rfind(|c| !is_part(c))
+            .map_or(0, |at| at + before[at..].chars().next().map_or(0, char::len_utf8));
         let mut rest = &before[start..];
         let mut number = || {
             let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -113,7 +116,8 @@ impl Chain {
 
     /// The problem as it is put.
     pub fn problem(&self) -> String {
-        let steps: String = self.steps.iter().map(|(operation, value)| format!("{}{value}", operation.sign())).collect();
+        let steps: String =
+            self.steps.iter().map(|(operation, value)| format!("{}{value}", operation.sign())).collect();
         format!("{}{steps} mod {}?", self.first, self.modulus)
     }
 

@@ -39,8 +39,9 @@ fn environment() -> Environment<'static> {
 
 /// `text | extract('#### (.+)')`: the first group of the first match (the whole match where there is no group), or none.
 fn extract(text: &str, pattern: &str) -> Result<Option<String>, Error> {
-    let pattern = regex::Regex::new(pattern)
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("`{pattern}` is no pattern: {error}")))?;
+    let pattern = regex::Regex::new(pattern).map_err(|error| {
+        Error::new(ErrorKind::InvalidOperation, format!("`{pattern}` is no pattern: {error}"))
+    })?;
     let found = pattern.captures(text).and_then(|groups| groups.get(1).or_else(|| groups.get(0)));
     Ok(found.map(|found| found.as_str().to_owned()))
 }
@@ -177,9 +178,15 @@ mod tests {
     #[test]
     fn columns_are_names_and_dotted_columns_are_fields() {
         assert_eq!(value("question", json!({ "question": "q" })), Ok(json!("q")));
-        assert_eq!(value("r1.match and oss.match", json!({ "r1.match": true, "oss.match": false })), Ok(json!(false)));
+        assert_eq!(
+            value("r1.match and oss.match", json!({ "r1.match": true, "oss.match": false })),
+            Ok(json!(false))
+        );
         assert_eq!(value("row['odd name']", json!({ "odd name": 3 })), Ok(json!(3)));
-        assert_eq!(value("messages[1].content", json!({ "messages": [{}, { "content": "c" }] })), Ok(json!("c")));
+        assert_eq!(
+            value("messages[1].content", json!({ "messages": [{}, { "content": "c" }] })),
+            Ok(json!("c"))
+        );
         assert_eq!(value("metadata | fromjson", json!({ "metadata": "{\"a\": 1}" })), Ok(json!({ "a": 1 })));
     }
 

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use dag_engine::task::{Arity, ArtifactType, Estimate, EstimateInputs, Fault, NoRun, Ports, Task, TaskCx, TaskError};
+use dag_engine::task::{
+    Arity, ArtifactType, Estimate, EstimateInputs, Fault, NoRun, Ports, Task, TaskCx, TaskError,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use crate::spill::Spill;
 use crate::table::{ColumnKind, Row, Schema, TableReader, TableWriter};
 
 /// The column of the dropped records that says why.
-const REASON: &str = "dropped_because";
+const REASON: &str = "reason";
 
 /// The params of `filter`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -92,11 +94,15 @@ impl Task for Filter {
         let mut sides = ports.into_iter().map(open).collect::<Result<Vec<_>, TaskError>>()?;
         let mut output;
         if sides.len() < 2 {
-            let side = sides.pop().ok_or_else(|| TaskError::failed("no table enters; give one or more under `inputs:`"))?;
+            let side = sides
+                .pop()
+                .ok_or_else(|| TaskError::failed("no table enters; give one or more under `inputs:`"))?;
             output = Output::create(cx, side.reader.schema())?;
             for (number, row) in (1..).zip(side.reader.rows()?) {
                 let row = row?;
-                let reason = keep.refuses(&row).map_err(|what| TaskError::input(side.reader.path(), Some(number), what))?;
+                let reason = keep
+                    .refuses(&row)
+                    .map_err(|what| TaskError::input(side.reader.path(), Some(number), what))?;
                 output.write(row, reason)?;
             }
         } else {
@@ -138,7 +144,11 @@ impl Keep {
             .filter(|(_, alone)| !alone.holds(&scope).unwrap_or(false))
             .map(|(name, _)| name.as_str())
             .collect();
-        Ok(Some(if failed.is_empty() { "the expression".into() } else { format!("not {}", failed.join(", not ")) }))
+        Ok(Some(if failed.is_empty() {
+            "the expression".into()
+        } else {
+            format!("not {}", failed.join(", not "))
+        }))
     }
 }
 
@@ -192,13 +202,22 @@ impl Join<'_> {
                 if rows[index].replace(row).is_some() {
                     let what = format!("`{}` has two rows with this {}", side.name, self.columns.join(", "));
                     let help = "join by more columns, such as `[id, repeat]`";
-                    return Err(TaskError::input(side.reader.path(), Some(number), format!("{what}; {help}")));
+                    return Err(TaskError::input(
+                        side.reader.path(),
+                        Some(number),
+                        format!("{what}; {help}"),
+                    ));
                 }
             }
         }
         let decide = |(key, (position, rows)): (Key, (u64, Vec<Option<Row>>))| {
-            let absent: Vec<&str> =
-                self.sides.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(side, _)| side.name.as_str()).collect();
+            let absent: Vec<&str> = self
+                .sides
+                .iter()
+                .zip(&rows)
+                .filter(|(_, row)| row.is_none())
+                .map(|(side, _)| side.name.as_str())
+                .collect();
             let reason = if absent.is_empty() {
                 let row = self.joined(&key, rows.into_iter().enumerate())?;
                 keep.refuses(&row).map_err(|what| TaskError::failed(format!("{what} (the record {key})")))?
@@ -211,7 +230,12 @@ impl Join<'_> {
     }
 
     /// Streams every table once more and puts together the rows of each key.
-    fn write(&self, verdicts: &BTreeMap<Key, Verdict>, output: &mut Output, cx: &TaskCx) -> Result<(), TaskError> {
+    fn write(
+        &self,
+        verdicts: &BTreeMap<Key, Verdict>,
+        output: &mut Output,
+        cx: &TaskCx,
+    ) -> Result<(), TaskError> {
         let mut spill = Spill::create(cx.scratch(), verdicts.len() as u64)?;
         for (index, side) in self.sides.iter().enumerate() {
             for (number, row) in (1..).zip(side.reader.rows()?) {
@@ -231,7 +255,8 @@ impl Join<'_> {
         for (position, reason) in reasons {
             let mut rows = Vec::new();
             let mut key = Key::new();
-            while let Some(item) = items.next_if(|item| item.as_ref().map_or(true, |(at, _)| *at == position)) {
+            while let Some(item) = items.next_if(|item| item.as_ref().map_or(true, |(at, _)| *at == position))
+            {
                 let (_, (of, index, row)) = item?;
                 key = of;
                 rows.push((index, Some(row)));
@@ -248,7 +273,10 @@ impl Join<'_> {
             self.columns.contains(&column)
                 || keep.names.iter().any(|(name, _)| {
                     // The whole row, the whole side, the column, or a field inside the column.
-                    name == "row" || *name == side.name || *name == full || name.starts_with(&format!("{full}."))
+                    name == "row"
+                        || *name == side.name
+                        || *name == full
+                        || name.starts_with(&format!("{full}."))
                 })
         };
         side.reader.schema().names().filter(|column| is_read(column)).collect()
@@ -269,7 +297,8 @@ impl Join<'_> {
 
     fn schema(&self) -> Schema {
         let first = self.sides[0].reader.schema();
-        let keys = self.columns.iter().map(|column| (*column, first.kind(column).unwrap_or(ColumnKind::Json)));
+        let keys =
+            self.columns.iter().map(|column| (*column, first.kind(column).unwrap_or(ColumnKind::Json)));
         let mut schema = Schema::new(keys);
         for side in &self.sides {
             for column in &side.reader.schema().0 {
@@ -373,14 +402,17 @@ mod tests {
             .as_array()
             .unwrap()
             .iter()
-            .map(|row| (row["id"].as_str().unwrap(), row["dropped_because"].as_str().unwrap()))
+            .map(|row| (row["id"].as_str().unwrap(), row["reason"].as_str().unwrap()))
             .collect();
-        assert_eq!(reasons, [
-            ("e", "absent from r1"),
-            ("c", "not oss.match, not r1.match"),
-            ("b", "not oss.match"),
-            ("d", "absent from oss"),
-        ]);
+        assert_eq!(
+            reasons,
+            [
+                ("e", "absent from r1"),
+                ("c", "not oss.match, not r1.match"),
+                ("b", "not oss.match"),
+                ("d", "absent from oss"),
+            ]
+        );
         assert_eq!(cx.metrics()["rows"], json!(1));
         assert_eq!(cx.metrics()["dropped"], json!(4));
     }

@@ -126,8 +126,13 @@ impl TokenizerSpec {
 
 impl Architecture {
     fn config(&self, tokenizer: &Tokenizer) -> Config {
-        let mut config =
-            Config::small(tokenizer.vocab_size(), self.hidden, self.layers, self.head_dim, self.max_positions);
+        let mut config = Config::small(
+            tokenizer.vocab_size(),
+            self.hidden,
+            self.layers,
+            self.head_dim,
+            self.max_positions,
+        );
         if let Some(heads) = self.heads {
             config.num_attention_heads = heads;
             config.num_key_value_heads = Some(heads);
@@ -169,7 +174,12 @@ impl Task for ModelTask {
             _ => faults.push(Fault::new("", "a model is a `path`, or an `architecture` with a `tokenizer`")),
         }
         if let Some(Architecture { hidden, layers, head_dim, max_positions, .. }) = params.architecture {
-            let sizes = [("hidden", hidden), ("layers", layers), ("head_dim", head_dim), ("max_positions", max_positions)];
+            let sizes = [
+                ("hidden", hidden),
+                ("layers", layers),
+                ("head_dim", head_dim),
+                ("max_positions", max_positions),
+            ];
             for (field, _) in sizes.into_iter().filter(|(_, size)| *size == 0) {
                 faults.push(Fault::new(format!("/architecture/{field}"), "a size is at least 1"));
             }
@@ -220,7 +230,8 @@ impl Task for ModelTask {
             }
             _ => {
                 copy_flat(cx.files("/path"), &folder)?;
-                let tokenizer = Tokenizer::load(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
+                let tokenizer =
+                    Tokenizer::load(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
                 match &template {
                     Some(source) => tokenizer.with_chat_template(source),
                     None => return Ok(()),
@@ -304,7 +315,10 @@ mod tests {
         let mut cx = TaskCx::for_test(&dir.path().join("taken")).file("/path", &folder).build().unwrap();
         ModelTask::run(&params(json!({ "path": "somewhere" })), &mut cx).unwrap();
         for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-            assert_eq!(fs::read(folder.join(name)).unwrap(), fs::read(cx.output("model").join(name)).unwrap());
+            assert_eq!(
+                fs::read(folder.join(name)).unwrap(),
+                fs::read(cx.output("model").join(name)).unwrap()
+            );
         }
     }
 

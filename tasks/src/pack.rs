@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dag_engine::task::{ArtifactType, Estimate, EstimateInputs, Fault, NoRun, Ports, Task, TaskCx, TaskError};
+use dag_engine::task::{
+    ArtifactType, Estimate, EstimateInputs, Fault, NoRun, Ports, Task, TaskCx, TaskError,
+};
 use dag_lm::template::{ChatTemplate, Example, Message, TemplateError, gate};
 use dag_lm::tokenizer::Tokenizer;
 use rayon::prelude::*;
@@ -144,9 +146,11 @@ impl Task for Pack {
         write(&folder.join("packs.parquet"), &packs, &mut examples)?;
         let stats = examples.stats(params, &packs);
         let path = folder.join("stats.json");
-        let text = serde_json::to_string_pretty(&stats).map_err(|error| TaskError::failed(error.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(&stats).map_err(|error| TaskError::failed(error.to_string()))?;
         std::fs::write(&path, text + "\n").map_err(|error| TaskError::io(&path, error))?;
-        for name in ["packs", "examples", "unique_problems", "tokens", "loss_tokens", "efficiency", "dropped"] {
+        for name in ["packs", "examples", "unique_problems", "tokens", "loss_tokens", "efficiency", "dropped"]
+        {
             cx.metric(name, stats[name].clone());
         }
         Ok(())
@@ -167,7 +171,8 @@ impl<'a> Encoder<'a> {
         let template = ChatTemplate::of(&tokenizer).map_err(|error| broken(error.to_string()))?;
         let faults = gate(&tokenizer, &template);
         if !faults.is_empty() {
-            let faults: Vec<String> = faults.iter().map(|fault| format!("{}: {}", fault.check, fault.message)).collect();
+            let faults: Vec<String> =
+                faults.iter().map(|fault| format!("{}: {}", fault.check, fault.message)).collect();
             return Err(broken(format!(
                 "the chat template and the tokenizer do not fit, and training on them would be wrong: {}",
                 faults.join("; ")
@@ -202,7 +207,12 @@ struct Examples {
     dropped: BTreeMap<&'static str, u64>,
 }
 
-fn encode(params: &Params, encoder: &Encoder, table: &TableReader, cx: &TaskCx) -> Result<Examples, TaskError> {
+fn encode(
+    params: &Params,
+    encoder: &Encoder,
+    table: &TableReader,
+    cx: &TaskCx,
+) -> Result<Examples, TaskError> {
     let names = Names::of(params, table)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(cx.threads().max(1))
@@ -218,12 +228,17 @@ fn encode(params: &Params, encoder: &Encoder, table: &TableReader, cx: &TaskCx) 
         if cx.cancelled() {
             return Err(TaskError::Cancelled);
         }
-        let chunk = rows.by_ref().take(CHUNK).map(|(row, number)| Ok((row?, number))).collect::<Result<Vec<_>, TaskError>>()?;
+        let chunk = rows
+            .by_ref()
+            .take(CHUNK)
+            .map(|(row, number)| Ok((row?, number)))
+            .collect::<Result<Vec<_>, TaskError>>()?;
         // Collected in order: the packs must not depend on which thread was first.
         let encoded: Vec<_> = pool.install(|| {
             let encode = |(row, _): &(Row, u64)| {
                 let problem = responses::text(row, &names.problem)?;
-                let response = responses::text(row, &names.response).filter(|text| !text.trim().is_empty())?;
+                let response =
+                    responses::text(row, &names.response).filter(|text| !text.trim().is_empty())?;
                 Some(encoder.example(problem, response))
             };
             chunk.par_iter().map(encode).collect()
@@ -258,9 +273,14 @@ fn encode(params: &Params, encoder: &Encoder, table: &TableReader, cx: &TaskCx) 
     }
     let unfit = dropped.get("unfit").copied().unwrap_or(0);
     if let Some(first) = first_unfit {
-        let what = format!("{unfit} of {} examples do not fit the template or the tokenizer; {first}", table.len());
+        let what =
+            format!("{unfit} of {} examples do not fit the template or the tokenizer; {first}", table.len());
         if unfit as f64 > params.max_unfit * table.len() as f64 {
-            return Err(TaskError::input(table.path(), None, format!("{what}. `max_unfit` allows {}", params.max_unfit)));
+            return Err(TaskError::input(
+                table.path(),
+                None,
+                format!("{what}. `max_unfit` allows {}", params.max_unfit),
+            ));
         }
         cx.warn(&what);
     }
@@ -352,8 +372,10 @@ impl Examples {
         for length in &self.lengths {
             *histogram.entry(length.next_power_of_two()).or_default() += 1;
         }
-        let histogram: Vec<Value> =
-            histogram.into_iter().map(|(up_to, examples)| json!({ "up_to": up_to, "examples": examples })).collect();
+        let histogram: Vec<Value> = histogram
+            .into_iter()
+            .map(|(up_to, examples)| json!({ "up_to": up_to, "examples": examples }))
+            .collect();
         let capacity = packs.len() as u64 * u64::from(params.max_tokens);
         json!({
             "packs": packs.len(),

@@ -72,7 +72,8 @@ impl Stored {
 impl Keys {
     fn sample(&self, messages: &[Message], repeat: u32) -> Sample {
         let messages = json!(messages);
-        let seed = seed::derive(self.seed, &[&canonical::to_bytes(&messages), &u64::from(repeat).to_le_bytes()]);
+        let seed =
+            seed::derive(self.seed, &[&canonical::to_bytes(&messages), &u64::from(repeat).to_le_bytes()]);
         let key = canonical::digest(&json!({
             "version": RECORD_VERSION,
             "model": self.model,
@@ -226,11 +227,16 @@ impl Records {
         if failed == 0 {
             return Ok(());
         }
-        let kinds: Vec<String> =
-            count_by_kind(self.failures()).into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let kinds: Vec<String> = count_by_kind(self.failures())
+            .into_iter()
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
         let first = self.failed.values().next().map(|failure| failure.detail.clone()).unwrap_or_default();
-        let summary =
-            format!("{failed} of {} records failed ({}); the first: {first}", self.counts.wanted, kinds.join(", "));
+        let summary = format!(
+            "{failed} of {} records failed ({}); the first: {first}",
+            self.counts.wanted,
+            kinds.join(", ")
+        );
         if failed as f64 > allowed * self.counts.wanted as f64 {
             return Err(TaskError::failed(format!(
                 "{summary}. The others are kept; `run: {{ allow_failed }}` allows {allowed}"

@@ -6,16 +6,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dag_engine::{Digest, canonical};
 use dag_engine::task::{
     ArtifactType, Environment, Estimate, EstimateInputs, Fault, Missing, Ports, Task, TaskCx, TaskError,
 };
+use dag_engine::{Digest, canonical};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::backend::{
-    self, Backend, BackendRun, Failure, FailureKind, FinishReason, GivenSpec, Message, ModelSpec, Reply, Sampling,
+    self, Backend, BackendRun, Failure, FailureKind, FinishReason, GivenSpec, Message, ModelSpec, Reply,
+    Sampling,
 };
 use crate::expression::{Scope, Template};
 use crate::records::{Prompt, Records, draw};
@@ -215,9 +216,8 @@ fn ask(params: &Params, model: &ModelSpec, prompts: &Prompts, cx: &mut TaskCx) -
     let backend = Backend::open(model, cx.optional("model"), &run, cx)?;
     let mut records = Records::open(cx, &backend, &sampling, draw(cx.seed(), params.seed))?;
     cx.progress().total(prompts.reader.len() * u64::from(params.repeats));
-    let mut wanted = prompts
-        .iter()?
-        .map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }));
+    let mut wanted =
+        prompts.iter()?.map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }));
     records.ask(cx, &backend, &sampling, &mut wanted)?;
     drop(wanted);
     let mut table = Responses::create(cx.output("responses"), prompts)?;

@@ -46,7 +46,11 @@ impl Spill {
         for file in &mut self.files {
             file.flush().map_err(|error| TaskError::io(&self.folder, error))?;
         }
-        Ok(Sorted { buckets: (0..self.files.len() as u64).rev().collect(), folder: self.folder, items: Vec::new() })
+        Ok(Sorted {
+            buckets: (0..self.files.len() as u64).rev().collect(),
+            folder: self.folder,
+            items: Vec::new(),
+        })
     }
 }
 
@@ -118,6 +122,11 @@ mod tests {
         assert_eq!(items.len(), 5001);
         assert!(items.is_sorted_by_key(|(position, _)| *position));
         assert_eq!(items[4].1, items[3].1 + 1, "equal positions keep their order");
-        assert!(items.iter().filter(|(position, _)| *position != 3).all(|(position, item)| item * 7919 % 5000 == *position));
+        assert!(
+            items
+                .iter()
+                .filter(|(position, _)| *position != 3)
+                .all(|(position, item)| item * 7919 % 5000 == *position)
+        );
     }
 }

@@ -71,7 +71,9 @@ impl TokenReader {
             .and_then(|_| self.file.read_exact(&mut bytes))
             .map_err(|error| TaskError::io(&self.path, error))?;
         let places = bytes.chunks_exact(WIDTH as usize);
-        Ok(places.map(|place| (u32::from_le_bytes([place[0], place[1], place[2], place[3]]), place[4])).unzip())
+        Ok(places
+            .map(|place| (u32::from_le_bytes([place[0], place[1], place[2], place[3]]), place[4]))
+            .unzip())
     }
 }
 
@@ -90,7 +92,10 @@ mod tests {
         let mut reader = writer.finish().unwrap();
         assert_eq!(reader.len(), 3);
         for index in [2, 0, 1, 0] {
-            assert_eq!(reader.read(index).unwrap(), (sequences[index].clone(), vec![1; sequences[index].len()]));
+            assert_eq!(
+                reader.read(index).unwrap(),
+                (sequences[index].clone(), vec![1; sequences[index].len()])
+            );
         }
     }
 }

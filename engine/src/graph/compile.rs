@@ -7,19 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use indexmap::IndexSet;
 use serde_json::Value as Json;
 
+use super::cycle::find_cycles;
 use super::fault::{Params, bind_fault, check_fault, environment_faults};
 use super::reference::Reference;
+use super::shared::{Shared, axes_in};
 use super::{FileInput, Graph, Location, Node, NodeId, NodeInput, RunOptions, run_options};
 use crate::artifact::Arity;
 use crate::registry::{Registry, Step};
 use crate::spec::diagnostic::Diagnostics;
 use crate::spec::expand::{Axis, Grid, MAX_NODES};
-use crate::spec::interpolate::{Piece, Scope, pieces, visit_templates};
+use crate::spec::interpolate::Scope;
 use crate::spec::source::Span;
-use crate::spec::yaml::{Field, Tree, Value};
+use crate::spec::tree::{Field, Tree, Value};
 use crate::spec::{Diagnostic, Experiment, NodeSpec, Severity};
 
 /// The most inputs of all nodes together: gathers multiply.
@@ -33,7 +34,7 @@ pub fn compile(experiment: &Experiment, registry: &Registry) -> Result<(Graph, D
     let mut compiler = Compiler::new(experiment, registry);
     compiler.make_parts();
     let nodes = compiler.wire_places();
-    compiler.find_cycles(&nodes);
+    compiler.report_cycles(&nodes);
     let faults = std::mem::take(&mut compiler.faults);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
         return Err(Diagnostics::new(Arc::clone(&experiment.sources), faults));
@@ -72,39 +73,6 @@ struct Wire {
     brought: bool,
 }
 
-/// Things made once for all places that cannot differ in them. `None`: it could not be made, which was reported.
-struct Shared<'a, T> {
-    /// The axes they depend on, by their position in `over:`.
-    axes: Vec<usize>,
-    grid: Grid<'a>,
-    made: Vec<Option<T>>,
-}
-
-impl<'a, T> Shared<'a, T> {
-    fn new(axes: Vec<usize>, over: &Grid<'a>) -> Self {
-        let grid = Grid::new(axes.iter().map(|axis| over.axes()[*axis]).collect());
-        Self { axes, grid, made: Vec::new() }
-    }
-
-    /// What belongs to the place at these positions of the whole grid.
-    fn at(&self, positions: &[usize]) -> Option<&T> {
-        let own: Vec<usize> = self.axes.iter().map(|axis| positions[*axis]).collect();
-        self.made.get(self.grid.index(&own))?.as_ref()
-    }
-
-    /// Makes all of them; `make` is given the positions on the whole grid, zero on axes that do not matter.
-    fn make(&mut self, over: &Grid<'a>, mut make: impl FnMut(&[(&'a Axis, usize)]) -> Option<T>) {
-        for index in 0..self.grid.len() {
-            let own = self.grid.positions(index);
-            let mut at: Vec<_> = over.axes().iter().map(|axis| (*axis, 0)).collect();
-            for (axis, position) in self.axes.iter().zip(own) {
-                at[*axis].1 = position;
-            }
-            self.made.push(make(&at));
-        }
-    }
-}
-
 /// A place that exists, with what enters it.
 struct Placed {
     template: usize,
@@ -132,7 +100,7 @@ impl<'a> Compiler<'a> {
         let mut first = 0_usize;
         for spec in experiment.nodes.values() {
             let grid = Grid::new(spec.over.iter().map(|name| &experiment.axes[name]).collect());
-            let places = grid.len();
+            let places = grid.places();
             if first.saturating_add(places) > MAX_NODES {
                 faults.push(Diagnostic::at(
                     spec.span,
@@ -154,11 +122,8 @@ impl<'a> Compiler<'a> {
             });
             first += places;
         }
-        run_options::check_defaults(
-            experiment.run.as_ref(),
-            registry.kinds().collect::<Vec<_>>().into_iter(),
-            &mut faults,
-        );
+        let kinds: Vec<&str> = registry.kinds().collect();
+        run_options::check_defaults(experiment.run.as_ref(), &kinds, &mut faults);
         let scope = Scope::new(experiment);
         Self { experiment, registry, scope, arm_scopes, templates, names: BTreeMap::new(), faults }
     }
@@ -310,7 +275,7 @@ impl<'a> Compiler<'a> {
     fn number_places(&mut self, templates: &[Template<'a>]) -> (Vec<Option<NodeId>>, Vec<Placed>) {
         let (mut ids, mut placed) = (Vec::new(), Vec::new());
         for (index, template) in templates.iter().enumerate() {
-            for place in 0..template.grid.len() {
+            for place in 0..template.grid.places() {
                 let exists = template.spec.when.as_ref().is_none_or(|when| {
                     let at = at(&template.grid, place);
                     self.is_true(when, &at)
@@ -370,21 +335,13 @@ impl<'a> Compiler<'a> {
         let from: Vec<_> = template.grid.axes().iter().copied().zip(positions).collect();
         let mut inputs = Vec::new();
         for wire in order {
-            let accepts = match step {
-                None => None,
-                Some(step) => match step.ports().find_input(&wire.port) {
-                    Some(accepts) => Some(accepts),
-                    None => {
-                        let known = step.ports().inputs().iter().map(|port| port.name.as_str());
-                        let fault = Diagnostic::at(
-                            wire.key,
-                            format!("the task `{}` has no input `{}`", step.kind(), wire.port),
-                        );
-                        self.faults.push(fault.label("no such input").suggest(&wire.port, known));
-                        None
-                    }
-                },
-            };
+            let accepts = step.and_then(|step| step.ports().find_input(&wire.port));
+            if let (Some(step), None) = (step, accepts) {
+                let known = step.ports().inputs().iter().map(|port| port.name.as_str());
+                let message = format!("the task `{}` has no input `{}`", step.kind(), wire.port);
+                let fault = Diagnostic::at(wire.key, message).label("no such input");
+                self.faults.push(fault.suggest(&wire.port, known));
+            }
             let gathers =
                 wire.list || wire.references.iter().any(|(text, _)| Reference::parse(text).gathers());
             if gathers && accepts.is_some_and(|(_, arity)| arity != Arity::Many) {
@@ -488,45 +445,10 @@ impl<'a> Compiler<'a> {
         found
     }
 
-    /// Reports every cycle that a depth-first walk closes.
-    fn find_cycles(&mut self, nodes: &[Placed]) {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Seen {
-            Not,
-            OnPath,
-            Done,
-        }
-        let mut seen = vec![Seen::Not; nodes.len()];
-        for start in 0..nodes.len() {
-            if seen[start] != Seen::Not {
-                continue;
-            }
-            // A path of (node, next input to follow); no recursion, since a chain may be as long as the graph.
-            let mut path = vec![(start, 0)];
-            seen[start] = Seen::OnPath;
-            while let Some((node, next)) = path.last_mut() {
-                let Some(input) = nodes[*node].inputs.get(*next) else {
-                    seen[*node] = Seen::Done;
-                    path.pop();
-                    continue;
-                };
-                *next += 1;
-                let source = input.source.index();
-                match seen[source] {
-                    Seen::Done => {}
-                    Seen::Not => {
-                        seen[source] = Seen::OnPath;
-                        path.push((source, 0));
-                    }
-                    Seen::OnPath => {
-                        let first =
-                            path.iter().position(|(node, _)| *node == source).expect("it is on the path");
-                        let cycle: Vec<usize> =
-                            path[first..].iter().map(|(node, _)| *node).chain([source]).collect();
-                        self.report_cycle(nodes, &cycle);
-                    }
-                }
-            }
+    fn report_cycles(&mut self, nodes: &[Placed]) {
+        let sources: Vec<&[NodeInput]> = nodes.iter().map(|node| &node.inputs[..]).collect();
+        for cycle in find_cycles(&sources) {
+            self.report_cycle(nodes, &cycle);
         }
     }
 
@@ -590,23 +512,6 @@ impl<'a> Compiler<'a> {
 /// The positions on `grid`, each with its axis, of a place.
 fn at<'a>(grid: &Grid<'a>, place: usize) -> Vec<(&'a Axis, usize)> {
     grid.axes().iter().copied().zip(grid.positions(place)).collect()
-}
-
-/// The axes of `grid` that `tree` can depend on, by their position.
-fn axes_in(tree: &Tree, grid: &Grid<'_>) -> Vec<usize> {
-    let mut heads = IndexSet::new();
-    visit_templates(tree, &mut |_, text| {
-        for piece in pieces(text) {
-            if let Piece::Variable { path, .. } = piece {
-                heads.insert(path.split('.').next().unwrap_or(path).to_owned());
-            }
-        }
-    });
-    let is_axis = |name: &str| grid.axes().iter().any(|axis| &*axis.name == name);
-    // A param may be overlaid by the arm.
-    let uses_params = heads.iter().any(|head| !is_axis(head));
-    let matters = |axis: &Axis| heads.contains(&*axis.name) || (uses_params && &*axis.name == "arm");
-    grid.axes().iter().enumerate().filter(|(_, axis)| matters(axis)).map(|(position, _)| position).collect()
 }
 
 /// The name of a place: `trained@r1/1`.

@@ -1,154 +1,12 @@
 //! Tests of compiling: what the places of a graph are, what a reference means, and the words of every fault.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::super::test_kinds::registry;
 use super::*;
-use crate::artifact::{ArtifactType, Ports};
-use crate::context::TaskCx;
 use crate::spec::tests::World;
-use crate::task::{Fault, FileKind, FileRef, NoRun, Task, TaskError};
-
-/// Makes a table: a task with every kind of param.
-struct Make;
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct MakeParams {
-    #[serde(default)]
-    count: u32,
-    #[serde(default)]
-    path: Option<String>,
-    #[serde(default)]
-    rates: Vec<f64>,
-    #[serde(default)]
-    model: Option<Model>,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "backend", rename_all = "lowercase", deny_unknown_fields)]
-enum Model {
-    Embedded { path: String },
-    Served { name: String },
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct MakeRun {
-    #[serde(default)]
-    concurrency: Option<u32>,
-    #[serde(default)]
-    url: Option<String>,
-}
-
-impl Task for Make {
-    const KIND: &'static str = "make";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "makes a table";
-    type Params = MakeParams;
-    type Run = MakeRun;
-    fn ports(_: &MakeParams) -> Ports {
-        Ports::new()
-            .optional("prompts", ArtifactType::Table)
-            .output("rows", ArtifactType::Table)
-            .output("log", ArtifactType::File)
-    }
-    fn check(params: &MakeParams) -> Vec<Fault> {
-        let wrong = params.rates.iter().position(|rate| *rate > 1.0);
-        wrong
-            .map(|at| Fault::new(format!("/rates/{at}"), "a rate is at most 1").help("rates are not percent"))
-            .into_iter()
-            .collect()
-    }
-    fn files(params: &MakeParams) -> Vec<FileRef> {
-        let path = params.path.iter();
-        path.map(|path| FileRef { pointer: "/path".into(), pattern: path.clone(), kind: FileKind::File })
-            .collect()
-    }
-    fn uses_seed(params: &MakeParams) -> bool {
-        params.count > 0
-    }
-    fn run(_: &MakeParams, _: &mut TaskCx) -> Result<(), TaskError> {
-        Ok(())
-    }
-}
-
-/// A kind that takes any params.
-macro_rules! loose {
-    ($name:ident, $kind:literal, $ports:expr) => {
-        struct $name;
-        impl Task for $name {
-            const KIND: &'static str = $kind;
-            const VERSION: u32 = 1;
-            const ABOUT: &'static str = "takes any params";
-            type Params = BTreeMap<String, Json>;
-            type Run = NoRun;
-            fn ports(_: &Self::Params) -> Ports {
-                $ports
-            }
-            fn run(_: &Self::Params, _: &mut TaskCx) -> Result<(), TaskError> {
-                Ok(())
-            }
-        }
-    };
-}
-
-use ArtifactType::{Model as ModelType, Packs, Report, Results, Table};
-loose!(Dataset, "dataset", Ports::new().many("exclude", Table).output("rows", Table));
-loose!(BaseModel, "model", Ports::new().output("model", ModelType));
-loose!(Sample, "sample", Ports::new().input("prompts", Table).output("responses", Table));
-loose!(
-    Judge,
-    "judge",
-    Ports::new().input("responses", Table).input("references", Table).output("judged", Table)
-);
-loose!(
-    Filter,
-    "filter",
-    Ports::new().open_inputs(Table, Arity::One).output("kept", Table).output("dropped", Table)
-);
-loose!(
-    Pack,
-    "pack",
-    Ports::new().input("examples", Table).input("tokenizer", ModelType).output("packs", Packs)
-);
-loose!(
-    Train,
-    "train",
-    Ports::new().input("base", ModelType).input("packs", Packs).output("model", ModelType)
-);
-loose!(
-    Evaluate,
-    "evaluate",
-    Ports::new().input("model", ModelType).input("problems", Table).output("results", Results)
-);
-loose!(
-    Gather,
-    "report",
-    Ports::new()
-        .many("results", ArtifactType::Any)
-        .many("base", Results)
-        .many("training", ModelType)
-        .output("report", Report)
-);
-
-fn registry() -> Registry {
-    Registry::new()
-        .with::<Make>()
-        .with::<Dataset>()
-        .with::<BaseModel>()
-        .with::<Sample>()
-        .with::<Judge>()
-        .with::<Filter>()
-        .with::<Pack>()
-        .with::<Train>()
-        .with::<Evaluate>()
-        .with::<Gather>()
-}
 
 fn graph_of(world: &World) -> Graph {
     match compile(&world.load().unwrap_or_else(|faults| panic!("{faults}")), &registry()) {
@@ -647,7 +505,6 @@ nodes:
     assert_eq!(graph.node(graph.find("part@99999").unwrap()).step.params(), &json!({ "count": 99_999 }));
     // Measured at a fraction of this; the bound only catches quadratic work.
     assert!(took < Duration::from_secs(10), "{took:?}");
-    eprintln!("100,001 nodes in {took:?}");
 }
 
 #[test]

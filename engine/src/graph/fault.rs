@@ -4,7 +4,7 @@ use crate::params::BindError;
 use crate::registry::Step;
 use crate::spec::interpolate::visit_templates;
 use crate::spec::source::Span;
-use crate::spec::yaml::{Field, Tree, Value};
+use crate::spec::tree::{Field, Tree, Value};
 use crate::spec::{Diagnostic, NodeSpec};
 use crate::task::Fault;
 
@@ -146,14 +146,16 @@ fn visit_environment<'t>(tree: &'t Tree, pointer: &mut String, visit: &mut impl 
     match &tree.value {
         Value::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                pointer.push_str(&format!("/{index}"));
+                pointer.push('/');
+                pointer.push_str(&index.to_string());
                 visit_environment(item, pointer, visit);
                 pointer.truncate(length);
             }
         }
         Value::Map(map) => {
             for (name, field) in map.iter() {
-                pointer.push_str(&format!("/{}", name.replace('~', "~0").replace('/', "~1")));
+                pointer.push('/');
+                pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
                 visit_environment(&field.tree, pointer, visit);
                 pointer.truncate(length);
             }

@@ -1,9 +1,13 @@
 //! `Graph`: the nodes of an experiment, every axis expanded, acyclic, with port-to-port inputs (petgraph).
 
 mod compile;
+mod cycle;
 mod fault;
 mod reference;
 mod run_options;
+mod shared;
+#[cfg(test)]
+mod test_kinds;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

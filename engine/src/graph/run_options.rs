@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::RunOptions;
 use crate::artifact::Ports;
-use crate::spec::yaml::{Field, Map, Tree, Value};
+use crate::spec::tree::{Field, Map, Tree, Value};
 use crate::spec::{Diagnostic, Experiment};
 
 /// The engine's own options.
@@ -36,18 +36,14 @@ pub(super) fn merged(defaults: Option<&Field>, kind: &str, own: Option<&Field>) 
 }
 
 /// Faults of the defaults' names: neither an option nor a kind.
-pub(super) fn check_defaults<'k>(
-    defaults: Option<&Field>,
-    kinds: impl Iterator<Item = &'k str> + Clone,
-    faults: &mut Vec<Diagnostic>,
-) {
+pub(super) fn check_defaults(defaults: Option<&Field>, kinds: &[&str], faults: &mut Vec<Diagnostic>) {
     for (name, field) in defaults.and_then(|field| field.tree.as_map()).into_iter().flatten() {
         if &**name == "publish" {
             faults.push(
                 Diagnostic::at(field.key, "`publish` belongs to a node")
                     .help("write it under the node's `run:`"),
             );
-        } else if kinds.clone().any(|kind| kind == &**name) {
+        } else if kinds.contains(&&**name) {
             if field.tree.as_map().is_none() && !field.tree.templated {
                 faults.push(Diagnostic::at(field.tree.span, format!("the options of `{name}` are a map")));
             }
@@ -57,7 +53,7 @@ pub(super) fn check_defaults<'k>(
                     field.key,
                     format!("`{name}` is neither an option of the engine nor a task kind"),
                 )
-                .suggest(name, ENGINE_OPTIONS.into_iter().chain(kinds.clone()))
+                .suggest(name, ENGINE_OPTIONS.into_iter().chain(kinds.iter().copied()))
                 .help("options of one task kind stand under its name, such as `sample: { concurrency: 64 }`"),
             );
         }
@@ -92,11 +88,11 @@ pub(super) fn read(
             "retries" => options.retries = count(name, value, faults).unwrap_or(0),
             "memory" => {
                 options.memory = quantity(value, &MEMORY, "`memory` is bytes, such as `8GiB`", faults)
-                    .map(|bytes| bytes as u64)
+                    .map(|bytes| bytes as u64);
             }
             "timeout" => {
                 options.timeout =
-                    quantity(value, &TIME, "`timeout` is seconds, or such as `90s`, `10m`, `2h`", faults)
+                    quantity(value, &TIME, "`timeout` is seconds, or such as `90s`, `10m`, `2h`", faults);
             }
             "limits" => read_limits(value, experiment, &mut options, faults),
             "publish" => read_publish(value, ports, experiment, &mut options, faults),

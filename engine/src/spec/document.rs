@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::LoadOptions;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{SourceId, Sources, Span};
-use super::yaml::{self, Field, Map, Tree, Value};
+use super::tree::{Field, Map, Tree, Value};
+use super::yaml;
 
 /// The fields of an experiment file.
 pub(crate) const FIELDS: [&str; 12] = [
@@ -110,7 +111,7 @@ fn read_chain(
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let source = sources.add(&path.display().to_string(), directory, text);
         visited.push(absolute.clone());
-        let tree = check_fields(yaml::parse(sources, source, faults)?, faults);
+        let tree = check_fields(&yaml::parse(sources, source, faults)?, faults);
         if let Some(field) = tree.get("extends") {
             if let Some(base) = field.tree.as_text().filter(|text| !text.is_empty()) {
                 let base = normalised(&path.parent().unwrap_or(Path::new("")).join(&**base));
@@ -125,7 +126,7 @@ fn read_chain(
 }
 
 /// The file with only the fields that a file has, each of the right shape; the others are faults.
-fn check_fields(tree: Tree, faults: &mut Vec<Diagnostic>) -> Tree {
+fn check_fields(tree: &Tree, faults: &mut Vec<Diagnostic>) -> Tree {
     let Value::Map(map) = &tree.value else {
         let what = if matches!(tree.value, Value::Null) {
             "the file is empty"

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 
 use super::diagnostic::Diagnostic;
 use super::source::Span;
-use super::yaml::{Field, Tree, Value};
+use super::tree::{Field, Tree, Value};
 
 /// The most values of one axis, and the most nodes of one graph.
 pub const MAX_NODES: usize = 1_000_000;
@@ -225,7 +225,7 @@ impl<'a> Grid<'a> {
     }
 
     /// How many places there are: one if there are no axes.
-    pub fn len(&self) -> usize {
+    pub fn places(&self) -> usize {
         self.axes.iter().fold(1, |product, axis| product.saturating_mul(axis.len()))
     }
 
@@ -315,7 +315,7 @@ mod tests {
         fn places_are_numbered_in_order(sizes in proptest::collection::vec(1_usize..5, 0..4)) {
             let axes: Vec<Axis> = sizes.iter().map(|size| axis(&format!("a: {{ range: {size} }}")).0).collect();
             let grid = Grid::new(axes.iter().collect());
-            let all: Vec<_> = (0..grid.len()).map(|index| grid.positions(index)).collect();
+            let all: Vec<_> = (0..grid.places()).map(|index| grid.positions(index)).collect();
             let mut sorted = all.clone();
             sorted.sort();
             prop_assert_eq!(&all, &sorted);

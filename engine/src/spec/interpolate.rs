@@ -15,7 +15,7 @@ use super::Experiment;
 use super::diagnostic::Diagnostic;
 use super::expand::Axis;
 use super::source::{Sources, Span};
-use super::yaml::{Field, Tree, Value};
+use super::tree::{Field, Tree, Value};
 
 /// How long a chain of params that refer to each other may be.
 const MAX_CHAIN: usize = 64;
@@ -193,17 +193,7 @@ impl<'a> Scope<'a> {
             }
             Value::Null | Value::Bool(_) | Value::Number(..) => return Some(tree.clone()),
         };
-        self.bounded(Tree { origin: tree.origin, ..Tree::new(tree.span, filled) }, faults)
-    }
-
-    fn bounded(&self, mut tree: Tree, faults: &mut Vec<Diagnostic>) -> Option<Tree> {
-        if tree.weight > MAX_WEIGHT {
-            faults.push(Diagnostic::at(tree.span, "this grows too large when its variables are filled in"));
-            return None;
-        }
-        // What came in for a variable is final, even if it looks like one.
-        tree.templated = false;
-        Some(tree)
+        bounded(Tree { origin: tree.origin, ..Tree::new(tree.span, filled) }, faults)
     }
 
     fn fill_text(
@@ -256,7 +246,7 @@ impl<'a> Scope<'a> {
             return None;
         }
         let filled = Tree { origin, environment, ..Tree::new(tree.span, Value::Text(filled.into())) };
-        self.bounded(filled, faults)
+        bounded(filled, faults)
     }
 
     fn written_at(&self, tree: &Tree, piece: &Piece<'_>) -> Span {
@@ -438,6 +428,17 @@ impl<'a> Scope<'a> {
         };
         Some(Tree::new(experiment.span, value))
     }
+}
+
+/// `tree`, unless it has grown too large.
+fn bounded(mut tree: Tree, faults: &mut Vec<Diagnostic>) -> Option<Tree> {
+    if tree.weight > MAX_WEIGHT {
+        faults.push(Diagnostic::at(tree.span, "this grows too large when its variables are filled in"));
+        return None;
+    }
+    // What came in for a variable is final, even if it looks like one.
+    tree.templated = false;
+    Some(tree)
 }
 
 /// The dotted paths of everything in `tree`, inner maps included.

@@ -15,6 +15,7 @@ mod document;
 pub mod expand;
 pub mod interpolate;
 pub mod source;
+pub mod tree;
 pub mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +31,7 @@ pub(crate) use self::document::{FIELDS, SECTIONS, normalised};
 use self::expand::Axis;
 use self::interpolate::{Piece, Scope, visit_templates};
 use self::source::{SourceId, Sources, Span};
-use self::yaml::{Field, Tree, Value};
+use self::tree::{Field, Tree, Value};
 use crate::task::Environment;
 
 /// What reading an experiment needs beside its file.

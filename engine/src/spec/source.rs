@@ -53,6 +53,9 @@ pub struct Sources(Vec<Source>);
 
 impl Sources {
     /// Adds a source.
+    ///
+    /// # Panics
+    /// At 2^32 sources.
     pub fn add(&mut self, name: &str, directory: &Path, text: &str) -> SourceId {
         let id = SourceId(u32::try_from(self.0.len()).expect("an experiment has few sources"));
         self.0.push(Source { name: name.into(), directory: directory.to_owned(), text: text.into() });

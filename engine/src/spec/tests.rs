@@ -186,8 +186,9 @@ fn a_path_starts_where_it_was_written() {
 
 #[test]
 fn growth_is_bounded() {
-    let doubling: String =
+    let doubling: Vec<String> =
         (1..60).map(|level| format!("  p{level}: [$(p{0}), $(p{0})]\n", level - 1)).collect();
+    let doubling = doubling.concat();
     let text =
         format!("params:\n  p0: {}\n{doubling}nodes: {{ n: {{ task: t, with: $(p59) }} }}", "x".repeat(100));
     let experiment = World::of(&text).load().unwrap();
@@ -196,7 +197,8 @@ fn growth_is_bounded() {
     assert!(Scope::new(&experiment).fill(&field.tree, &[], &mut faults).is_none());
     assert!(faults[0].message.contains("too large"), "{faults:?}");
 
-    let chain: String = (1..5000).map(|level| format!("  p{level}: $(p{})\n", level - 1)).collect();
+    let chain: Vec<String> = (1..5000).map(|level| format!("  p{level}: $(p{})\n", level - 1)).collect();
+    let chain = chain.concat();
     let text = format!("params:\n  p0: 1\n{chain}nodes: {{ n: {{ task: t, with: $(p4999) }} }}");
     let experiment = World::of(&text).load().unwrap();
     let field = experiment.nodes["n"].with.clone().unwrap();

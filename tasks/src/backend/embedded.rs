@@ -167,8 +167,10 @@ impl Embedded {
         sampling: &Sampling,
     ) -> Result<(Vec<u32>, &'static str), Failure> {
         let failure = |what: String| Failure::new(FailureKind::Prompt, what);
-        let messages: Vec<template::Message> =
-            messages.iter().map(|message| template::Message::new(&message.role, message.content.clone())).collect();
+        let messages: Vec<template::Message> = messages
+            .iter()
+            .map(|message| template::Message::new(&message.role, message.content.clone()))
+            .collect();
         let text = self
             .template
             .render(&messages, true, &sampling.template)
@@ -176,7 +178,10 @@ impl Embedded {
         let prompt = self.tokenizer.encode(&text).map_err(|error| failure(error.to_string()))?;
         let context = self.model.config().max_position_embeddings;
         if prompt.is_empty() || prompt.len() >= context {
-            return Err(failure(format!("the prompt has {} tokens; the model's context is {context}", prompt.len())));
+            return Err(failure(format!(
+                "the prompt has {} tokens; the model's context is {context}",
+                prompt.len()
+            )));
         }
         Ok((prompt, if text.trim_end().ends_with(OPEN) { "<think>\n" } else { "" }))
     }

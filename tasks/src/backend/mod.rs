@@ -171,12 +171,28 @@ impl Sampling {
                 faults.push(Fault::new(format!("{at}/{field}"), message));
             }
         };
-        require(self.temperature >= 0.0 && self.temperature.is_finite(), "temperature", "a temperature is zero or more");
+        require(
+            self.temperature >= 0.0 && self.temperature.is_finite(),
+            "temperature",
+            "a temperature is zero or more",
+        );
         require(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "`top_p` is a share above 0 and up to 1");
-        require(self.min_p.is_none_or(|p| (0.0..1.0).contains(&p)), "min_p", "`min_p` is a share from 0 to below 1");
-        require(self.top_k != Some(0), "top_k", "`top_k` is at least 1; leave it out to draw from all tokens");
+        require(
+            self.min_p.is_none_or(|p| (0.0..1.0).contains(&p)),
+            "min_p",
+            "`min_p` is a share from 0 to below 1",
+        );
+        require(
+            self.top_k != Some(0),
+            "top_k",
+            "`top_k` is at least 1; leave it out to draw from all tokens",
+        );
         require(self.max_tokens > 0, "max_tokens", "a response has at least one token");
-        require(self.stop.iter().all(|stop| !stop.is_empty()), "stop", "an empty text would end every response");
+        require(
+            self.stop.iter().all(|stop| !stop.is_empty()),
+            "stop",
+            "an empty text would end every response",
+        );
         faults
     }
 }
@@ -315,7 +331,12 @@ pub enum Backend {
 
 impl Backend {
     /// The backend of `spec`, with the model in the port `model` where it is embedded.
-    pub fn open(spec: &ModelSpec, model: Option<&Input>, run: &BackendRun, cx: &TaskCx) -> Result<Self, TaskError> {
+    pub fn open(
+        spec: &ModelSpec,
+        model: Option<&Input>,
+        run: &BackendRun,
+        cx: &TaskCx,
+    ) -> Result<Self, TaskError> {
         Ok(match spec {
             ModelSpec::Scripted(spec) => Self::Scripted(Scripted::new(spec.clone())),
             ModelSpec::Openai(spec) => Self::Served(Served::open(spec.clone(), run, cx)?),
@@ -323,7 +344,9 @@ impl Backend {
                 let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;
                 Self::Embedded(Box::new(Embedded::open(model, run, cx)?))
             }
-            ModelSpec::Given(_) => return Err(TaskError::failed("responses that are given cannot be asked for")),
+            ModelSpec::Given(_) => {
+                return Err(TaskError::failed("responses that are given cannot be asked for"));
+            }
         })
     }
 

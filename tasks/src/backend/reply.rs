@@ -149,7 +149,8 @@ pub fn split_thinking(text: &str) -> (Option<String>, String) {
         let thinking = thinking.strip_prefix(OPEN).unwrap_or(thinking);
         (Some(thinking.trim().to_owned()), answer.trim().to_owned())
     } else if let Some((before, thinking)) = text.split_once(OPEN) {
-        let thinking = if before.trim().is_empty() { thinking.to_owned() } else { format!("{before}{thinking}") };
+        let thinking =
+            if before.trim().is_empty() { thinking.to_owned() } else { format!("{before}{thinking}") };
         (Some(thinking.trim().to_owned()), String::new())
     } else {
         (None, text.to_owned())
@@ -159,7 +160,10 @@ pub fn split_thinking(text: &str) -> (Option<String>, String) {
 fn read_chat(body: &Value) -> Result<Reply, Failure> {
     let malformed = |what: &str| Failure::new(FailureKind::Malformed, what.to_owned());
     if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
-        return Err(malformed(&format!("the server answers 200 with an error: {}", abridge(&error.to_string()))));
+        return Err(malformed(&format!(
+            "the server answers 200 with an error: {}",
+            abridge(&error.to_string())
+        )));
     }
     let choice = body
         .get("choices")
@@ -169,7 +173,9 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
     let message = choice.get("message").ok_or_else(|| malformed("the choice has no message"))?;
     let finish_reason = match choice.get("finish_reason").and_then(Value::as_str) {
         Some("length") => FinishReason::Length,
-        Some("content_filter") => return Err(Failure::new(FailureKind::Filtered, "the server withholds the response")),
+        Some("content_filter") => {
+            return Err(Failure::new(FailureKind::Filtered, "the server withholds the response"));
+        }
         _ => FinishReason::Stop,
     };
     let content = match message.get("content") {
@@ -243,7 +249,9 @@ mod tests {
         assert_eq!(chat(json!({ "reasoning": "thought", "content": "" }), "stop"), Err(FailureKind::Empty));
         assert_eq!(chat(json!({ "content": 3 }), "stop"), Err(FailureKind::Malformed));
         assert_eq!(chat(json!({ "content": "x" }), "content_filter"), Err(FailureKind::Filtered));
-        for body in [json!({}), json!({ "choices": [] }), json!({ "error": { "message": "overloaded" } }), json!([1])] {
+        for body in
+            [json!({}), json!({ "choices": [] }), json!({ "error": { "message": "overloaded" } }), json!([1])]
+        {
             assert_eq!(Raw::Chat(body).read(false).unwrap_err().kind, FailureKind::Malformed);
         }
         let body = json!({ "choices": [{ "message": { "content": "4" } }] });

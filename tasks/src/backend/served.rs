@@ -16,7 +16,9 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
 use super::reply::abridge;
-use super::{BackendRun, Failure, FailureKind, Message, OnFinished, Raw, Request, Sample, Sampling, ServedSpec};
+use super::{
+    BackendRun, Failure, FailureKind, Message, OnFinished, Raw, Request, Sample, Sampling, ServedSpec,
+};
 use retry::Backoff;
 
 /// The largest body read. The longest responses of today's models are a hundredth of it.
@@ -37,16 +39,18 @@ pub struct Served {
 impl Served {
     /// Prepares to ask; no request is sent.
     pub(super) fn open(spec: ServedSpec, run: &BackendRun, cx: &TaskCx) -> Result<Self, TaskError> {
-        let missing = |what: String| TaskError::Missing { what, help: "see `run: { base_url, api_key }`".into() };
+        let missing =
+            |what: String| TaskError::Missing { what, help: "see `run: { base_url, api_key }`".into() };
         let key = match &run.api_key {
-            Some(name) => {
-                Some(cx.env(name).filter(|key| !key.is_empty()).ok_or_else(|| {
-                    missing(format!("the environment variable `{name}` with the key is not set"))
-                })?)
-            }
+            Some(name) => Some(cx.env(name).filter(|key| !key.is_empty()).ok_or_else(|| {
+                missing(format!("the environment variable `{name}` with the key is not set"))
+            })?),
             None => None,
         };
-        let base = run.base_url.as_deref().ok_or_else(|| missing(format!("no server is given for `{}`", spec.name)))?;
+        let base = run
+            .base_url
+            .as_deref()
+            .ok_or_else(|| missing(format!("no server is given for `{}`", spec.name)))?;
         let address = check_address(base, key.is_some()).map_err(missing)?;
         let timeout = Duration::from_secs_f64(run.request_timeout.unwrap_or(14_400.0).clamp(0.001, 1e7));
         let client = Client::builder()
@@ -181,7 +185,9 @@ fn body(spec: &ServedSpec, messages: &[Message], sampling: &Sampling, seed: u64)
 pub(super) fn check_address(base: &str, has_key: bool) -> Result<Url, String> {
     let mut url = Url::parse(base).map_err(|error| format!("the server's address is no URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("the server's address has a name or password in it; give a key by `api_key` instead".into());
+        return Err(
+            "the server's address has a name or password in it; give a key by `api_key` instead".into()
+        );
     }
     let is_local = match url.host_str() {
         Some(host) => {
@@ -285,7 +291,11 @@ async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, Attempt> {
     while let Some(part) = response.chunk().await.map_err(|error| broken(error, FailureKind::Malformed))? {
         if body.len() + part.len() > LARGEST_BODY {
             let detail = format!("the body is larger than {LARGEST_BODY} bytes");
-            return Err(Attempt { failure: Failure::new(FailureKind::TooLarge, detail), may_pass: false, wait: None });
+            return Err(Attempt {
+                failure: Failure::new(FailureKind::TooLarge, detail),
+                may_pass: false,
+                wait: None,
+            });
         }
         body.extend_from_slice(&part);
     }

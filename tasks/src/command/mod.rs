@@ -80,7 +80,8 @@ pub struct Run {
 }
 
 /// Environment variables that every program gets, where they are set.
-const HANDED_THROUGH: [&str; 7] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES"];
+const HANDED_THROUGH: [&str; 7] =
+    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES"];
 
 impl Params {
     /// All outputs, the printed one last.
@@ -260,7 +261,9 @@ fn check_name(name: &str) -> Result<(), String> {
 
 fn fresh_folder(folder: &Path) -> Result<PathBuf, TaskError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(TaskError::io(folder, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(TaskError::io(folder, error));
+        }
         _ => {}
     }
     fs::create_dir_all(folder).map_err(|error| TaskError::io(folder, error))?;

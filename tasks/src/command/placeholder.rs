@@ -38,7 +38,8 @@ impl Word {
             literal.push_str(before);
             let kinds: [(&str, fn(String) -> Part); 3] =
                 [("{inputs.", Part::Input), ("{files.", Part::File), ("{outputs.", Part::Output)];
-            let Some((opening, part)) = kinds.into_iter().find(|(opening, _)| from.starts_with(opening)) else {
+            let Some((opening, part)) = kinds.into_iter().find(|(opening, _)| from.starts_with(opening))
+            else {
                 literal.push('{');
                 rest = &from[1..];
                 continue;
@@ -136,7 +137,10 @@ mod tests {
     #[test]
     fn placeholders_become_paths_and_other_braces_stay() {
         assert_eq!(expand("{inputs.one}"), Ok(vec!["/i/one".into()]));
-        assert_eq!(expand("--in={inputs.one},{files.x}:{outputs.y}"), Ok(vec!["--in=/i/one,/f/x:/o/y".into()]));
+        assert_eq!(
+            expand("--in={inputs.one},{files.x}:{outputs.y}"),
+            Ok(vec!["--in=/i/one,/f/x:/o/y".into()])
+        );
         assert_eq!(expand("{inputs.two}"), Ok(vec!["/i/1".into(), "/i/2".into()]));
         for plain in ["", "{}", "{print $1}", "{\"a\": {}}", "{input.one}", "$(x)", "; rm -rf `x` \n * '"] {
             assert_eq!(expand(plain), Ok(vec![plain.into()]));

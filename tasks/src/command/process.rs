@@ -77,7 +77,8 @@ impl Program {
             return Ok(());
         }
         let tail = tail(&self.log);
-        let tail = if tail.is_empty() { "it said nothing".to_owned() } else { format!("it said at last:\n{tail}") };
+        let tail =
+            if tail.is_empty() { "it said nothing".to_owned() } else { format!("it said at last:\n{tail}") };
         Err(TaskError::failed(format!("`{}` {}; {tail}", program.display(), describe(status))))
     }
 }

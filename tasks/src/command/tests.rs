@@ -15,7 +15,10 @@ fn params(value: Value) -> Params {
 
 /// The same program wherever the tests run: without an environment nothing is found by its name alone.
 fn program(name: &str) -> String {
-    let found = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(name)).into_iter().find(|path| path.is_file());
+    let found = ["/usr/bin", "/bin"]
+        .map(|folder| Path::new(folder).join(name))
+        .into_iter()
+        .find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("`{name}` is needed for this test")).to_str().unwrap().to_owned()
 }
 
@@ -54,7 +57,8 @@ fn inputs_files_and_outputs_are_paths() {
 fn a_failed_program_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let mut cx = TaskCx::for_test(dir.path()).build().unwrap();
-    let failing = json!({ "argv": [program("sh"), "-c", "echo whole; echo broken >&2; exit 3"], "stdout": "out" });
+    let failing =
+        json!({ "argv": [program("sh"), "-c", "echo whole; echo broken >&2; exit 3"], "stdout": "out" });
     let error = Command::run(&params(failing), &mut cx).unwrap_err().to_string();
     assert!(error.contains("exit code 3") && error.contains("broken") && !error.contains("whole"), "{error}");
     let silent = json!({ "argv": [program("true")], "outputs": ["out2"] });
@@ -85,26 +89,33 @@ fn a_stop_ends_the_whole_family() {
 
 #[test]
 fn faults_name_their_place() {
-    let faults = |value| Command::check(&params(value)).into_iter().map(|fault| fault.pointer).collect::<Vec<_>>();
+    let faults =
+        |value| Command::check(&params(value)).into_iter().map(|fault| fault.pointer).collect::<Vec<_>>();
     assert_eq!(faults(json!({ "argv": ["a"], "outputs": ["x"] })), [""; 0]);
     assert_eq!(faults(json!({ "argv": [] })), ["/argv", "/outputs"]);
-    assert_eq!(faults(json!({ "argv": ["a", "{files.f}"], "outputs": ["../x", "y", "y"] })), [
-        "/outputs/0",
-        "/outputs/2",
-        "/argv/1"
-    ]);
-    assert_eq!(faults(json!({ "argv": ["a"], "stdout": "s", "types": { "t": "table" }, "env": { "E": "{outputs.s}" } })), [
-        "/types/t", "/env/E"
-    ]);
+    assert_eq!(
+        faults(json!({ "argv": ["a", "{files.f}"], "outputs": ["../x", "y", "y"] })),
+        ["/outputs/0", "/outputs/2", "/argv/1"]
+    );
+    assert_eq!(
+        faults(
+            json!({ "argv": ["a"], "stdout": "s", "types": { "t": "table" }, "env": { "E": "{outputs.s}" } })
+        ),
+        ["/types/t", "/env/E"]
+    );
 }
 
 #[test]
 fn the_first_output_is_the_declared_one() {
     let registry = Registry::new().with::<Command>();
     let step = registry
-        .bind("command", json!({ "argv": ["a"], "outputs": ["x"], "stdout": "said", "types": { "x": "table" } }))
+        .bind(
+            "command",
+            json!({ "argv": ["a"], "outputs": ["x"], "stdout": "said", "types": { "x": "table" } }),
+        )
         .unwrap()
         .unwrap();
-    let outputs: Vec<_> = step.ports().outputs().iter().map(|port| (port.name.as_str(), port.gives)).collect();
+    let outputs: Vec<_> =
+        step.ports().outputs().iter().map(|port| (port.name.as_str(), port.gives)).collect();
     assert_eq!(outputs, [("x", ArtifactType::Table), ("said", ArtifactType::Any)]);
 }

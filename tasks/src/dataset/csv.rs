@@ -30,7 +30,8 @@ impl<R: BufRead> CsvReader<R> {
         let mut after_quote = false;
         let mut length = 0;
         loop {
-            let byte = self.input.next().transpose().map_err(|error| format!("the file cannot be read: {error}"))?;
+            let byte =
+                self.input.next().transpose().map_err(|error| format!("the file cannot be read: {error}"))?;
             let Some(byte) = byte else {
                 if is_quoted && !after_quote {
                     return Err("a quoted field does not end".into());
@@ -104,7 +105,9 @@ impl<R: BufRead> Iterator for CsvReader<R> {
             Ok(Some(fields)) if fields.len() != self.header.len() => {
                 Err(format!("the record has {} fields, the header {}", fields.len(), self.header.len()))
             }
-            Ok(Some(fields)) => Ok(self.header.iter().cloned().zip(fields.into_iter().map(Value::from)).collect()),
+            Ok(Some(fields)) => {
+                Ok(self.header.iter().cloned().zip(fields.into_iter().map(Value::from)).collect())
+            }
             Err(what) => {
                 // After a broken quote nobody can tell where the next record begins.
                 self.is_over = true;
@@ -128,16 +131,24 @@ mod tests {
     #[test]
     fn quotes_commas_and_line_breaks() {
         let text = "\u{feff}problem,answer\r\n\"1, 2\",\"say \"\"two\"\"\"\n\n\"a\nb\",x\nlast,";
-        assert_eq!(read(text), [
-            (2, Ok(json!({ "problem": "1, 2", "answer": "say \"two\"" }))),
-            (3, Ok(json!({ "problem": "a\nb", "answer": "x" }))),
-            (6, Ok(json!({ "problem": "last", "answer": "" }))),
-        ]);
+        assert_eq!(
+            read(text),
+            [
+                (2, Ok(json!({ "problem": "1, 2", "answer": "say \"two\"" }))),
+                (3, Ok(json!({ "problem": "a\nb", "answer": "x" }))),
+                (6, Ok(json!({ "problem": "last", "answer": "" }))),
+            ]
+        );
     }
 
     #[test]
     fn broken_records_are_errors() {
-        assert!(read("a,b\n1,2,3\n4,5").into_iter().map(|(line, row)| (line, row.is_ok())).eq([(2, false), (3, true)]));
+        assert!(
+            read("a,b\n1,2,3\n4,5")
+                .into_iter()
+                .map(|(line, row)| (line, row.is_ok()))
+                .eq([(2, false), (3, true)])
+        );
         assert!(read("a\n\"open").pop().unwrap().1.is_err());
         assert!(read("a\n\"x\"y").pop().unwrap().1.is_err());
         assert!(read("").is_empty());

@@ -14,7 +14,8 @@ pub(super) fn rows(source: &Source, experiment: u64) -> Rows<'_> {
     let modulus = source.modulus.unwrap_or(10);
     let seed = draw(experiment, source.seed);
     Box::new((1..=source.count.unwrap_or(0)).map(move |number| {
-        let chain = Chain::draw(seed::derive(seed, &[b"problem", &number.to_le_bytes()]), least, most, modulus);
+        let chain =
+            Chain::draw(seed::derive(seed, &[b"problem", &number.to_le_bytes()]), least, most, modulus);
         let row = Row::from_iter([
             ("id".to_owned(), json!(format!("arithmetic-{}-{number:06}", source.seed))),
             ("problem".to_owned(), json!(chain.problem())),

@@ -13,7 +13,8 @@ mod source;
 use std::collections::BTreeMap;
 
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, NoRun, Ports, Task, TaskCx, TaskError,
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, NoRun, Ports, Task, TaskCx,
+    TaskError,
 };
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -120,7 +121,10 @@ impl Task for Dataset {
     }
 
     fn uses_seed(params: &Params) -> bool {
-        params.take.is_some() || params.shuffle || params.source.take.is_some() || params.source.generator.is_some()
+        params.take.is_some()
+            || params.shuffle
+            || params.source.take.is_some()
+            || params.source.generator.is_some()
     }
 
     fn preflight(params: &Params, _run: &NoRun, _environment: &dyn Environment) -> Vec<Missing> {

@@ -61,7 +61,8 @@ impl Maker {
     pub(super) fn new(params: &Params) -> Result<Self, TaskError> {
         let columns = params.columns.iter().map(|(name, text)| Ok((name.clone(), Column::parse(text)?)));
         let columns = columns.collect::<Result<_, String>>().map_err(TaskError::failed)?;
-        let condition = params.condition.as_deref().map(Expression::parse).transpose().map_err(TaskError::failed)?;
+        let condition =
+            params.condition.as_deref().map(Expression::parse).transpose().map_err(TaskError::failed)?;
         Ok(Self { columns, select: params.select.clone(), condition })
     }
 
@@ -70,12 +71,14 @@ impl Maker {
         if !self.columns.is_empty() {
             let scope = Scope::of(&row);
             for (name, column) in &self.columns {
-                let value = column.make(&scope).map_err(|what| place.bad(format!("the column `{name}`: {what}")))?;
+                let value =
+                    column.make(&scope).map_err(|what| place.bad(format!("the column `{name}`: {what}")))?;
                 row.insert(name.clone(), value);
             }
         }
         if let Some(condition) = &self.condition {
-            let holds = condition.holds(&Scope::of(&row)).map_err(|what| place.bad(format!("`where`: {what}")))?;
+            let holds =
+                condition.holds(&Scope::of(&row)).map_err(|what| place.bad(format!("`where`: {what}")))?;
             if !holds {
                 return Ok(Made::Dropped);
             }

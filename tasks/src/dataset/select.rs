@@ -58,19 +58,28 @@ impl Choice {
     pub(super) fn exclude(&mut self, path: &Path) -> Result<(), TaskError> {
         for (row, number) in TableReader::open(path)?.rows()?.zip(1..) {
             let value = self.exclude_by.value(&Scope::of(&row?));
-            let value = value.map_err(|what| TaskError::input(path, Some(number), format!("`exclude_by`: {what}")))?;
+            let value = value
+                .map_err(|what| TaskError::input(path, Some(number), format!("`exclude_by`: {what}")))?;
             self.excluded.insert(fingerprint(&value));
         }
         Ok(())
     }
 
     /// Why the row is dropped, or `None` if it is kept so far.
-    pub(super) fn consider(&mut self, number: u64, row: &Finished) -> Result<Option<&'static str>, TaskError> {
+    pub(super) fn consider(
+        &mut self,
+        number: u64,
+        row: &Finished,
+    ) -> Result<Option<&'static str>, TaskError> {
         let scope = Scope::of(&row.values);
         let value = |expression: &Expression, field: &str| {
-            expression.value(&scope).map_err(|what| TaskError::from(row.place.bad(format!("`{field}`: {what}"))))
+            expression
+                .value(&scope)
+                .map_err(|what| TaskError::from(row.place.bad(format!("`{field}`: {what}"))))
         };
-        if !self.excluded.is_empty() && self.excluded.contains(&fingerprint(&value(&self.exclude_by, "exclude_by")?)) {
+        if !self.excluded.is_empty()
+            && self.excluded.contains(&fingerprint(&value(&self.exclude_by, "exclude_by")?))
+        {
             return Ok(Some("excluded"));
         }
         if let Some(dedup) = &self.dedup {
@@ -102,7 +111,8 @@ impl Choice {
             }
             self.kept.truncate(take);
         }
-        let mut order: Vec<(u64, u64)> = self.kept.iter().zip(0..).map(|(row, position)| (row.number, position)).collect();
+        let mut order: Vec<(u64, u64)> =
+            self.kept.iter().zip(0..).map(|(row, position)| (row.number, position)).collect();
         order.sort_unstable();
         Ok(Chosen { not_taken: (before - order.len()) as u64, order, schema: self.kinds.schema() })
     }
@@ -176,10 +186,14 @@ impl Kinds {
         let rows: Vec<Row> = self
             .0
             .iter()
-            .flat_map(|(name, kinds)| kinds.values().map(|example| Row::from_iter([(name.clone(), example.clone())])))
+            .flat_map(|(name, kinds)| {
+                kinds.values().map(|example| Row::from_iter([(name.clone(), example.clone())]))
+            })
             .collect();
         let mut schema = Schema::infer(&rows);
-        schema.0.sort_by_key(|column| FIRST.iter().position(|first| *first == column.name).unwrap_or(FIRST.len()));
+        schema.0.sort_by_key(|column| {
+            FIRST.iter().position(|first| *first == column.name).unwrap_or(FIRST.len())
+        });
         schema
     }
 }
@@ -193,7 +207,12 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// `shuffle`: in the drawn order; else in that of the source.
-    pub(super) fn create(path: &Path, scratch: &Path, chosen: &'a Chosen, shuffle: bool) -> Result<Self, TaskError> {
+    pub(super) fn create(
+        path: &Path,
+        scratch: &Path,
+        chosen: &'a Chosen,
+        shuffle: bool,
+    ) -> Result<Self, TaskError> {
         let spill = shuffle.then(|| Spill::create(scratch, chosen.len())).transpose()?;
         Ok(Self { writer: TableWriter::create(path, chosen.schema.clone())?, chosen, spill })
     }

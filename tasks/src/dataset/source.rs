@@ -131,12 +131,16 @@ impl Source {
             ("modulus", self.modulus.is_some()),
             ("seed", self.seed != 0),
         ];
-        for (field, _) in generated.into_iter().filter(|(_, is_given)| *is_given && self.generator.is_none()) {
+        for (field, _) in generated.into_iter().filter(|(_, is_given)| *is_given && self.generator.is_none())
+        {
             faults.push(Fault::new(format!("/source/{field}"), "this is for a `generator`"));
         }
         let hub = [("config", &self.config), ("split", &self.split), ("revision", &self.revision)];
         for (field, _) in hub.into_iter().filter(|(_, value)| value.is_some() && !self.is_on_hub()) {
-            faults.push(Fault::new(format!("/source/{field}"), format!("this is for a path that begins with `{HUB}`")));
+            faults.push(Fault::new(
+                format!("/source/{field}"),
+                format!("this is for a path that begins with `{HUB}`"),
+            ));
         }
         if self.generator.is_some() && self.count.is_none_or(|count| count == 0) {
             faults.push(Fault::new("/source", "a generator needs a `count`"));
@@ -186,7 +190,9 @@ impl Source {
     /// All rows, in order; the same every time.
     pub(super) fn rows<'a>(&'a self, files: &'a [PathBuf], seed: u64) -> Result<Rows<'a>, TaskError> {
         if let Some(rows) = &self.rows {
-            return Ok(Box::new((1..).zip(rows).map(|(number, row)| Ok((Place::number(number), row.clone())))));
+            return Ok(Box::new(
+                (1..).zip(rows).map(|(number, row)| Ok((Place::number(number), row.clone()))),
+            ));
         }
         if self.generator.is_some() {
             return Ok(super::generate::rows(self, seed));
@@ -214,7 +220,8 @@ fn read_file(path: &Path, format: Option<Format>) -> Result<Rows<'static>, TaskE
             row.map_err(|error| place.bad(error.to_string())).map(|row| (place, row))
         })));
     }
-    let file = BufReader::with_capacity(1 << 20, File::open(&path).map_err(|error| TaskError::io(&path, error))?);
+    let file =
+        BufReader::with_capacity(1 << 20, File::open(&path).map_err(|error| TaskError::io(&path, error))?);
     Ok(match format {
         Format::Csv => Box::new(CsvReader::new(file).map(move |(number, row)| {
             let place = Place { path: Some(path.clone()), number };
@@ -241,8 +248,9 @@ fn sniff(path: &Path) -> std::io::Result<Format> {
 }
 
 fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Result<(Place, Row), BadRow>>, TaskError> {
-    let values: Vec<Value> = serde_json::from_reader(file)
-        .map_err(|error| TaskError::input(path, Some(error.line() as u64), format!("this is no JSON array: {error}")))?;
+    let values: Vec<Value> = serde_json::from_reader(file).map_err(|error| {
+        TaskError::input(path, Some(error.line() as u64), format!("this is no JSON array: {error}"))
+    })?;
     let row = |(number, value)| {
         let place = Place { path: Some(path.to_owned()), number };
         match value {

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileKind, FileRef, Missing, Ports, Task, TaskCx, TaskError,
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileKind, FileRef, Missing, Ports, Task,
+    TaskCx, TaskError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -150,15 +151,20 @@ impl Params {
             math::Verdict::Correct => Verdict::Match,
             math::Verdict::Incorrect => Verdict::Mismatch,
             math::Verdict::NoAnswer => Verdict::NoAnswer,
-            math::Verdict::UnparsableGold | math::Verdict::UnparsablePrediction | math::Verdict::TooComplex => {
-                Verdict::Unparsable
-            }
+            math::Verdict::UnparsableGold
+            | math::Verdict::UnparsablePrediction
+            | math::Verdict::TooComplex => Verdict::Unparsable,
         };
         (verdict, graded.rule.name())
     }
 
     /// The verdict that needs no model, if there is one.
-    fn shortcut(&self, reference: &str, response: &str, shown: Option<&str>) -> Option<(Verdict, &'static str)> {
+    fn shortcut(
+        &self,
+        reference: &str,
+        response: &str,
+        shown: Option<&str>,
+    ) -> Option<(Verdict, &'static str)> {
         let has = |shortcut| self.shortcuts.contains(&shortcut);
         let Some(shown) = shown else {
             // There is nothing to show the judge, whether or not the shortcut is wanted.
@@ -357,7 +363,10 @@ impl Material {
             let reference = match &self.references {
                 Some(references) => {
                     let id = responses::id_of(&row).ok_or_else(|| at("the row has no `id`".into()))?;
-                    references.get(&id).cloned().ok_or_else(|| at(format!("`references` has no row `{id}`")))?
+                    references
+                        .get(&id)
+                        .cloned()
+                        .ok_or_else(|| at(format!("`references` has no row `{id}`")))?
                 }
                 None => text_of(row.get(&params.reference))
                     .ok_or_else(|| at(format!("the row has no reference in `{}`", params.reference)))?,
@@ -431,7 +440,10 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn create(params: &'a Params, material: &Material, cx: &TaskCx) -> Result<Self, TaskError> {
-        let schema = COLUMNS.iter().fold(material.responses.schema().clone(), |schema: Schema, (name, kind)| schema.with(*name, *kind));
+        let schema =
+            COLUMNS.iter().fold(material.responses.schema().clone(), |schema: Schema, (name, kind)| {
+                schema.with(*name, *kind)
+            });
         let path: PathBuf = cx.output("judged");
         Ok(Self {
             params,

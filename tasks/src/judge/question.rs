@@ -53,7 +53,8 @@ pub(super) fn messages(prompt: &str, answer: &str, reference: &str) -> Vec<Messa
 /// Takes the point off tags of ours and off control tokens inside the material, so that it cannot end its own block.
 fn disarm(text: &str) -> String {
     static TAG: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?i)<(\s*/?\s*(?:generated_answer|correct_answer|think)\s*>|\|)").expect("a valid pattern")
+        Regex::new(r"(?i)<(\s*/?\s*(?:generated_answer|correct_answer|think)\s*>|\|)")
+            .expect("a valid pattern")
     });
     TAG.replace_all(text.trim(), "&lt;$1").into_owned()
 }

@@ -48,6 +48,9 @@ fn rules_decide_and_non_verdicts_follow_the_policy() {
             .map(|(verdict, is_match)| (verdict.to_owned(), is_match))
     };
     assert_eq!(run(json!({ "by": "rules" }), &mut cx), expected(Value::Null));
-    assert_eq!(run(json!({ "by": "rules", "without_verdict": "count_as_mismatch" }), &mut cx), expected(json!(false)));
+    assert_eq!(
+        run(json!({ "by": "rules", "without_verdict": "count_as_mismatch" }), &mut cx),
+        expected(json!(false))
+    );
     assert_eq!(cx.metrics()["verdicts"], json!({ "match": 1, "mismatch": 1, "no_answer": 1, "error": 1 }));
 }

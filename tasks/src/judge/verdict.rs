@@ -88,7 +88,9 @@ static SYNONYMS: LazyLock<Regex> = LazyLock::new(|| {
 static BOLD: LazyLock<Regex> = LazyLock::new(|| compile(r"\*\*[^*]{1,120}(?:\*\*|$)|__[^_]{1,120}(?:__|$)"));
 /// A negation that reaches up to the end of a text.
 static NEGATION: LazyLock<Regex> = LazyLock::new(|| {
-    compile(r#"(?i)(?:\b(?:no|not|never|without|neither|nor|cannot)|n['’]t)(?:\s+(?:an?|the|be|exactly|exact|really|to|do|does|good|perfect))*[\s*_`"'\[(]*$"#)
+    compile(
+        r#"(?i)(?:\b(?:no|not|never|without|neither|nor|cannot)|n['’]t)(?:\s+(?:an?|the|be|exactly|exact|really|to|do|does|good|perfect))*[\s*_`"'\[(]*$"#,
+    )
 });
 
 /// Whole words, letter case ignored. Underscores and asterisks around a word are no part of it.
@@ -129,7 +131,11 @@ fn decide(words: &[Word]) -> (Verdict, &'static str) {
     let verdict = |is_match| if is_match { Verdict::Match } else { Verdict::Mismatch };
     // What is set in bold is meant as the verdict; a judge that weighs both writes its last word last.
     if let Some(last) = words.iter().rfind(|word| word.is_bold) {
-        return if last.is_negated { (Verdict::Ambiguous, "negated") } else { (verdict(last.is_match), "bold") };
+        return if last.is_negated {
+            (Verdict::Ambiguous, "negated")
+        } else {
+            (verdict(last.is_match), "bold")
+        };
     }
     let Some(first) = words.first() else { return (Verdict::Unparsable, "nothing_found") };
     if words.iter().any(|word| word.is_negated) {

@@ -88,7 +88,9 @@ mod tests {
         let mut backoff = Backoff::new(1);
         let wait = backoff.next(Some(Duration::from_secs(7)));
         assert!(wait >= Duration::from_secs(7) && wait <= Duration::from_millis(7_100));
-        assert!(backoff.next(Some(Duration::from_secs(100_000))) <= LONGEST_ASKED + Duration::from_millis(50));
+        assert!(
+            backoff.next(Some(Duration::from_secs(100_000))) <= LONGEST_ASKED + Duration::from_millis(50)
+        );
     }
 
     #[test]
