@@ -135,7 +135,7 @@ impl Task for Evaluate {
         let mut faults = params.sampling().check("");
         match &params.model {
             ModelSpec::Given(_) => {
-                faults.push(Fault::new("/model", "an evaluation asks a model; it takes no given responses"))
+                faults.push(Fault::new("/model", "an evaluation asks a model; it takes no given responses"));
             }
             model => faults.extend(backend::check(model, "/model")),
         }

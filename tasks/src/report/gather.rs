@@ -14,7 +14,7 @@ use crate::evaluate::score::Graded;
 use crate::table::{TableError, TableReader};
 
 /// The column in which `filter` says why it dropped a record.
-const REASON: &str = "dropped_because";
+const REASON: &str = "reason";
 
 /// Everything that entered the report.
 pub(super) struct Gathered {
