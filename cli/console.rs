@@ -90,7 +90,8 @@ impl<'p> Console<'p> {
 impl Reporter for Console<'_> {
     fn report(&mut self, stamped: &Stamped) {
         self.state.apply(stamped);
-        let told = lines(stamped, &self.state, self.is_due(stamped), self.live);
+        let due = self.is_due(stamped);
+        let told = lines(stamped, &self.state, due, self.live);
         if !told.is_empty() {
             self.say(&told);
         }

@@ -148,7 +148,7 @@ impl Marks {
 fn trail(graph: &Graph, start: &Artifact, id: NodeId, row: Row, upstream: &[(NodeId, Artifact)]) -> Result<Vec<Step>, Failure> {
     // What a record is known by flows from each node to its inputs only, so that one arm's keys find nothing in the other.
     let mut marks: BTreeMap<NodeId, Marks> = BTreeMap::new();
-    let mut pass_on = |marks: &mut BTreeMap<NodeId, Marks>, from: NodeId, row: &Row| {
+    let pass_on = |marks: &mut BTreeMap<NodeId, Marks>, from: NodeId, row: &Row| {
         for source in graph.closure(&[from]) {
             marks.entry(source).or_default().learn(row);
         }
