@@ -74,7 +74,6 @@ fn mistakes_on_the_command_line_have_a_next_step() {
         &["run", "y.yaml"][..],
         &["run", "x.yaml", "oen"],
         &["run", "x.yaml", "--set", "steps"],
-        &["run", "x.yaml", "--set", "steps=3"],
         &["run", "x.yaml", "--profile", "paper"],
         &["show", "x.yaml", "one.other"],
         &["diff", "x.yaml", "r1", "gpt-oss"],
@@ -90,6 +89,8 @@ fn mistakes_on_the_command_line_have_a_next_step() {
             ran.stderr
         );
     }
+    let unused = sandbox.dag(&["run", "x.yaml", "--set", "steps=3"]).expect(2).stderr;
+    assert!(unused.contains("nothing in the experiment uses `steps`"), "{unused}");
     assert_eq!(sandbox.dag(&["fly"]).code, 2);
     assert_eq!(sandbox.dag(&["run"]).code, 2);
 }
