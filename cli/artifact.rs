@@ -50,7 +50,9 @@ impl Artifact {
             OutputKind::File => Ok(vec![Entry { path: String::new(), digest, bytes }]),
             OutputKind::Tree => {
                 let files = self.view.tree(&digest)?.into_iter();
-                Ok(files.map(|file| Entry { path: file.path, digest: file.digest, bytes: file.bytes }).collect())
+                Ok(files
+                    .map(|file| Entry { path: file.path, digest: file.digest, bytes: file.bytes })
+                    .collect())
             }
         }
     }
@@ -98,7 +100,9 @@ impl Artifact {
     pub fn read_json(&self, path: &str) -> Result<Option<Value>, Failure> {
         let Some(bytes) = self.read(path)? else { return Ok(None) };
         let value = serde_json::from_slice(&bytes);
-        value.map(Some).map_err(|error| Failure::failed(format!("`{path}` of `{}` is not JSON: {error}", self.node)))
+        value
+            .map(Some)
+            .map_err(|error| Failure::failed(format!("`{path}` of `{}` is not JSON: {error}", self.node)))
     }
 }
 
@@ -116,8 +120,9 @@ impl Condition {
     pub fn parse(text: Option<&str>) -> Result<Self, Failure> {
         let parse = |text: &str| {
             Expression::parse(text).map_err(|what| {
-                Failure::user(format!("`--where {text}` is no expression: {what}"))
-                    .hint("columns are names and texts are quoted: `--where 'id == \"gsm8k-12\" and repeat == 0'`")
+                Failure::user(format!("`--where {text}` is no expression: {what}")).hint(
+                    "columns are names and texts are quoted: `--where 'id == \"gsm8k-12\" and repeat == 0'`",
+                )
             })
         };
         text.map(parse).transpose().map(Self)

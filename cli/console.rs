@@ -90,14 +90,17 @@ impl<'p> Console<'p> {
 impl Reporter for Console<'_> {
     fn report(&mut self, stamped: &Stamped) {
         self.state.apply(stamped);
-        let told = lines(stamped, &self.state, self.is_due(stamped), self.live);
+        let due = self.is_due(stamped);
+        let told = lines(stamped, &self.state, due, self.live);
         if !told.is_empty() {
             self.say(&told);
         }
         match stamped.event {
             Event::RunFinished { .. } => self.erase(),
             Event::RunStarted { .. } => {}
-            _ if self.live && (!told.is_empty() || stamped.at >= self.drawn_at + REDRAW) => self.draw(stamped.at),
+            _ if self.live && (!told.is_empty() || stamped.at >= self.drawn_at + REDRAW) => {
+                self.draw(stamped.at)
+            }
             _ => {}
         }
     }
@@ -119,11 +122,11 @@ pub fn lines(stamped: &Stamped, state: &RunState, progress: bool, live: bool) ->
                 return text;
             }
             let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" ({profile})"));
-            text.bold(experiment).plain(profile).faint(format!("  run {run}")).plain(format!(
-                ": {}, {} up to date",
-                count(*nodes, "node"),
-                grouped(*hits)
-            )).line()
+            text.bold(experiment)
+                .plain(profile)
+                .faint(format!("  run {run}"))
+                .plain(format!(": {}, {} up to date", count(*nodes, "node"), grouped(*hits)))
+                .line()
         }
         Event::NodePlanned { .. } => text,
         Event::NodeWaiting { node, holder } => {
@@ -139,7 +142,10 @@ pub fn lines(stamped: &Stamped, state: &RunState, progress: bool, live: bool) ->
         Event::NodeRetried { node, attempt, error, wait } => text
             .warn("  retry ")
             .bold(node)
-            .plain(format!("  attempt {attempt} failed: {error}; again in {}", duration(Duration::from_secs_f64(wait.max(0.0)))))
+            .plain(format!(
+                "  attempt {attempt} failed: {error}; again in {}",
+                duration(Duration::from_secs_f64(wait.max(0.0)))
+            ))
             .line(),
         Event::NodeProgress { node, warnings, .. } => {
             let mut text = text;
@@ -171,7 +177,9 @@ fn finished(node: &str, end: End, counts: &Counts, seconds: f64, owed: u64, erro
     };
     let mut text = text.bold(node);
     if end == End::Ran {
-        text = text.plain(format!("  {}", duration(Duration::from_secs_f64(seconds.max(0.0))))).faint(told(counts));
+        text = text
+            .plain(format!("  {}", duration(Duration::from_secs_f64(seconds.max(0.0)))))
+            .faint(told(counts));
     }
     if owed > 0 {
         text = text.warn(format!("  {} failed and owed to the next run", count(owed, "record")));
@@ -276,13 +284,17 @@ pub fn region(state: &RunState, now: u64, rows: usize) -> Text {
         }
         if nodes.len() > 1 {
             let over = nodes.iter().filter(|(_, node)| matches!(node.phase, Phase::Ended(_))).count();
-            tree.push(Text::new().bold(format!("  {base}")).faint(format!("  {over}/{} done", nodes.len())).line());
+            tree.push(
+                Text::new().bold(format!("  {base}")).faint(format!("  {over}/{} done", nodes.len())).line(),
+            );
         }
         for (name, node) in shown {
             let indent = if nodes.len() > 1 { "  └ " } else { "  " };
             let line = Text::new().plain(indent).bold(name).pad_to(names + 5);
             tree.push(if node.phase == Phase::Waiting {
-                line.warn("waits").plain(format!("  computed by {}", node.message.as_deref().unwrap_or("another process"))).line()
+                line.warn("waits")
+                    .plain(format!("  computed by {}", node.message.as_deref().unwrap_or("another process")))
+                    .line()
             } else {
                 line.accent(bar(&node.counts)).plain(format!(" {}", pace(node, now))).line()
             });
@@ -342,7 +354,9 @@ pub fn summary(state: &RunState) -> Text {
     }
     .line();
     if owed > 0 {
-        text = text.warn(format!("{} failed and are owed: the next run asks for those alone", count(owed, "record"))).line();
+        text = text
+            .warn(format!("{} failed and are owed: the next run asks for those alone", count(owed, "record")))
+            .line();
     }
     text
 }

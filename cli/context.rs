@@ -70,7 +70,8 @@ pub fn variable(name: &str) -> Option<String> {
 
 /// Where the user is.
 pub fn working_directory() -> Result<PathBuf, Failure> {
-    std::env::current_dir().map_err(|error| Failure::failed(format!("the current directory cannot be found: {error}")))
+    std::env::current_dir()
+        .map_err(|error| Failure::failed(format!("the current directory cannot be found: {error}")))
 }
 
 /// The nearest store at or above `directory`, else the one that a first run would make in it.

@@ -17,6 +17,9 @@ use crate::failure::{Failure, Kind};
 use crate::text::Text;
 use crate::words::count;
 
+/// More nodes than this are not listed in a hint.
+const LISTED: usize = 8;
+
 /// An experiment that can be planned and run.
 pub struct Compiled {
     /// Its nodes.
@@ -58,6 +61,10 @@ impl Environment for Surroundings {
 /// Reads and compiles the experiment; all its faults are one failure.
 pub fn compiled(arguments: &ExperimentArguments, registry: &Registry) -> Result<Compiled, Failure> {
     let directory = working_directory()?;
+    if !arguments.file.exists() {
+        return Err(Failure::user(format!("there is no file `{}`", arguments.file.display()))
+            .hint(format!("the path starts at `{}`", directory.display())));
+    }
     let sets = arguments.set.iter().map(|set| pair(set)).collect::<Result<_, _>>()?;
     let root = directory.join(arguments.file.parent().unwrap_or(Path::new("")));
     let surroundings = Surroundings(root.clone());
@@ -82,7 +89,10 @@ fn pair(set: &str) -> Result<(String, String), Failure> {
 
 /// The failure that the faults of a file are.
 fn faulty(faults: &Diagnostics) -> Failure {
-    let failure = Failure::new(Kind::User, format!("{} in the experiment; nothing was run", count(faults.error_count() as u64, "fault")));
+    let failure = Failure::new(
+        Kind::User,
+        format!("{} in the experiment; nothing was run", count(faults.error_count() as u64, "fault")),
+    );
     Failure { faults: faults.to_json(), ..failure.details(shown(faults).line()) }
 }
 
@@ -136,8 +146,10 @@ impl Compiled {
             [] => Err(self.unknown(name)),
             [only] => Ok(*only),
             several => {
-                let listed: Vec<String> =
-                    several.iter().take(8).map(|&id| format!("`{}`", self.graph.node(id).name)).collect();
+                let mut listed: Vec<String> =
+                    several.iter().map(|&id| format!("`{}`", self.graph.node(id).name)).collect();
+                listed.sort_unstable();
+                listed.truncate(LISTED);
                 let more = if several.len() > listed.len() { ", …" } else { "" };
                 Err(Failure::user(format!("`{name}` means {}", count(several.len() as u64, "node")))
                     .hint(format!("name one of {}{more}", listed.join(", "))))
@@ -181,7 +193,10 @@ impl Compiled {
         let node = self.graph.node(id);
         let Some(found) = found else {
             return Err(Failure::failed(format!("`{}` has no result yet for the file as it is", node.name))
-                .hint(format!("`dag run FILE {}` makes it; `dag explain FILE {0}` says what differs from its last run", node.name)));
+                .hint(format!(
+                    "`dag run FILE {}` makes it; `dag explain FILE {0}` says what differs from its last run",
+                    node.name
+                )));
         };
         let Some(port) = port else { return Ok(found) };
         let ports: Vec<String> = found.iter().map(|artifact| format!("`{}`", artifact.port)).collect();
@@ -194,7 +209,12 @@ impl Compiled {
     }
 
     /// The outputs of a node in the order of its ports; `None` if it has not run for the file as it is.
-    pub fn artifacts_of(&self, id: NodeId, plan: &Plan, context: &Context) -> Result<Option<Vec<Artifact>>, Failure> {
+    pub fn artifacts_of(
+        &self,
+        id: NodeId,
+        plan: &Plan,
+        context: &Context,
+    ) -> Result<Option<Vec<Artifact>>, Failure> {
         let view = context.view();
         let node = self.graph.node(id);
         let action = plan.get(id).and_then(|planned| match &planned.decision {
@@ -221,8 +241,11 @@ impl Compiled {
 pub fn describe_missing(missing: &[MissingThing]) -> Text {
     missing.iter().fold(Text::new(), |text, missing| {
         // A thing that a thousand nodes of one name need is told with that name.
-        let mut nodes: Vec<String> =
-            missing.nodes.iter().map(|node| format!("`{}`", node.split('@').next().unwrap_or(node))).collect();
+        let mut nodes: Vec<String> = missing
+            .nodes
+            .iter()
+            .map(|node| format!("`{}`", node.split('@').next().unwrap_or(node)))
+            .collect();
         nodes.dedup();
         text.warn("missing: ")
             .plain(format!("{} (for {})", missing.what, nodes.join(", ")))
@@ -243,7 +266,9 @@ impl From<PlanError> for Failure {
                     details = details.bad("error: ").plain(source.to_string()).line();
                 }
                 let what = format!("{} cannot be read", count(missing.len() as u64, "local file"));
-                Self::user(what).details(details.line()).hint("a relative path starts at the folder of the experiment file")
+                Self::user(what)
+                    .details(details.line())
+                    .hint("a relative path starts at the folder of the experiment file")
             }
         }
     }

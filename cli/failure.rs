@@ -103,9 +103,8 @@ impl From<CacheError> for Failure {
         match error {
             CacheError::CorruptBlob { .. } => failure.hint("run again: a damaged artifact is made anew"),
             CacheError::MissingBlob { .. } => failure.hint("run the node again: its artifact was collected"),
-            CacheError::Version { .. } => {
-                Self::user(failure.error).hint("use the version of dag that made the store, or another `--store`")
-            }
+            CacheError::Version { .. } => Self::user(failure.error)
+                .hint("use the version of dag that made the store, or another `--store`"),
             _ => failure,
         }
     }

@@ -16,7 +16,9 @@ pub fn render(columns: &[String], rows: &[Map<String, Value>]) -> Text {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
-        .map(|(index, column)| cells.iter().map(|row| width(&row[index])).max().unwrap_or(0).max(width(&inert(column))))
+        .map(|(index, column)| {
+            cells.iter().map(|row| width(&row[index])).max().unwrap_or(0).max(width(&inert(column)))
+        })
         .collect();
     if widths.iter().map(|width| width + 2).sum::<usize>() <= GRID {
         grid(columns, &cells, &widths, rows)
@@ -28,7 +30,9 @@ pub fn render(columns: &[String], rows: &[Map<String, Value>]) -> Text {
 fn grid(columns: &[String], cells: &[Vec<String>], widths: &[usize], rows: &[Map<String, Value>]) -> Text {
     let numeric: Vec<bool> = columns
         .iter()
-        .map(|column| rows.iter().all(|row| matches!(row.get(column), Some(Value::Number(_) | Value::Null) | None)))
+        .map(|column| {
+            rows.iter().all(|row| matches!(row.get(column), Some(Value::Number(_) | Value::Null) | None))
+        })
         .collect();
     let mut lines = vec![Text::new(); cells.len() + 1];
     let mut end = 0;

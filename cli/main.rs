@@ -1,5 +1,8 @@
 //! `dag`: parse the arguments, dispatch, render the failure, give the exit code.
-#![expect(unreachable_pub, reason = "nothing is reachable from outside a binary; `pub` means other modules use it")]
+#![expect(
+    unreachable_pub,
+    reason = "nothing is reachable from outside a binary; `pub` means other modules use it"
+)]
 
 mod args;
 mod artifact;

@@ -229,8 +229,11 @@ pub fn inert(text: &str) -> Cow<'_, str> {
 
 /// Whether a terminal obeys the character instead of showing it.
 pub fn obeyed(c: char) -> bool {
-    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    (c.is_control() && c != '\n' && c != '\t') || reorders || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
+    let reorders =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (c.is_control() && c != '\n' && c != '\t')
+        || reorders
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -264,6 +267,9 @@ mod tests {
     fn lines_are_cut_to_the_terminal() {
         let text = Text::new().plain("abc").bold("defgh").line().plain("漢字漢字").line();
         assert_eq!(text.render_lines(false, 5), ["abcd…", "漢字…"]);
-        assert_eq!(text.pad_to(3), Text::new().plain("abc").bold("defgh").line().plain("漢字漢字").line().plain("   "));
+        assert_eq!(
+            text.pad_to(3),
+            Text::new().plain("abc").bold("defgh").line().plain("漢字漢字").line().plain("   ")
+        );
     }
 }

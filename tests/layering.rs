@@ -35,7 +35,8 @@ fn dependencies(folder: &str) -> BTreeSet<String> {
     for line in text.lines() {
         let line = line.trim();
         if line.starts_with('[') {
-            inside = line == "[dependencies]" || (line.starts_with("[target.") && line.ends_with(".dependencies]"));
+            inside = line == "[dependencies]"
+                || (line.starts_with("[target.") && line.ends_with(".dependencies]"));
         } else if let (true, Some((name, _))) = (inside && !line.starts_with('#'), line.split_once('=')) {
             names.insert(name.trim().split('.').next().unwrap().to_owned());
         }
@@ -58,7 +59,10 @@ fn libraries_stay_where_they_belong() {
     for (folder, _) in ALLOWED {
         let names = dependencies(folder);
         for (library, homes) in CONFINED {
-            assert!(!names.contains(library) || homes.contains(&folder), "`{folder}` must not depend on `{library}`");
+            assert!(
+                !names.contains(library) || homes.contains(&folder),
+                "`{folder}` must not depend on `{library}`"
+            );
         }
     }
 }
@@ -67,10 +71,17 @@ fn libraries_stay_where_they_belong() {
 fn every_crate_is_a_default_member() {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
     let list = |key: &str| {
-        manifest.lines().find_map(|line| line.strip_prefix(key)).map(|list| list.trim_start_matches([' ', '=']).to_owned())
+        manifest
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .map(|list| list.trim_start_matches([' ', '=']).to_owned())
     };
     let members = list("members").expect("the workspace lists its members");
-    assert_eq!(list("default-members").as_deref(), Some(members.as_str()), "plain `cargo test` would skip a crate");
+    assert_eq!(
+        list("default-members").as_deref(),
+        Some(members.as_str()),
+        "plain `cargo test` would skip a crate"
+    );
     for (folder, _) in ALLOWED {
         assert!(members.contains(&format!("\"{folder}\"")), "`{folder}` is no member");
     }

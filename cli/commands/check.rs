@@ -23,5 +23,7 @@ pub fn run(arguments: &Check, context: &Context) -> Outcome {
     compiled.warn(context);
     let profile = graph.profile.as_ref().map_or_else(String::new, |profile| format!(" ({profile})"));
     let nodes = count(graph.len() as u64, "node");
-    context.printer.data(&Text::new().good("fine: ").bold(&graph.name).plain(format!("{profile}, {nodes}")).line())
+    context
+        .printer
+        .data(&Text::new().good("fine: ").bold(&graph.name).plain(format!("{profile}, {nodes}")).line())
 }

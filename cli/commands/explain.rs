@@ -30,9 +30,10 @@ pub fn run(arguments: &Explain, context: &Context) -> Outcome {
         text = text.bold(&found.node);
         text = match (found.before, found.after, found.reasons.as_slice()) {
             (None, _, []) => text.plain(": never run").line(),
-            (Some(before), Some(after), []) if before == after => {
-                text.good(": nothing differs from its last run").faint(format!("  action {}", after.0.short())).line()
-            }
+            (Some(before), Some(after), []) if before == after => text
+                .good(": nothing differs from its last run")
+                .faint(format!("  action {}", after.0.short()))
+                .line(),
             (_, None, []) => text.plain(": nothing of its own differs; an input is not known yet").line(),
             (.., reasons) => {
                 let mut text = text.line();

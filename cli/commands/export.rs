@@ -28,10 +28,13 @@ pub fn run(arguments: &Export, context: &Context) -> Outcome {
     let total: u64 = files.iter().map(|file| file.bytes).sum();
     if context.json {
         let (node, port, output) = (&artifact.node, &artifact.port, &artifact.output);
-        return context.printer.json(&json!({ "node": node, "port": port, "output": output, "files": files, "path": arguments.path }));
+        return context.printer.json(
+            &json!({ "node": node, "port": port, "output": output, "files": files, "path": arguments.path }),
+        );
     }
     context.printer.note(
-        &format!("`{}`: {}, {}\n", arguments.path.display(), count(files.len() as u64, "file"), bytes(total)).into(),
+        &format!("`{}`: {}, {}\n", arguments.path.display(), count(files.len() as u64, "file"), bytes(total))
+            .into(),
     );
     Ok(())
 }

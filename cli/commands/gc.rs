@@ -24,7 +24,9 @@ pub fn run(arguments: &Gc, context: &Context) -> Outcome {
         return context.printer.json(&json!({ "plan": plan, "done": done }));
     }
     let text = match done {
-        Some(done) => Text::new().plain(format!("removed {}, {}", count(done.removed, "file"), bytes(done.bytes))).line(),
+        Some(done) => Text::new()
+            .plain(format!("removed {}, {}", count(done.removed, "file"), bytes(done.bytes)))
+            .line(),
         None => Text::new()
             .plain(format!(
                 "{} and {} can go: {}; {} stay, {}",
@@ -38,7 +40,12 @@ pub fn run(arguments: &Gc, context: &Context) -> Outcome {
     };
     context.printer.data(&text)?;
     if !arguments.yes && plan.bytes() > 0 {
-        context.printer.note(&Text::new().accent("hint: ").plain("`dag gc --yes` removes it; records stay, so nothing is paid again").line());
+        context.printer.note(
+            &Text::new()
+                .accent("hint: ")
+                .plain("`dag gc --yes` removes it; records stay, so nothing is paid again")
+                .line(),
+        );
     }
     Ok(())
 }

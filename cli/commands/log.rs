@@ -19,11 +19,17 @@ pub fn run(arguments: &Log, context: &Context) -> Outcome {
     let path = layout.journal(&run);
     let events = journal::read(&path)
         .map_err(|error| Failure::failed(format!("failed to read `{}`: {error}", path.display())))?;
-    let wanted = |event: &Stamped| arguments.nodes.is_empty() || node_of(&event.event).is_some_and(|node| {
-        arguments.nodes.iter().any(|wanted| node == wanted || node.split('@').next() == Some(wanted))
-    });
+    let wanted = |event: &Stamped| {
+        arguments.nodes.is_empty()
+            || node_of(&event.event).is_some_and(|node| {
+                arguments.nodes.iter().any(|wanted| node == wanted || node.split('@').next() == Some(wanted))
+            })
+    };
     if context.json {
-        return events.iter().filter(|event| wanted(event)).try_for_each(|event| context.printer.json_line(event));
+        return events
+            .iter()
+            .filter(|event| wanted(event))
+            .try_for_each(|event| context.printer.json_line(event));
     }
     let mut state = RunState::default();
     let mut text = Text::new();

@@ -10,8 +10,8 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::context::Context;
 use crate::commands::run::capacity;
+use crate::context::Context;
 use crate::experiment::{Surroundings, compiled, describe_missing};
 use crate::failure::Outcome;
 use crate::text::Text;
@@ -21,7 +21,8 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
     let compiled = compiled(&arguments.experiment, &context.registry())?;
     compiled.warn(context);
     let graph = &compiled.graph;
-    let selection = Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
+    let selection =
+        Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
     let mut planner = compiled.planner(context);
     let plan = planner.plan(&selection)?;
     let history = History::load(context.view().layout());
@@ -97,7 +98,8 @@ impl Line {
     }
 
     fn to_json(&self) -> Value {
-        let (reasons, waits_for) = if self.word == "wait" { (&Value::Null, &self.reasons) } else { (&self.reasons, &Value::Null) };
+        let (reasons, waits_for) =
+            if self.word == "wait" { (&Value::Null, &self.reasons) } else { (&self.reasons, &Value::Null) };
         json!({
             "node": self.name, "task": self.kind, "decision": if self.word == "wait" { "unsettled" } else { self.word },
             "why": self.why, "reasons": reasons, "waits_for": waits_for, "action": self.action, "estimate": self.estimate,
@@ -116,7 +118,8 @@ fn render(lines: &[Line], plan: &Plan, expand: bool) -> Text {
         [only] => only.name.clone(),
         several => format!("{name} ×{}", grouped(several.len() as u64)),
     };
-    let names = groups.iter().map(|((name, ..), members)| shown(name, members).chars().count()).max().unwrap_or(0);
+    let names =
+        groups.iter().map(|((name, ..), members)| shown(name, members).chars().count()).max().unwrap_or(0);
     let kinds = lines.iter().map(|line| line.kind.len()).max().unwrap_or(0);
     let mut text = Text::new();
     for ((name, word, why), members) in &groups {
@@ -125,8 +128,10 @@ fn render(lines: &[Line], plan: &Plan, expand: bool) -> Text {
             "run" => text.accent("  run   "),
             _ => text.warn("  wait  "),
         };
-        text = text.bold(shown(name, members)).pad_to(10 + names).faint(members[0].kind).pad_to(12 + names + kinds);
-        text = text.plain(why);
+        text = text.bold(shown(name, members)).pad_to(10 + names).faint(members[0].kind);
+        if !why.is_empty() {
+            text = text.pad_to(12 + names + kinds).plain(why);
+        }
         let (estimate, unknown) = sum(members.iter().map(|line| &line.estimate));
         let cost = costs(&estimate, unknown > 0 && *word != "hit");
         if *word != "hit" && !cost.is_empty() {
@@ -141,7 +146,8 @@ fn render(lines: &[Line], plan: &Plan, expand: bool) -> Text {
     }
     let mut line = format!("{all}: {} up to date, {} to run", grouped(counts.hits), grouped(counts.runs));
     if counts.unsettled > 0 {
-        line += &format!(", {} after them unless what they read comes out the same", grouped(counts.unsettled));
+        line +=
+            &format!(", {} after them unless what they read comes out the same", grouped(counts.unsettled));
     }
     let (estimate, unknown) = total(lines);
     let cost = costs(&estimate, false);
@@ -162,7 +168,8 @@ fn total(lines: &[Line]) -> (NodeEstimate, u64) {
 fn sum<'a>(estimates: impl Iterator<Item = &'a NodeEstimate>) -> (NodeEstimate, u64) {
     let mut total = NodeEstimate::default();
     let mut unknown = 0;
-    let add = |sum: &mut Option<u64>, more: Option<u64>| *sum = more.map(|more| sum.unwrap_or(0) + more).or(*sum);
+    let add =
+        |sum: &mut Option<u64>, more: Option<u64>| *sum = more.map(|more| sum.unwrap_or(0) + more).or(*sum);
     for estimate in estimates {
         add(&mut total.records, estimate.records);
         add(&mut total.input_tokens, estimate.input_tokens);
@@ -185,7 +192,9 @@ fn costs(estimate: &NodeEstimate, unknown_time: bool) -> String {
         parts.push(format!("{} tokens", short(tokens as f64)));
     }
     match estimate.seconds {
-        Some(seconds) => parts.push(format!("{} of work", duration(Duration::from_secs_f64(seconds.max(0.0))))),
+        Some(seconds) => {
+            parts.push(format!("{} of work", duration(Duration::from_secs_f64(seconds.max(0.0)))))
+        }
         None if unknown_time && !parts.is_empty() => parts.push("time unknown".to_owned()),
         None => {}
     }

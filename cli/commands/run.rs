@@ -28,7 +28,8 @@ const NAMED: usize = 5;
 pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
     let compiled = compiled(&arguments.experiment, &context.registry())?;
     compiled.warn(context);
-    let selection = Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
+    let selection =
+        Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
     let surroundings = Surroundings(compiled.root.clone());
     let run = Run {
         graph: &compiled.graph,
@@ -55,14 +56,17 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
         RunResult::Done if context.json => Ok(()),
         RunResult::Done => show_reports(&compiled, &selection, context),
         RunResult::Failed => {
-            let named: Vec<String> = outcome.failures.iter().take(NAMED).map(|(node, _)| format!("`{node}`")).collect();
+            let named: Vec<String> =
+                outcome.failures.iter().take(NAMED).map(|(node, _)| format!("`{node}`")).collect();
             let more = if outcome.failures.len() > NAMED { ", …" } else { "" };
             let failed = count(outcome.failures.len() as u64, "node");
-            Err(Failure::failed(format!("{failed} failed: {}{more}", named.join(", ")))
-                .hint("what succeeded is kept: the next run does only the rest; `dag log NODE` tells what happened"))
+            Err(Failure::failed(format!("{failed} failed: {}{more}", named.join(", "))).hint(
+                "what succeeded is kept: the next run does only the rest; `dag log NODE` tells what happened",
+            ))
         }
         RunResult::Cancelled => {
-            Err(Failure::new(Kind::Interrupted, "interrupted").hint("the next run goes on where this one was"))
+            Err(Failure::new(Kind::Interrupted, "interrupted")
+                .hint("the next run goes on where this one was"))
         }
     }
 }
@@ -128,7 +132,9 @@ impl From<RunError> for Failure {
                 let what = format!("{} missing; nothing was run", count(missing.len() as u64, "thing"));
                 Self::user(what).details(describe_missing(&missing).line())
             }
-            RunError::Journal(_) => Self::failed(error.to_string()).hint("`--store DIR` names a store that can be written"),
+            RunError::Journal(_) => {
+                Self::failed(error.to_string()).hint("`--store DIR` names a store that can be written")
+            }
         }
     }
 }

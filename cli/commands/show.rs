@@ -34,15 +34,18 @@ pub fn run(arguments: &Show, context: &Context) -> Outcome {
             "metrics": artifact.metrics, "content": content.to_json(),
         }));
     }
-    let heading = Text::new()
-        .bold(format!("{}.{}", artifact.node, artifact.port))
-        .faint(format!("  {}  {}", artifact.gives, artifact.output.digest.short()));
+    let heading = Text::new().bold(format!("{}.{}", artifact.node, artifact.port)).faint(format!(
+        "  {}  {}",
+        artifact.gives,
+        artifact.output.digest.short()
+    ));
     let mut note = heading.line();
     for (name, value) in &artifact.metrics {
         note = note.accent(format!("  {name}")).plain(format!("  {}", grid::cell(Some(value)))).line();
     }
     if !others.is_empty() {
-        let named: Vec<String> = others.iter().map(|other| format!("`{}.{}`", other.node, other.port)).collect();
+        let named: Vec<String> =
+            others.iter().map(|other| format!("`{}.{}`", other.node, other.port)).collect();
         note = note.faint(format!("  other outputs: {}", named.join(", "))).line();
     }
     context.printer.data(&note.then(content.render()))
@@ -65,9 +68,13 @@ fn content(artifact: &Artifact, arguments: &Show) -> Result<Content, Failure> {
     let condition = Condition::parse(arguments.condition.as_deref())?;
     if let Some(path) = &arguments.path {
         let Some(file) = artifact.find(path)? else {
-            let listed: Vec<String> = artifact.files()?.iter().take(12).map(|entry| format!("`{}`", entry.path)).collect();
-            return Err(Failure::user(format!("there is no `{path}` in `{}.{}`", artifact.node, artifact.port))
-                .hint(format!("there is {}", listed.join(", "))));
+            let listed: Vec<String> =
+                artifact.files()?.iter().take(12).map(|entry| format!("`{}`", entry.path)).collect();
+            return Err(Failure::user(format!(
+                "there is no `{path}` in `{}.{}`",
+                artifact.node, artifact.port
+            ))
+            .hint(format!("there is {}", listed.join(", "))));
         };
         return of_file(&file, arguments.head, &condition);
     }
@@ -87,11 +94,14 @@ fn of_file(path: &Path, head: usize, condition: &Condition) -> Result<Content, F
     if is_parquet(path) {
         return of_table(&TableReader::open(path)?, head, condition);
     }
-    let unreadable = |error: std::io::Error| Failure::failed(format!("failed to read `{}`: {error}", path.display()));
+    let unreadable =
+        |error: std::io::Error| Failure::failed(format!("failed to read `{}`: {error}", path.display()));
     let file = File::open(path).map_err(unreadable)?;
     let size = file.metadata().map_err(unreadable)?.len();
     let mut reader = BufReader::new(file);
-    if size < 16 << 20 && reader.fill_buf().map_err(unreadable)?.first().is_some_and(|first| b"{[".contains(first)) {
+    if size < 16 << 20
+        && reader.fill_buf().map_err(unreadable)?.first().is_some_and(|first| b"{[".contains(first))
+    {
         let mut text = Vec::new();
         reader.read_to_end(&mut text).map_err(unreadable)?;
         if let Ok(value) = serde_json::from_slice(&text) {
@@ -140,7 +150,8 @@ impl Content {
     fn render(&self) -> Text {
         match self {
             Self::Rows { columns, rows, of } => {
-                let left = if rows.len() as u64 == *of { String::new() } else { format!(" of {}", grouped(*of)) };
+                let left =
+                    if rows.len() as u64 == *of { String::new() } else { format!(" of {}", grouped(*of)) };
                 grid::render(columns, rows).faint(format!("{}{left}", count(rows.len() as u64, "row"))).line()
             }
             Self::Files(files) => {
@@ -155,7 +166,9 @@ impl Content {
                 if *more { text.faint("…").line() } else { text }
             }
             Self::Bytes(size) => format!("binary, {}\n", bytes(*size)).into(),
-            Self::Gone => Text::new().warn("its bytes were collected; they are made again when a node needs them").line(),
+            Self::Gone => Text::new()
+                .warn("its bytes were collected; they are made again when a node needs them")
+                .line(),
         }
     }
 }

@@ -68,10 +68,11 @@ pub fn find_run(layout: &Layout, wanted: Option<&str>) -> Result<String, Failure
     let mut meant = runs.iter().filter(|run| *run == wanted || run.starts_with(wanted));
     match (runs.iter().find(|run| *run == wanted), meant.next(), meant.next()) {
         (Some(run), ..) | (None, Some(run), None) => Ok(run.clone()),
-        (None, None, _) => Err(Failure::user(format!("there is no run `{wanted}`")).hint("`dag status` lists the runs")),
-        (None, Some(_), Some(_)) => {
-            Err(Failure::user(format!("more than one run begins with `{wanted}`")).hint("`dag status` lists the runs"))
+        (None, None, _) => {
+            Err(Failure::user(format!("there is no run `{wanted}`")).hint("`dag status` lists the runs"))
         }
+        (None, Some(_), Some(_)) => Err(Failure::user(format!("more than one run begins with `{wanted}`"))
+            .hint("`dag status` lists the runs")),
     }
 }
 
@@ -87,12 +88,8 @@ pub fn run(arguments: &Status, context: &Context) -> Outcome {
         return context.printer.data(&heading(&past, now).then(nodes(&past, now)));
     }
     let runs = journal::list(layout);
-    let latest: Vec<Past> = runs
-        .iter()
-        .rev()
-        .take(arguments.limit)
-        .filter_map(|run| Past::read(layout, run).ok())
-        .collect();
+    let latest: Vec<Past> =
+        runs.iter().rev().take(arguments.limit).filter_map(|run| Past::read(layout, run).ok()).collect();
     if context.json {
         let listed: Vec<Value> = latest.iter().map(|past| past.to_json(now)).collect();
         return context.printer.json(&listed);
@@ -122,14 +119,23 @@ fn heading(past: &Past, now: u64) -> Text {
     };
     let profile = state.profile.as_ref().map_or_else(String::new, |profile| format!(" ({profile})"));
     let ends = &state.ends;
-    let mut counts = format!("{}: {} ran, {} up to date", count(state.total, "node"), grouped(ends.ran), grouped(ends.hit));
+    let mut counts = format!(
+        "{}: {} ran, {} up to date",
+        count(state.total, "node"),
+        grouped(ends.ran),
+        grouped(ends.hit)
+    );
     for (number, what) in [(ends.failed, "failed"), (ends.skipped, "skipped"), (ends.cancelled, "not run")] {
         if number > 0 {
             counts += &format!(", {} {what}", grouped(number));
         }
     }
     text.plain(format!("  {}{profile}  {counts}", state.experiment))
-        .faint(format!("  {}, {}", date(state.began / 1000), duration(Duration::from_secs_f64(past.seconds(now).max(0.0)))))
+        .faint(format!(
+            "  {}, {}",
+            date(state.began / 1000),
+            duration(Duration::from_secs_f64(past.seconds(now).max(0.0)))
+        ))
         .line()
 }
 

@@ -1,15 +1,15 @@
 //! `dag trace`: from records of a table back to the responses and source rows behind them.
 //!
 //! The tables upstream are searched from the nearest to the farthest. A record belongs to the trail if its
-//! `record_key` is among the `parents` (or the nested record keys) of a record found before, or, where rows have no
-//! such key, if its `id` is the same. Rows that a node dropped are in another output of it, and are searched as well:
+//! `record_key` is among the `parents` or the record keys of a record found before, or, in a table without any such,
+//! if its `id` is the same. Rows that a node dropped are in another output of it, and are searched as well:
 //! that is what explains why a record is *not* in a table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dag_engine::graph::{Graph, NodeId};
 use dag_engine::plan::Plan;
-use dag_tasks::table::Row;
+use dag_tasks::table::{Row, TableReader};
 use serde_json::{Map, Value, json};
 
 use crate::args::Trace;
@@ -21,8 +21,8 @@ use crate::grid::cell;
 use crate::text::{Text, clip};
 
 /// Fields that say how a record fared come first, and are what a line shows.
-const VERDICTS: [&str; 9] =
-    ["verdict", "match", "correct", "rule", "reason", "dropped_because", "extracted", "finish_reason", "error"];
+const VERDICTS: [&str; 8] =
+    ["verdict", "match", "correct", "rule", "reason", "extracted", "finish_reason", "error"];
 /// Fields with the words of a record, shown on lines of their own.
 const WORDS: [&str; 5] = ["problem", "answer", "response", "answer_text", "messages"];
 /// A long text is cut here; `--json` has the whole of it.
@@ -52,12 +52,16 @@ pub fn run(arguments: &Trace, context: &Context) -> Outcome {
         let Some(table) = artifact.table()? else { continue };
         tables += 1;
         let wanted = arguments.head.saturating_sub(seeds.len());
-        seeds.extend(crate::artifact::rows(&table, &condition, wanted)?.into_iter().map(|row| (artifact, row)));
+        seeds.extend(
+            crate::artifact::rows(&table, &condition, wanted)?.into_iter().map(|row| (artifact, row)),
+        );
     }
     let upstream = upstream_tables(&compiled, &plan, id, context)?;
     if tables == 0 {
-        let inputs: Vec<String> = upstream.iter().take(6).map(|(_, artifact)| format!("`{}`", artifact.node)).collect();
-        return Err(Failure::user(format!("`{name}` holds no table to trace")).hint(format!("trace one of its inputs: {}", inputs.join(", "))));
+        let inputs: Vec<String> =
+            upstream.iter().take(6).map(|(_, artifact)| format!("`{}`", artifact.node)).collect();
+        return Err(Failure::user(format!("`{name}` holds no table to trace"))
+            .hint(format!("trace one of its inputs: {}", inputs.join(", "))));
     }
     let mut trails = Vec::new();
     for (artifact, row) in seeds {
@@ -70,13 +74,18 @@ pub fn run(arguments: &Trace, context: &Context) -> Outcome {
             trails.push(trail(&compiled.graph, &upstream[at].1, upstream[at].0, row, &upstream[at + 1..])?);
         }
         if trails.is_empty() {
-            return Err(Failure::failed(format!("no record of `{name}` or of what is upstream of it is meant"))
-                .hint(format!("`dag show FILE {name}` shows what its columns hold")));
+            return Err(Failure::failed(format!(
+                "no record of `{name}` or of what is upstream of it is meant"
+            ))
+            .hint(format!("`dag show FILE {name}` shows what its columns hold")));
         }
-        context.printer.note(&Text::new().warn("note: ").plain(format!("`{name}` has no such record; found upstream")).line());
+        context.printer.note(
+            &Text::new().warn("note: ").plain(format!("`{name}` has no such record; found upstream")).line(),
+        );
     }
     if context.json {
-        let listed: Vec<Value> = trails.iter().map(|steps| steps.iter().map(Step::to_json).collect()).collect();
+        let listed: Vec<Value> =
+            trails.iter().map(|steps| steps.iter().map(Step::to_json).collect()).collect();
         return context.printer.json(&listed);
     }
     let text = trails.iter().fold(Text::new(), |text, steps| text.then(render(steps)).line());
@@ -84,7 +93,12 @@ pub fn run(arguments: &Trace, context: &Context) -> Outcome {
 }
 
 /// All tables that `id` was made from, nearest first, each output of a node by itself.
-fn upstream_tables(compiled: &Compiled, plan: &Plan, id: NodeId, context: &Context) -> Result<Vec<(NodeId, Artifact)>, Failure> {
+fn upstream_tables(
+    compiled: &Compiled,
+    plan: &Plan,
+    id: NodeId,
+    context: &Context,
+) -> Result<Vec<(NodeId, Artifact)>, Failure> {
     let mut found = Vec::new();
     for source in compiled.graph.closure(&[id]).into_iter().rev().filter(|source| *source != id) {
         for artifact in compiled.artifacts_of(source, plan, context)?.into_iter().flatten() {
@@ -97,7 +111,11 @@ fn upstream_tables(compiled: &Compiled, plan: &Plan, id: NodeId, context: &Conte
 }
 
 /// The records from the nearest upstream table that has any.
-fn first_upstream(condition: &Condition, upstream: &[(NodeId, Artifact)], head: usize) -> Result<Vec<(usize, Row)>, Failure> {
+fn first_upstream(
+    condition: &Condition,
+    upstream: &[(NodeId, Artifact)],
+    head: usize,
+) -> Result<Vec<(usize, Row)>, Failure> {
     for (at, (_, artifact)) in upstream.iter().enumerate() {
         let Some(table) = artifact.table()? else { continue };
         let rows = crate::artifact::rows(&table, condition, head)?;
@@ -134,21 +152,39 @@ impl Marks {
         }
     }
 
-    fn knows(&self, row: &Row) -> bool {
-        let text = |name: &str| row.get(name).and_then(Value::as_str);
-        match text("record_key") {
-            Some(key) if self.keys.contains(key) => true,
-            // A key that nobody named is another sample of the same problem, unless nobody names any.
-            Some(_) if !self.keys.is_empty() => false,
-            _ => text("id").is_some_and(|id| self.ids.contains(id)),
+    fn knows_key(&self, row: &Row) -> bool {
+        row.get("record_key").and_then(Value::as_str).is_some_and(|key| self.keys.contains(key))
+    }
+
+    fn knows_id(&self, row: &Row) -> bool {
+        row.get("id").and_then(Value::as_str).is_some_and(|id| self.ids.contains(id))
+    }
+
+    /// The rows of `table` that are meant: by their key, and if it has none of those by their id.
+    fn find(&self, table: &TableReader) -> Result<Vec<Row>, Failure> {
+        let (mut by_key, mut by_id) = (Vec::new(), Vec::new());
+        for row in table.rows()? {
+            let row = row?;
+            if self.knows_key(&row) {
+                by_key.push(row);
+            } else if by_key.is_empty() && self.knows_id(&row) {
+                by_id.push(row);
+            }
         }
+        Ok(if by_key.is_empty() { by_id } else { by_key })
     }
 }
 
-fn trail(graph: &Graph, start: &Artifact, id: NodeId, row: Row, upstream: &[(NodeId, Artifact)]) -> Result<Vec<Step>, Failure> {
+fn trail(
+    graph: &Graph,
+    start: &Artifact,
+    id: NodeId,
+    row: Row,
+    upstream: &[(NodeId, Artifact)],
+) -> Result<Vec<Step>, Failure> {
     // What a record is known by flows from each node to its inputs only, so that one arm's keys find nothing in the other.
     let mut marks: BTreeMap<NodeId, Marks> = BTreeMap::new();
-    let mut pass_on = |marks: &mut BTreeMap<NodeId, Marks>, from: NodeId, row: &Row| {
+    let pass_on = |marks: &mut BTreeMap<NodeId, Marks>, from: NodeId, row: &Row| {
         for source in graph.closure(&[from]) {
             marks.entry(source).or_default().learn(row);
         }
@@ -157,14 +193,7 @@ fn trail(graph: &Graph, start: &Artifact, id: NodeId, row: Row, upstream: &[(Nod
     let mut steps = vec![Step::of(graph, id, start, row)?];
     for (source, artifact) in upstream {
         let (Some(known), Some(table)) = (marks.get(source), artifact.table()?) else { continue };
-        let mut found: Vec<Row> = Vec::new();
-        for row in table.rows()? {
-            let row = row?;
-            if known.knows(&row) {
-                found.push(row);
-            }
-        }
-        for row in found {
+        for row in known.find(&table)? {
             pass_on(&mut marks, *source, &row);
             steps.push(Step::of(graph, *source, artifact, row)?);
         }
@@ -180,7 +209,9 @@ impl Step {
             if let Some(key) = key
                 && let Some(payload) = artifact.view.find_logged(&key)?
             {
-                logged = Some(serde_json::from_slice(&payload).unwrap_or_else(|_| json!({ "bytes": payload.len() })));
+                logged = Some(
+                    serde_json::from_slice(&payload).unwrap_or_else(|_| json!({ "bytes": payload.len() })),
+                );
                 break;
             }
         }
@@ -203,7 +234,8 @@ fn render(steps: &[Step]) -> Text {
             continue;
         }
         let arrow = if depth == 0 { "" } else { "  ← " };
-        text = text.plain(arrow).bold(format!("{}.{}", step.node, step.port)).faint(format!("  {}", step.task));
+        text =
+            text.plain(arrow).bold(format!("{}.{}", step.node, step.port)).faint(format!("  {}", step.task));
         if let Some(Value::String(id)) = step.row.get("id") {
             text = text.plain(format!("  {id}"));
         }
@@ -235,7 +267,9 @@ fn fields(mut text: Text, row: &Map<String, Value>) -> Text {
     if !verdicts.is_empty() {
         text = text.plain("      ").accent(verdicts.join("  ")).line();
     }
-    for (name, value) in row.iter().filter(|(name, value)| WORDS.contains(&last(name).as_str()) && present(value)) {
+    for (name, value) in
+        row.iter().filter(|(name, value)| WORDS.contains(&last(name).as_str()) && present(value))
+    {
         text = text.faint(format!("      {name}: ")).plain(clip(&cell(Some(value)), LONGEST)).line();
     }
     text

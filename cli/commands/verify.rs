@@ -38,7 +38,11 @@ fn describe(report: &Report) -> Text {
         count(report.records, "record"),
         count(report.segments, "log segment"),
         count(report.entries, "logged record"),
-        if report.faults.is_empty() { "all sound".to_owned() } else { count(report.faults.len() as u64, "fault") }
+        if report.faults.is_empty() {
+            "all sound".to_owned()
+        } else {
+            count(report.faults.len() as u64, "fault")
+        }
     ))
     .line()
 }

@@ -78,13 +78,17 @@ impl Layout {
     /// The pieces of arrows between column `left` and the next, as places in the two.
     fn segments(&self, drawing: &Drawing, left: usize) -> Vec<(usize, usize)> {
         let place = |column: usize, arrow: usize, shape: usize| {
-            self.columns[column].iter().position(|&item| item == Item::Shape(shape) || item == Item::Bend(arrow))
+            self.columns[column]
+                .iter()
+                .position(|&item| item == Item::Shape(shape) || item == Item::Bend(arrow))
         };
         drawing
             .arrows
             .iter()
             .enumerate()
-            .filter_map(|(index, arrow)| Some((place(left, index, arrow.from)?, place(left + 1, index, arrow.to)?)))
+            .filter_map(|(index, arrow)| {
+                Some((place(left, index, arrow.from)?, place(left + 1, index, arrow.to)?))
+            })
             .collect()
     }
 
@@ -92,7 +96,9 @@ impl Layout {
         (1..self.columns.len())
             .map(|right| {
                 let segments = self.segments(drawing, right - 1);
-                let crosses = |a: &(usize, usize), b: &(usize, usize)| (a.0 < b.0 && a.1 > b.1) || (a.0 > b.0 && a.1 < b.1);
+                let crosses = |a: &(usize, usize), b: &(usize, usize)| {
+                    (a.0 < b.0 && a.1 > b.1) || (a.0 > b.0 && a.1 < b.1)
+                };
                 segments
                     .iter()
                     .enumerate()

@@ -117,13 +117,27 @@ impl Drawing {
 
     /// The language of Graphviz.
     pub fn dot(&self, title: &str) -> String {
-        let mut out = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n", quoted(title));
+        let mut out = format!(
+            "digraph {} {{\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n",
+            quoted(title)
+        );
         for (index, shape) in self.shapes.iter().enumerate() {
-            let label = format!("{}{}\\n{}", escape_quoted(&shape.name), escape_quoted(&shape.multiplicity()), escape_quoted(&shape.kind));
+            let label = format!(
+                "{}{}\\n{}",
+                escape_quoted(&shape.name),
+                escape_quoted(&shape.multiplicity()),
+                escape_quoted(&shape.kind)
+            );
             let _ = writeln!(out, "  n{index} [label=\"{label}\"];");
         }
         for arrow in &self.arrows {
-            let _ = writeln!(out, "  n{} -> n{} [label={}];", arrow.from, arrow.to, quoted(&arrow.ports.join(", ")));
+            let _ = writeln!(
+                out,
+                "  n{} -> n{} [label={}];",
+                arrow.from,
+                arrow.to,
+                quoted(&arrow.ports.join(", "))
+            );
         }
         out + "}\n"
     }
@@ -132,7 +146,12 @@ impl Drawing {
     pub fn mermaid(&self) -> String {
         // Mermaid reads Markdown and HTML inside quotes; entities keep names what they are.
         let escape = |text: &str| {
-            inert(text).replace('&', "#amp;").replace('"', "#quot;").replace('<', "#lt;").replace('>', "#gt;").replace('`', "#96;")
+            inert(text)
+                .replace('&', "#amp;")
+                .replace('"', "#quot;")
+                .replace('<', "#lt;")
+                .replace('>', "#gt;")
+                .replace('`', "#96;")
         };
         let mut out = "flowchart LR\n".to_owned();
         for (index, shape) in self.shapes.iter().enumerate() {
@@ -140,7 +159,8 @@ impl Drawing {
             let _ = writeln!(out, "  n{index}[\"{label}<br/><i>{}</i>\"]", escape(&shape.kind));
         }
         for arrow in &self.arrows {
-            let _ = writeln!(out, "  n{} -->|\"{}\"| n{}", arrow.from, escape(&arrow.ports.join(", ")), arrow.to);
+            let _ =
+                writeln!(out, "  n{} -->|\"{}\"| n{}", arrow.from, escape(&arrow.ports.join(", ")), arrow.to);
         }
         out
     }

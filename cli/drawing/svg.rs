@@ -40,11 +40,18 @@ pub(super) fn draw(drawing: &Drawing, title: &str) -> String {
             .columns
             .iter()
             .zip(&frames)
-            .filter_map(|(items, frames)| items.iter().position(|&item| item == Item::Bend(index)).map(|at| frames[at]))
+            .filter_map(|(items, frames)| {
+                items.iter().position(|&item| item == Item::Bend(index)).map(|at| frames[at])
+            })
             .collect();
         let from = frame_of(&layout, &frames, arrow.from);
         let to = frame_of(&layout, &frames, arrow.to);
-        let tip = format!("{} → {} ({})", drawing.shapes[arrow.from].name, drawing.shapes[arrow.to].name, arrow.ports.join(", "));
+        let tip = format!(
+            "{} → {} ({})",
+            drawing.shapes[arrow.from].name,
+            drawing.shapes[arrow.to].name,
+            arrow.ports.join(", ")
+        );
         let _ = writeln!(
             out,
             "<path d=\"{}\" fill=\"none\" stroke=\"#99a\" stroke-width=\"1.3\" marker-end=\"url(#head)\"><title>{}</title></path>",
@@ -86,7 +93,8 @@ fn draw_shape(out: &mut String, shape: &Shape, frame: Frame) {
 /// The frame of every item, column by column, and the size of the whole.
 fn place(drawing: &Drawing, layout: &Layout) -> (Vec<Vec<Frame>>, (f64, f64)) {
     let height_of = |item: &Item| if matches!(item, Item::Shape(_)) { BOX_HEIGHT } else { BEND_HEIGHT };
-    let column_height = |items: &[Item]| items.iter().map(|item| height_of(item) + ROW_GAP).sum::<f64>() - ROW_GAP;
+    let column_height =
+        |items: &[Item]| items.iter().map(|item| height_of(item) + ROW_GAP).sum::<f64>() - ROW_GAP;
     let tallest = layout.columns.iter().map(|items| column_height(items)).fold(0.0, f64::max);
     let mut x = MARGIN;
     let mut frames = Vec::new();

@@ -43,7 +43,8 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
             "results": results,
         }));
     }
-    let mut text = Text::new().bold(format!("{axis} {left} → {right}")).faint(format!("  {}", graph.name)).line();
+    let mut text =
+        Text::new().bold(format!("{axis} {left} → {right}")).faint(format!("  {}", graph.name)).line();
     text = text.plain(format!("{} shared", count(shared as u64, "node"))).line();
     text = parts.iter().fold(text.line().bold("where they part").line(), |text, part| part.render(text));
     text = text.line().bold("what each cost").line();
@@ -56,7 +57,11 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
     if results.is_empty() {
         text = text.line().faint("no results of both arms yet").line();
     } else {
-        text = text.line().bold("results").faint(format!("  {right} minus {left}, paired by problem, 95 % interval")).line();
+        text = text
+            .line()
+            .bold("results")
+            .faint(format!("  {right} minus {left}, paired by problem, 95 % interval"))
+            .line();
         text = text.then(result_table(&results, left, right));
     }
     context.printer.data(&text)
@@ -65,16 +70,26 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
 /// The axis that has both values; `arm` if several have.
 fn axis_of(graph: &Graph, left: &str, right: &str) -> Result<String, Failure> {
     let has = |values: &[std::sync::Arc<str>], wanted: &str| values.iter().any(|value| &**value == wanted);
-    let mut axes: Vec<&str> =
-        graph.axes.iter().filter(|(_, values)| has(values, left) && has(values, right)).map(|(axis, _)| &**axis).collect();
+    let mut axes: Vec<&str> = graph
+        .axes
+        .iter()
+        .filter(|(_, values)| has(values, left) && has(values, right))
+        .map(|(axis, _)| &**axis)
+        .collect();
     axes.sort_by_key(|axis| *axis != "arm");
     axes.first().map(ToString::to_string).ok_or_else(|| {
         let listed: Vec<String> = graph
             .axes
             .iter()
-            .map(|(axis, values)| format!("{axis}: {}", values.iter().take(8).map(|value| &**value).collect::<Vec<_>>().join(", ")))
+            .map(|(axis, values)| {
+                format!(
+                    "{axis}: {}",
+                    values.iter().take(8).map(|value| &**value).collect::<Vec<_>>().join(", ")
+                )
+            })
             .collect();
-        Failure::user(format!("no axis has both `{left}` and `{right}`")).hint(format!("there is {}", listed.join("; ")))
+        Failure::user(format!("no axis has both `{left}` and `{right}`"))
+            .hint(format!("there is {}", listed.join("; ")))
     })
 }
 
@@ -97,7 +112,9 @@ impl Part {
     fn render(&self, text: Text) -> Text {
         let times = if self.count > 1 { format!(" ×{}", grouped(self.count as u64)) } else { String::new() };
         let text = text.accent("  ~ ").bold(&self.node).plain(times).line();
-        self.differences.iter().fold(text, |text, difference| text.plain(format!("      {difference}")).line())
+        self.differences
+            .iter()
+            .fold(text, |text, difference| text.plain(format!("      {difference}")).line())
     }
 }
 
@@ -121,9 +138,18 @@ impl Arms<'_> {
 
     /// The nodes of an arm and all they need.
     fn nodes_of(&self, arm: &str) -> BTreeSet<NodeId> {
-        let own: Vec<NodeId> =
-            self.graph.order().iter().copied().filter(|&id| self.value(self.graph.node(id)) == Some(arm)).collect();
-        self.graph.closure(&own).into_iter().filter(|&id| self.value(self.graph.node(id)).is_none_or(|value| value == arm)).collect()
+        let own: Vec<NodeId> = self
+            .graph
+            .order()
+            .iter()
+            .copied()
+            .filter(|&id| self.value(self.graph.node(id)) == Some(arm))
+            .collect();
+        self.graph
+            .closure(&own)
+            .into_iter()
+            .filter(|&id| self.value(self.graph.node(id)).is_none_or(|value| value == arm))
+            .collect()
     }
 
     /// The pairs of corresponding nodes, in topological order.
@@ -133,7 +159,8 @@ impl Arms<'_> {
             nodes.map(|&id| (self.neutral(self.graph.node(id)), id)).collect()
         };
         let right = of(&self.right);
-        let left = self.graph.order().iter().filter(|id| self.value(self.graph.node(**id)) == Some(&*self.left));
+        let left =
+            self.graph.order().iter().filter(|id| self.value(self.graph.node(**id)) == Some(&*self.left));
         left.filter_map(|&id| Some((id, *right.get(&self.neutral(self.graph.node(id)))?))).collect()
     }
 
@@ -157,15 +184,25 @@ impl Arms<'_> {
     }
 
     /// The facts of `training/summary.json` for each trained pair: field, and its value in both arms.
-    fn training(&self, compiled: &Compiled, plan: &Plan, context: &Context) -> Result<Vec<(String, [Value; 2])>, Failure> {
+    fn training(
+        &self,
+        compiled: &Compiled,
+        plan: &Plan,
+        context: &Context,
+    ) -> Result<Vec<(String, [Value; 2])>, Failure> {
         let mut rows = Vec::new();
         let pairs: Vec<_> =
             self.pairs().into_iter().filter(|(id, _)| self.graph.node(*id).step.kind() == "train").collect();
         for (left, right) in &pairs {
             let summary = |id: NodeId| -> Result<Map<String, Value>, Failure> {
                 let artifacts = compiled.artifacts_of(id, plan, context)?.unwrap_or_default();
-                let Some(model) = artifacts.first().filter(|model| model.is_present()) else { return Ok(Map::new()) };
-                Ok(model.read_json("training/summary.json")?.and_then(|value| value.as_object().cloned()).unwrap_or_default())
+                let Some(model) = artifacts.first().filter(|model| model.is_present()) else {
+                    return Ok(Map::new());
+                };
+                Ok(model
+                    .read_json("training/summary.json")?
+                    .and_then(|value| value.as_object().cloned())
+                    .unwrap_or_default())
             };
             let (left_facts, right_facts) = (summary(*left)?, summary(*right)?);
             let mut fields: Vec<&String> = left_facts.keys().collect();
@@ -189,7 +226,9 @@ impl Arms<'_> {
     /// The paired differences of every pair of results that both arms have.
     fn results(&self, compiled: &Compiled, plan: &Plan, context: &Context) -> Result<Vec<Compared>, Failure> {
         let mut rows = Vec::new();
-        for (left, right) in self.pairs().into_iter().filter(|(id, _)| self.graph.node(*id).step.kind() == "evaluate") {
+        for (left, right) in
+            self.pairs().into_iter().filter(|(id, _)| self.graph.node(*id).step.kind() == "evaluate")
+        {
             let scores = |id: NodeId| -> Result<Option<Scores>, Failure> {
                 let artifacts = compiled.artifacts_of(id, plan, context)?.unwrap_or_default();
                 artifacts.first().filter(|results| results.is_present()).map_or(Ok(None), Scores::read)
@@ -285,8 +324,22 @@ fn result_table(results: &[Compared], left: &str, right: &str) -> Text {
                 (left.to_owned(), percent(found.left.correct)),
                 (right.to_owned(), percent(found.right.correct)),
                 ("difference".to_owned(), json!(format!("{:+.1}{interval}", 100.0 * found.difference))),
-                ("cut off".to_owned(), json!(format!("{:.0} / {:.0} %", 100.0 * found.left.truncated, 100.0 * found.right.truncated))),
-                ("tokens".to_owned(), json!(format!("{} / {}", short(found.left.output_tokens.round()), short(found.right.output_tokens.round())))),
+                (
+                    "cut off".to_owned(),
+                    json!(format!(
+                        "{:.0} / {:.0} %",
+                        100.0 * found.left.truncated,
+                        100.0 * found.right.truncated
+                    )),
+                ),
+                (
+                    "tokens".to_owned(),
+                    json!(format!(
+                        "{} / {}",
+                        short(found.left.output_tokens.round()),
+                        short(found.right.output_tokens.round())
+                    )),
+                ),
             ])
         })
         .collect();

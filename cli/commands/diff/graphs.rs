@@ -45,7 +45,8 @@ pub(super) fn run(left: &Compiled, right: &Compiled, context: &Context) -> Outco
     }
     let only_right: Vec<String> = only_in(right, left);
     if context.json {
-        let listed: Vec<_> = changed.iter().map(|((_, how), nodes)| json!({ "nodes": nodes, "differences": how })).collect();
+        let listed: Vec<_> =
+            changed.iter().map(|((_, how), nodes)| json!({ "nodes": nodes, "differences": how })).collect();
         return context.printer.json(&json!({
             "left": title(left), "right": title(right), "same": same, "only_by_their_inputs": inherited,
             "changed": listed, "only_left": only_left, "only_right": only_right,
@@ -53,7 +54,11 @@ pub(super) fn run(left: &Compiled, right: &Compiled, context: &Context) -> Outco
     }
     let mut text = Text::new().bold(title(left)).plain(" → ").bold(title(right)).line();
     for ((base, how), nodes) in &changed {
-        let name = if let [only] = nodes.as_slice() { only.clone() } else { format!("{base} ×{}", grouped(nodes.len() as u64)) };
+        let name = if let [only] = nodes.as_slice() {
+            only.clone()
+        } else {
+            format!("{base} ×{}", grouped(nodes.len() as u64))
+        };
         text = text.accent("  ~ ").bold(name).line();
         for difference in how {
             text = text.plain(format!("      {difference}")).line();

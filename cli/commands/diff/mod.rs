@@ -53,5 +53,6 @@ fn experiment(what: &str, arguments: &Diff) -> Option<ExperimentArguments> {
 }
 
 fn no_file(what: &str) -> Failure {
-    Failure::user(format!("there is no file `{what}`")).hint("compare two files, or two runs by the ids that `dag status` lists")
+    Failure::user(format!("there is no file `{what}`"))
+        .hint("compare two files, or two runs by the ids that `dag status` lists")
 }

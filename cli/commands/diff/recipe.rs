@@ -13,7 +13,8 @@ fn recipe(graph: &Graph, node: &Node, name_of: &dyn Fn(NodeId) -> String) -> Val
         let artifact = json!(format!("{}.{}", name_of(input.source), input.output));
         if input.gathered {
             let source = graph.node(input.source);
-            let at: BTreeMap<&str, &str> = source.coordinates.iter().map(|(axis, value)| (&**axis, &**value)).collect();
+            let at: BTreeMap<&str, &str> =
+                source.coordinates.iter().map(|(axis, value)| (&**axis, &**value)).collect();
             let entry = json!({ "at": at, "artifact": artifact });
             match inputs.entry(&*input.port).or_insert_with(|| Value::Array(Vec::new())) {
                 Value::Array(gathered) => gathered.push(entry),

@@ -15,7 +15,8 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     let view = context.view();
     let layout = view.layout();
     let read = |run: &str| -> Result<Past, Failure> {
-        let run = find_run(layout, Some(run)).map_err(|failure| failure.hint("`dag diff` takes files, or the ids of runs"))?;
+        let run = find_run(layout, Some(run))
+            .map_err(|failure| failure.hint("`dag diff` takes files, or the ids of runs"))?;
         Past::read(layout, &run)
     };
     let (left, right) = (read(left)?, read(right)?);
@@ -34,7 +35,8 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     };
     let (only_left, only_right) = (only(&left, &right), only(&right, &left));
     if context.json {
-        let listed: Vec<Value> = changed.iter().map(|(name, how)| json!({ "node": name, "differences": how })).collect();
+        let listed: Vec<Value> =
+            changed.iter().map(|(name, how)| json!({ "node": name, "differences": how })).collect();
         return context.printer.json(&json!({
             "left": left.run, "right": right.run, "same": same, "changed": listed,
             "computed_only_left": only_left, "computed_only_right": only_right,
@@ -52,7 +54,8 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
             text = text.warn(sign).bold(name).faint("  computed here only").line();
         }
     }
-    let line = format!("{} computed alike; nodes that were up to date are not listed in a run", grouped(same));
+    let line =
+        format!("{} computed alike; nodes that were up to date are not listed in a run", grouped(same));
     context.printer.data(&text.plain(line).line())
 }
 
