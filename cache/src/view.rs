@@ -138,6 +138,12 @@ impl View {
         self.layout().blob(digest)
     }
 
+    /// The same, after hashing its bytes: for readers too large to read them at once.
+    pub fn verified_path(&self, digest: &Digest) -> Result<PathBuf, CacheError> {
+        self.check(digest)?;
+        Ok(self.blob_path(digest))
+    }
+
     /// A blob's bytes, hashed.
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, CacheError> {
         blob::read(self.layout(), digest)

@@ -1,0 +1,317 @@
+//! The clap tree: what was typed, nothing resolved.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs declarative experiments: one YAML file in, tables, models and reports out, and nothing is paid twice.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dag",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "\
+Start here:
+  dag plan experiments/smoke.yaml       what would run, and why
+  dag run experiments/smoke.yaml        run it; a second time nothing runs
+  dag explain experiments/smoke.yaml table
+
+Exit codes:
+  0    done
+  1    a node failed, or the machine refused something
+  2    the file or the command line is wrong, or something a node needs is missing; nothing was run
+  4    a bug in dag
+  130  interrupted; the next `dag run` goes on from there"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The store; by default the nearest `.dag` at or above the current directory, else a new one in it
+    #[arg(long, global = true, value_name = "DIR", env = "DAG_STORE", hide_env_values = true)]
+    pub store: Option<PathBuf>,
+    /// Write JSON to stdout, for programs; `run` then writes one event a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// One of these per file in `cli/commands/`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run an experiment, or the named nodes and what they need
+    Run(Run),
+    /// Show what would run, why, and what it would cost; changes nothing
+    Plan(Plan),
+    /// Show which field or input makes a node differ from its last run
+    Explain(Explain),
+    /// Compare two arms, files, profiles or runs
+    #[command(override_usage = "dag diff [OPTIONS] FILE ARM ARM\n       dag diff [OPTIONS] LEFT RIGHT")]
+    Diff(Diff),
+    /// List runs and the state of their nodes, live or finished
+    Status(Status),
+    /// Show what happened in a run, as it was told then
+    Log(Log),
+    /// Show the records, metrics or files of an artifact
+    Show(Show),
+    /// Follow records of a table back to the responses and source rows behind them
+    Trace(Trace),
+    /// Draw the graph as text, DOT, Mermaid or SVG
+    Graph(GraphArguments),
+    /// Check a file without running it: every fault at once
+    Check(Check),
+    /// Print the JSON Schema of experiment files, for editors
+    Schema(Schema),
+    /// Copy an artifact out of the store
+    Export(Export),
+    /// Remove what no run needs any more; shows it first
+    Gc(Gc),
+    /// Hash everything in the store again and report what is damaged
+    Verify(Verify),
+}
+
+/// An experiment as it is to be compiled.
+#[derive(Debug, Clone, Args)]
+pub struct ExperimentArguments {
+    /// The experiment file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The profile to use instead of the file's own choice
+    #[arg(long, short, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Set a param, as in `--set train.steps=100`; may be repeated, and wins over the file
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Arguments of `dag run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A node is named as in `dag plan`: `trained` means all of its coordinates, `trained@r1` those of one arm.
+
+Ctrl-C once: no new work is taken, what is in flight is finished or checkpointed. Twice: stop at once.
+Either way the next run goes on where this one was.")]
+pub struct Run {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// The nodes wanted, with all they need; by default every node
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// Run this node again even though its result is known; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub rerun: Vec<String>,
+    /// After a failure go on with every node that does not need the failed one
+    #[arg(long, short)]
+    pub keep_going: bool,
+    /// Threads that all running nodes may keep busy together; by default the cores of the machine
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+}
+
+/// Arguments of `dag plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// The nodes wanted, with all they need; by default every node
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// Plan as if this node's result were not known; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub rerun: Vec<String>,
+    /// One line per node, even where an axis is long
+    #[arg(long)]
+    pub expand: bool,
+}
+
+/// Arguments of `dag explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// The node, as in `dag plan`
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+/// Arguments of `dag diff`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Two arms of one experiment (any two values of one axis):
+  dag diff experiments/mistral-nemo.yaml r1 gpt-oss
+Two files, or two profiles of one:
+  dag diff experiments/mistral-nemo.yaml experiments/nemotron-nano.yaml
+  dag diff experiments/mistral-nemo.yaml experiments/mistral-nemo.yaml@paper
+Two runs, by the ids that `dag status` lists:
+  dag diff 20251123-2149-07 20251123-2203-11")]
+pub struct Diff {
+    /// FILE ARM ARM, or two of: a file, FILE@PROFILE, the id of a run
+    #[arg(value_name = "WHAT", num_args = 2..=3, required = true)]
+    pub what: Vec<String>,
+    /// The profile to use instead of the file's own choice
+    #[arg(long, short, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Set a param, as in `--set train.steps=100`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Arguments of `dag status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// One run, by its id; `latest` is the newest
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// How many runs to list
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 10)]
+    pub limit: usize,
+}
+
+/// Arguments of `dag log`.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Only what concerns these nodes
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// The run, by its id; by default the newest
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+}
+
+/// Arguments of `dag show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// The node, as in `dag plan`; NODE.PORT names an output other than the first
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// How many records of a table, or lines of a text, to show
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub head: usize,
+    /// Show this file of a directory, such as `training/summary.json`
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// Only records for which this expression holds, as in `filter`
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub condition: Option<String>,
+}
+
+/// Arguments of `dag trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  dag trace FILE both_correct --where 'id == \"gsm8k-12\"'
+shows, for every record it finds in the table, in what was dropped from it and in the tables before it:
+the verdict and the rule that gave it, the response, and the row of the data set it began with.")]
+pub struct Trace {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// The node to start from, as in `dag plan`; NODE.PORT names an output other than the first
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Only records for which this expression holds, as in `filter`
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub condition: Option<String>,
+    /// How many records to follow
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub head: usize,
+}
+
+/// Arguments of `dag graph`.
+#[derive(Debug, Args)]
+pub struct GraphArguments {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// How to draw it
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub format: GraphFormat,
+    /// Draw every node of an axis instead of one with a count
+    #[arg(long)]
+    pub expand: bool,
+}
+
+/// How a graph is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    /// Lines of text.
+    Text,
+    /// The language of Graphviz.
+    Dot,
+    /// The language of Mermaid, which Markdown pages render.
+    Mermaid,
+    /// A picture.
+    Svg,
+}
+
+/// Arguments of `dag check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+}
+
+/// Arguments of `dag schema`.
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// List the task kinds instead, each with what it does
+    #[arg(long)]
+    pub tasks: bool,
+}
+
+/// Arguments of `dag export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    #[command(flatten)]
+    pub experiment: ExperimentArguments,
+    /// The node, as in `dag plan`; NODE.PORT names an output other than the first
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Where to put the file or directory; must not exist
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `dag gc`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Records, verdicts and responses stay: a collected artifact is made again only if its bytes are needed.
+Artifacts of the files given, and all that was used within the last `--keep` days, stay too.")]
+pub struct Gc {
+    /// Experiment files whose artifacts stay
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Keep what was used within so many days
+    #[arg(long, value_name = "DAYS", default_value_t = 14.0)]
+    pub keep: f64,
+    /// Remove it; without this nothing is changed
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments of `dag verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Put damaged files aside and make the indexes anew
+    #[arg(long)]
+    pub rebuild: bool,
+}

@@ -1,0 +1,40 @@
+//! The commands: file name = command name.
+
+mod check;
+mod diff;
+mod explain;
+mod export;
+mod gc;
+mod graph;
+mod log;
+mod plan;
+mod run;
+mod schema;
+mod show;
+mod status;
+mod trace;
+mod verify;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::failure::Outcome;
+
+/// Does what was asked.
+pub fn dispatch(command: &Command, context: &Context) -> Outcome {
+    match command {
+        Command::Run(arguments) => run::run(arguments, context),
+        Command::Plan(arguments) => plan::run(arguments, context),
+        Command::Explain(arguments) => explain::run(arguments, context),
+        Command::Diff(arguments) => diff::run(arguments, context),
+        Command::Status(arguments) => status::run(arguments, context),
+        Command::Log(arguments) => log::run(arguments, context),
+        Command::Show(arguments) => show::run(arguments, context),
+        Command::Trace(arguments) => trace::run(arguments, context),
+        Command::Graph(arguments) => graph::run(arguments, context),
+        Command::Check(arguments) => check::run(arguments, context),
+        Command::Schema(arguments) => schema::run(arguments, context),
+        Command::Export(arguments) => export::run(arguments, context),
+        Command::Gc(arguments) => gc::run(arguments, context),
+        Command::Verify(arguments) => verify::run(arguments, context),
+    }
+}

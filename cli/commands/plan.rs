@@ -1,0 +1,202 @@
+//! `dag plan`: what would run, why, and what it would cost. It decides with the function that `dag run` uses.
+
+use std::time::Duration;
+
+use dag_engine::estimate::{History, Metrics, NodeEstimate};
+use dag_engine::graph::Graph;
+use dag_engine::plan::{Decision, Plan, PlannedNode, Selection};
+use dag_engine::run::preflight;
+use indexmap::IndexMap;
+use serde_json::{Value, json};
+
+use crate::args;
+use crate::commands::run::capacity;
+use crate::context::Context;
+use crate::experiment::{Surroundings, compiled, describe_missing};
+use crate::failure::Outcome;
+use crate::text::Text;
+use crate::words::{count, duration, grouped, short};
+
+pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
+    let compiled = compiled(&arguments.experiment, &context.registry())?;
+    compiled.warn(context);
+    let graph = &compiled.graph;
+    let selection =
+        Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
+    let mut planner = compiled.planner(context);
+    let plan = planner.plan(&selection)?;
+    let history = History::load(context.view().layout());
+    let mut metrics = Metrics::default();
+    let lines: Vec<Line> = plan
+        .nodes()
+        .iter()
+        .map(|planned| {
+            let estimate = match planned.decision {
+                Decision::Hit(_) => NodeEstimate::default(),
+                _ => history.estimate(graph, &planner, planned.id, &mut metrics),
+            };
+            Line::of(graph, &plan, planned, estimate)
+        })
+        .collect();
+    let surroundings = Surroundings(compiled.root.clone());
+    let missing = preflight(graph, &plan, &capacity(None, &surroundings), &surroundings);
+    if context.json {
+        let nodes: Vec<Value> = lines.iter().map(Line::to_json).collect();
+        let total = total(&lines);
+        return context.printer.json(&json!({
+            "experiment": graph.name, "profile": graph.profile, "counts": plan.counts(),
+            "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing,
+        }));
+    }
+    context.printer.data(&render(&lines, &plan, arguments.expand))?;
+    if !missing.is_empty() {
+        context.printer.note(&Text::new().line().then(describe_missing(&missing)));
+    }
+    Ok(())
+}
+
+/// One node of the plan in words.
+struct Line {
+    name: String,
+    base: String,
+    kind: &'static str,
+    word: &'static str,
+    why: String,
+    reasons: Value,
+    action: Option<String>,
+    estimate: NodeEstimate,
+}
+
+impl Line {
+    fn of(graph: &Graph, plan: &Plan, planned: &PlannedNode, estimate: NodeEstimate) -> Self {
+        let node = graph.node(planned.id);
+        let (word, why, reasons) = match &planned.decision {
+            Decision::Hit(_) => ("hit", String::new(), Value::Null),
+            Decision::Run(reasons) => {
+                let first = reasons.first().map_or_else(String::new, ToString::to_string);
+                let more = reasons.len().saturating_sub(1);
+                let why = if more > 0 { format!("{first}, and {more} more") } else { first };
+                ("run", why, json!(reasons))
+            }
+            Decision::Unsettled => {
+                let waits = plan.waits_for(graph, planned.id);
+                let mut bases: Vec<&str> = waits.iter().map(|&id| &*graph.node(id).base).collect();
+                bases.dedup();
+                ("wait", format!("depends on {}", bases.join(", ")), json!(bases))
+            }
+        };
+        Self {
+            name: node.name.to_string(),
+            base: node.base.to_string(),
+            kind: node.step.kind(),
+            word,
+            why,
+            reasons,
+            action: planned.action.map(|action| action.to_string()),
+            estimate,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let (reasons, waits_for) =
+            if self.word == "wait" { (&Value::Null, &self.reasons) } else { (&self.reasons, &Value::Null) };
+        json!({
+            "node": self.name, "task": self.kind, "decision": if self.word == "wait" { "unsettled" } else { self.word },
+            "why": self.why, "reasons": reasons, "waits_for": waits_for, "action": self.action, "estimate": self.estimate,
+        })
+    }
+}
+
+/// A line per node, or per nodes of one name that fare alike; then the sum.
+fn render(lines: &[Line], plan: &Plan, expand: bool) -> Text {
+    let mut groups: IndexMap<(&str, &str, &str), Vec<&Line>> = IndexMap::new();
+    for line in lines {
+        let name = if expand { &line.name } else { &line.base };
+        groups.entry((name, line.word, &line.why)).or_default().push(line);
+    }
+    let shown = |name: &str, members: &[&Line]| match members {
+        [only] => only.name.clone(),
+        several => format!("{name} ×{}", grouped(several.len() as u64)),
+    };
+    let names =
+        groups.iter().map(|((name, ..), members)| shown(name, members).chars().count()).max().unwrap_or(0);
+    let kinds = lines.iter().map(|line| line.kind.len()).max().unwrap_or(0);
+    let mut text = Text::new();
+    for ((name, word, why), members) in &groups {
+        text = match *word {
+            "hit" => text.good("  hit   "),
+            "run" => text.accent("  run   "),
+            _ => text.warn("  wait  "),
+        };
+        text = text.bold(shown(name, members)).pad_to(10 + names).faint(members[0].kind);
+        if !why.is_empty() {
+            text = text.pad_to(12 + names + kinds).plain(why);
+        }
+        let (estimate, unknown) = sum(members.iter().map(|line| &line.estimate));
+        let cost = costs(&estimate, unknown > 0 && *word != "hit");
+        if *word != "hit" && !cost.is_empty() {
+            text = text.faint(format!("  {cost}"));
+        }
+        text = text.line();
+    }
+    let counts = plan.counts();
+    let all = count(lines.len() as u64, "node");
+    if counts.runs + counts.unsettled == 0 {
+        return text.good(format!("{all}, all up to date; nothing would run")).line();
+    }
+    let mut line = format!("{all}: {} up to date, {} to run", grouped(counts.hits), grouped(counts.runs));
+    if counts.unsettled > 0 {
+        line +=
+            &format!(", {} after them unless what they read comes out the same", grouped(counts.unsettled));
+    }
+    let (estimate, unknown) = total(lines);
+    let cost = costs(&estimate, false);
+    if !cost.is_empty() {
+        line += &format!("; about {cost}");
+        if unknown > 0 {
+            line += &format!(", and {} of unknown length", count(unknown, "node"));
+        }
+    }
+    text.bold(line).line()
+}
+
+/// What all that is not a hit would take, and of how many nodes the time is unknown.
+fn total(lines: &[Line]) -> (NodeEstimate, u64) {
+    sum(lines.iter().filter(|line| line.word != "hit").map(|line| &line.estimate))
+}
+
+fn sum<'a>(estimates: impl Iterator<Item = &'a NodeEstimate>) -> (NodeEstimate, u64) {
+    let mut total = NodeEstimate::default();
+    let mut unknown = 0;
+    let add =
+        |sum: &mut Option<u64>, more: Option<u64>| *sum = more.map(|more| sum.unwrap_or(0) + more).or(*sum);
+    for estimate in estimates {
+        add(&mut total.records, estimate.records);
+        add(&mut total.input_tokens, estimate.input_tokens);
+        add(&mut total.output_tokens, estimate.output_tokens);
+        match estimate.seconds {
+            Some(seconds) => total.seconds = Some(total.seconds.unwrap_or(0.0) + seconds),
+            None => unknown += 1,
+        }
+    }
+    (total, unknown)
+}
+
+fn costs(estimate: &NodeEstimate, unknown_time: bool) -> String {
+    let mut parts = Vec::new();
+    if let Some(records) = estimate.records {
+        parts.push(count(records, "record"));
+    }
+    let tokens = estimate.input_tokens.unwrap_or(0) + estimate.output_tokens.unwrap_or(0);
+    if tokens > 0 {
+        parts.push(format!("{} tokens", short(tokens as f64)));
+    }
+    match estimate.seconds {
+        Some(seconds) => {
+            parts.push(format!("{} of work", duration(Duration::from_secs_f64(seconds.max(0.0)))))
+        }
+        None if unknown_time && !parts.is_empty() => parts.push("time unknown".to_owned()),
+        None => {}
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,99 @@
+//! What the arguments mean here and now: the store, the environment, the clock, the task kinds.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use dag_cache::View;
+use dag_engine::Registry;
+
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+/// The folder a store has where nobody named one.
+const STORE: &str = ".dag";
+
+/// The world as the command line sees it. The clock and the environment enter the program here and nowhere else.
+pub struct Context {
+    /// Writes to stdout and stderr.
+    pub printer: Printer,
+    /// Whether stdout is for a program.
+    pub json: bool,
+    /// The root of the store; it need not exist.
+    pub store: PathBuf,
+}
+
+impl Context {
+    /// Looks around once.
+    pub fn new(global: &Global) -> Result<Self, Failure> {
+        let no_color = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let printer = Printer::new(global.color, no_color);
+        let store = match &global.store {
+            Some(store) => store.clone(),
+            None => nearest_store(&working_directory()?),
+        };
+        Ok(Self { printer, json: global.json, store })
+    }
+
+    /// The task kinds.
+    pub fn registry(&self) -> Registry {
+        dag_tasks::registry()
+    }
+
+    /// A reader of the store.
+    pub fn view(&self) -> View {
+        View::open(&self.store)
+    }
+
+    /// The time.
+    #[expect(clippy::disallowed_methods, reason = "this is where the clock enters")]
+    pub fn system_time() -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Milliseconds since 1970. A clock that is before it is broken, and taken as 1970.
+    pub fn now() -> u64 {
+        Self::system_time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    }
+
+    /// The cores of the machine.
+    pub fn cores() -> u32 {
+        std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+    }
+}
+
+/// An environment variable. One that is not UTF-8 is as good as absent.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment enters")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Where the user is.
+pub fn working_directory() -> Result<PathBuf, Failure> {
+    std::env::current_dir()
+        .map_err(|error| Failure::failed(format!("the current directory cannot be found: {error}")))
+}
+
+/// The nearest store at or above `directory`, else the one that a first run would make in it.
+fn nearest_store(directory: &Path) -> PathBuf {
+    directory
+        .ancestors()
+        .map(|ancestor| ancestor.join(STORE))
+        .find(|store| store.is_dir())
+        .unwrap_or_else(|| directory.join(STORE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_the_nearest_above_and_else_a_new_one_here() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        assert_eq!(nearest_store(&deep), deep.join(".dag"));
+        std::fs::create_dir(root.path().join("a/.dag")).unwrap();
+        assert_eq!(nearest_store(&deep), root.path().join("a/.dag"));
+    }
+}
