@@ -80,18 +80,28 @@ pub(crate) fn global_norm(gradients: &[f32]) -> f64 {
     partial.iter().map(|&sum| f64::from(sum)).sum::<f64>().sqrt()
 }
 
-/// One update of all weights; gradients are multiplied by `scale` first. `step` counts from 1.
+/// One step of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// Counted from 1.
+    pub(crate) number: u64,
+    /// The learning rate.
+    pub(crate) rate: f64,
+    /// What gradients are multiplied by: clipping.
+    pub(crate) scale: f64,
+}
+
+/// One update of all weights.
 pub(crate) fn update(
     constants: &AdamW,
-    rate: f64,
-    step: u64,
-    scale: f64,
+    step: Step,
     places: &Places,
     weights: &mut [f32],
     gradients: &[f32],
     moments: &mut Moments,
 ) {
-    let step = i32::try_from(step).unwrap_or(i32::MAX);
+    let Step { number, rate, scale } = step;
+    let step = i32::try_from(number).unwrap_or(i32::MAX);
     let corrected = (1.0 - constants.beta2.powi(step)).sqrt();
     let (weights, first, second) =
         (Shared::new(weights), Shared::new(&mut moments.first), Shared::new(&mut moments.second));
@@ -180,7 +190,14 @@ mod tests {
         let mut expected = vec![(0.5_f64, 0.0_f64, 0.0_f64); total];
         for step in 1..=2 {
             let gradients: Vec<f32> = (0..total).map(|place| gradient(place, step)).collect();
-            update(&constants, 0.01, step, 0.5, &places, &mut weights, &gradients, &mut moments);
+            update(
+                &constants,
+                Step { number: step, rate: 0.01, scale: 0.5 },
+                &places,
+                &mut weights,
+                &gradients,
+                &mut moments,
+            );
             for (place, (weight, first, second)) in expected.iter_mut().enumerate() {
                 let gradient = f64::from(gradients[place]) * 0.5;
                 *first = 0.9 * *first + 0.1 * gradient;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::Device;
 use crate::loss::{CrossEntropy, Head};
 use crate::model::{self, Batch, Config, ModelError, Places, Tape};
-use crate::optimizer::{AdamW, Moments, Schedule, global_norm, update};
+use crate::optimizer::{AdamW, Moments, Schedule, Step, global_norm, update};
 
 /// Tokens computed at once; a larger step is cut between packs.
 const PASS: usize = 4096;
@@ -242,7 +242,7 @@ impl Trainer {
             weight_decay: self.config.weight_decay,
         };
         let Self { places, weights, gradients, moments, .. } = self;
-        update(&constants, lr, step, scale, places, weights, gradients, moments);
+        update(&constants, Step { number: step, rate: lr, scale }, places, weights, gradients, moments);
         self.position = Position { step, packs: self.position.packs + packs.len() as u64 };
         Ok(StepStats { step, loss, grad_norm, lr, loss_tokens })
     }
@@ -327,7 +327,9 @@ pub fn score(dir: &Path, packs: &[Pack], device: &Device) -> Result<Vec<Vec<f32>
                 let head = Head { weight, hidden: trainer.model.hidden_size };
                 of_pack.extend(trainer.loss.losses(head, &trainer.tape.normed, &batch.labels));
             }
-            of_pack.iter_mut().for_each(|loss| *loss = -*loss);
+            for loss in &mut of_pack {
+                *loss = -*loss;
+            }
             scores.push(of_pack);
         }
         Ok(scores)

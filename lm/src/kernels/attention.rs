@@ -176,7 +176,9 @@ pub(crate) unsafe fn attend(
     for (row, kept) in kept.chunks_exact(KEPT).enumerate() {
         // SAFETY: the caller's promise.
         let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), heads.dim) };
-        out.iter_mut().for_each(|out| *out *= kept[1]);
+        for out in out {
+            *out *= kept[1];
+        }
     }
 }
 
@@ -239,18 +241,9 @@ pub fn attention_backward(
                         );
                         let kept =
                             &kept[(head * kept_rows(qkv, heads) + at.start) * KEPT..][..at.len() * KEPT];
-                        soften_backward(
-                            scores,
-                            gradients,
-                            first,
-                            count,
-                            heads.scale(),
-                            kept,
-                            &out[place..],
-                            &gradient[place..],
-                            heads.out(),
-                            heads.dim,
-                        );
+                        let means = &mut [0.0; STRIP][..at.len()];
+                        dot_rows(&out[place..], &gradient[place..], heads.out(), heads.dim, means);
+                        soften_backward(scores, gradients, first, heads.scale(), kept, means);
                         let (scores, gradients) =
                             (Matrix::new(scores, at.len(), count), Matrix::new(gradients, at.len(), count));
                         // SAFETY: each task writes the rows of its segment in the columns of its heads.
@@ -311,22 +304,18 @@ vectorised! {
         }
     }
 
-    /// Turns scores into weights, and the weights' gradients into the scores'.
-    fn soften_backward(
-        scores: &mut [f32],
-        gradients: &mut [f32],
-        first: usize,
-        count: usize,
-        scale: f32,
-        kept: &[f32],
-        out: &[f32],
-        out_gradient: &[f32],
-        stride: usize,
-        dim: usize,
-    ) {
+    /// The product of each row of one matrix with that row of another; rows of `dim` start `stride` apart.
+    fn dot_rows(left: &[f32], right: &[f32], stride: usize, dim: usize, products: &mut [f32]) {
+        for (row, product) in products.iter_mut().enumerate() {
+            *product = dot(&left[row * stride..][..dim], &right[row * stride..][..dim]);
+        }
+    }
+
+    /// Turns scores into weights, and the weights' gradients, whose weighted means are `means`, into the scores'.
+    fn soften_backward(scores: &mut [f32], gradients: &mut [f32], first: usize, scale: f32, kept: &[f32], means: &[f32]) {
+        let count = scores.len() / means.len();
         let rows = scores.chunks_exact_mut(count).zip(gradients.chunks_exact_mut(count)).zip(kept.chunks_exact(KEPT));
-        for (row, ((scores, gradients), kept)) in rows.enumerate() {
-            let mean = dot(&out[row * stride..][..dim], &out_gradient[row * stride..][..dim]);
+        for (row, (((scores, gradients), kept), mean)) in rows.zip(means).enumerate() {
             let (largest, share) = (kept[0], kept[1]);
             let seen = first + row + 1;
             for (score, gradient) in scores[..seen].iter_mut().zip(&mut gradients[..seen]) {

@@ -6,13 +6,12 @@ pub const LANES: usize = 16;
 /// The natural exponential, to about one unit in the last place, between the smallest and the largest normal number.
 ///
 /// Without branches, so that loops over it are vectorised.
-#[expect(clippy::inline_always, reason = "compiled for the instruction set of the calling loop")]
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// Adding this rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first short enough that its product with an exponent is exact.
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.3, 88.3);
     let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
@@ -28,7 +27,7 @@ pub fn exp(x: f32) -> f32 {
 /// The natural logarithm of a positive normal number.
 pub fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
-    let mut exponent = ((bits >> 52) as i64 - 1023) as f64;
+    let mut exponent = ((bits >> 52).cast_signed() - 1023) as f64;
     let mut mantissa = f64::from_bits(bits & ((1 << 52) - 1) | (1023 << 52));
     if mantissa > std::f64::consts::SQRT_2 {
         mantissa *= 0.5;

@@ -436,7 +436,7 @@ mod tests {
             let (a, b) = (numbers(seed, m * k), numbers(!seed, k * n));
             let a = if left { Matrix::new(&a, k, m).transposed() } else { Matrix::new(&a, m, k) };
             let b = if right { Matrix::new(&b, n, k).transposed() } else { Matrix::new(&b, k, n) };
-            let mut expected = if add { numbers(seed ^ 77, m * n) } else { vec![0.0; m * n] };
+            let mut expected = if add { numbers(seed ^ 0x4d, m * n) } else { vec![0.0; m * n] };
             let mut found = if add { expected.clone() } else { vec![f32::NAN; m * n] };
             chain(&mut expected, a, b);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

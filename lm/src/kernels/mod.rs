@@ -55,7 +55,7 @@ macro_rules! vectorised {
     ($($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block)*) => {$(
         $(#[$meta])*
         $visibility fn $name($($argument: $type),*) $(-> $output)? {
-            #[expect(clippy::inline_always, reason = "the body must be compiled inside each wrapper to use its instruction set")]
+            // Always, or the body would not be compiled inside each wrapper for its instruction set.
             #[inline(always)]
             fn body($($argument: $type),*) $(-> $output)? $body
 

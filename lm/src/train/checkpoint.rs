@@ -79,14 +79,14 @@ pub(super) fn load(trainer: &mut Trainer, dir: &Path) -> Result<(), TrainError> 
     let [weights, first, second] = ["weights", "first", "second"].map(|name| {
         let tensor = stored.get(name).ok_or_else(|| fault(format!("`{name}` is missing")))?;
         let values = tensor.to_vec1::<f32>().map_err(|error| fault(error.to_string()))?;
-        match values.len() == trainer.weights.len() {
-            true => Ok(values),
-            false => Err(fault(format!(
+        if values.len() != trainer.weights.len() {
+            return Err(fault(format!(
                 "`{name}` has {} places, the model {}",
                 values.len(),
                 trainer.weights.len()
-            ))),
+            )));
         }
+        Ok(values)
     });
     let (weights, first, second) = (weights?, first?, second?);
     if checksum([&weights, &first, &second]) != state.checksum {
