@@ -168,6 +168,7 @@ impl Model {
         self.pool.install(|| self.forward_here(turns))
     }
 
+    /// [`Model::forward`] on the current pool, for a caller that runs one model on threads of its own.
     pub(crate) fn forward_here(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
         let (hidden, inner, heads) =
             (self.config.hidden_size, self.config.intermediate_size, self.config.heads());

@@ -7,13 +7,15 @@
 mod config;
 mod decoder;
 mod parameters;
+mod tape;
 
 use std::path::{Path, PathBuf};
 
 pub use config::{Config, RopeParameters};
 pub use decoder::{Cache, Model, Turn};
+pub(crate) use parameters::load;
 pub use parameters::{LayerPlaces, Parameter, Places};
-pub(crate) use parameters::{load, tensors};
+pub(crate) use tape::{Batch, Tape};
 
 /// What can be wrong with a model directory or a device.
 #[derive(Debug, thiserror::Error)]
@@ -40,24 +42,9 @@ pub enum ModelError {
         /// What it needs.
         what: String,
     },
-    /// A weight has another shape than the configuration says.
-    #[error("weight `{name}` has shape {found:?}, the configuration says {expected:?}")]
-    Shape {
-        /// The weight.
-        name: String,
-        /// Its shape in the file.
-        found: Vec<usize>,
-        /// Its shape by the configuration.
-        expected: Vec<usize>,
-    },
-    /// The tensor library failed.
-    #[error("failed to read the weights in `{}`: {source}", path.display())]
-    Tensor {
-        /// The model directory.
-        path: PathBuf,
-        /// What it said.
-        source: candle_core::Error,
-    },
+    /// The weights cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] crate::weights::WeightsError),
     /// The threads cannot be started.
     #[error("failed to start the worker threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -90,12 +77,6 @@ pub(crate) fn save(config: &Config, places: &Places, weights: &[f32], dir: &Path
         .map_err(|source| ModelError::Config { path: path.clone(), source })?;
     crate::atomic::write(&path, format!("{text}\n").as_bytes())
         .map_err(|source| ModelError::io(&path, source))?;
-    let path = dir.join("model.safetensors");
-    let tensor_error = |source| ModelError::Tensor { path: dir.to_owned(), source };
-    let tensors = tensors(places, weights).map_err(tensor_error)?;
-    // transformers wants to be told which framework's conventions the shapes follow.
-    let format = [("format".to_owned(), "pt".to_owned())].into();
-    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), Some(format))
-        .map_err(|source| tensor_error(source.into()))?;
-    crate::atomic::write(&path, &bytes).map_err(|source| ModelError::io(&path, source))
+    crate::weights::save(dir, &parameters::named(places, weights))?;
+    Ok(())
 }

@@ -3,15 +3,15 @@
 //! Query, key and value projections follow one another, and so do gate and up projections: either group is one product. Gradients
 //! and optimiser moments have the same layout, so clipping, updating and saving are loops over flat slices.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{DType, Device as TensorDevice, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::{Config, ModelError};
+use crate::weights::{Saved, Weights};
 
 /// One weight: its name in the file, its shape and its places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,59 +139,19 @@ fn normal(random: &mut ChaCha8Rng) -> f64 {
 
 /// Reads the weights of a model directory, of any floating-point type, in one file or several.
 pub(crate) fn load(dir: &Path, places: &Places) -> Result<Vec<f32>, ModelError> {
-    let files = files(dir)?;
-    let tensor_error = |source| ModelError::Tensor { path: dir.to_owned(), source };
-    // SAFETY: the files are not changed while they are mapped: stored models are read-only, and a model is saved by rename.
-    let stored = unsafe { MmapedSafetensors::multi(&files) }.map_err(tensor_error)?;
-    let mut weights = vec![0.0; places.total()];
+    let stored = Weights::open(dir)?;
+    let mut weights = Vec::with_capacity(places.total());
     for parameter in &places.parameters {
-        let tensor = stored.load(&parameter.name, &TensorDevice::Cpu).map_err(tensor_error)?;
-        if tensor.dims() != parameter.shape {
-            return Err(ModelError::Shape {
-                name: parameter.name.clone(),
-                found: tensor.dims().to_vec(),
-                expected: parameter.shape.clone(),
-            });
-        }
-        let values = tensor
-            .to_dtype(DType::F32)
-            .and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>())
-            .map_err(tensor_error)?;
-        weights[parameter.places.clone()].copy_from_slice(&values);
+        weights.extend(stored.floats(&parameter.name, &parameter.shape)?);
     }
     Ok(weights)
 }
 
-/// The weight files of a model directory.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let index = dir.join("model.safetensors.index.json");
-    if !index.exists() {
-        let single = dir.join("model.safetensors");
-        return match single.exists() {
-            true => Ok(vec![single]),
-            false => Err(ModelError::io(&single, std::io::ErrorKind::NotFound.into())),
-        };
-    }
-    let bytes = std::fs::read(&index).map_err(|source| ModelError::io(&index, source))?;
-    let json: serde_json::Value = serde_json::from_slice(&bytes)
-        .map_err(|source| ModelError::Config { path: index.clone(), source })?;
-    let names = json["weight_map"]
-        .as_object()
-        .into_iter()
-        .flat_map(|map| map.values())
-        .filter_map(|name| name.as_str());
-    let unique: std::collections::BTreeSet<&str> = names.collect();
-    Ok(unique.into_iter().map(|name| dir.join(name)).collect())
-}
-
-/// The weights as named tensors, in the layout's order.
-pub(crate) fn tensors(places: &Places, weights: &[f32]) -> candle_core::Result<Vec<(String, Tensor)>> {
-    let tensor = |parameter: &Parameter| {
-        let values = &weights[parameter.places.clone()];
-        Ok((
-            parameter.name.clone(),
-            Tensor::from_slice(values, parameter.shape.as_slice(), &TensorDevice::Cpu)?,
-        ))
+/// The weights by name.
+pub(crate) fn named<'a>(places: &Places, weights: &'a [f32]) -> BTreeMap<String, Saved<'a>> {
+    let saved = |parameter: &Parameter| Saved {
+        shape: parameter.shape.clone(),
+        elements: &weights[parameter.places.clone()],
     };
-    places.parameters.iter().map(tensor).collect()
+    places.parameters.iter().map(|parameter| (parameter.name.clone(), saved(parameter))).collect()
 }

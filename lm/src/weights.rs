@@ -1,0 +1,318 @@
+//! Model weights as a directory of safetensors files: opened by memory map, digested, saved.
+//!
+//! A directory holds either `model.safetensors` or the shards that `model.safetensors.index.json` names,
+//! as transformers writes them. The digest covers names, types, shapes and bytes of the tensors in the order of their
+//! names, so that it does not depend on how they are spread over files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+
+/// The one file of an unsharded model.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The file that lists the shards of a sharded model.
+pub const WEIGHTS_INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// What can be wrong with weights.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file could not be read or written.
+    #[error("cannot access `{path}`: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Neither a weights file nor an index of shards is there.
+    #[error("`{0}` holds neither `model.safetensors` nor `model.safetensors.index.json`")]
+    Absent(PathBuf),
+    /// The index of shards is not of the expected form.
+    #[error("`{path}` is not an index of safetensors shards: {reason}")]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file is not in the safetensors format, or is cut off.
+    #[error("`{path}` is not a safetensors file: {source}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: safetensors::SafeTensorError,
+    },
+    /// Two shards hold the same tensor.
+    #[error("tensor `{name}` is in `{path}` and in another file too")]
+    Duplicate {
+        /// The tensor.
+        name: String,
+        /// The second file that holds it.
+        path: PathBuf,
+    },
+    /// A tensor that was asked for is not there.
+    #[error("there is no tensor `{0}` in the weights")]
+    MissingTensor(String),
+    /// A tensor has another shape than the model's configuration says.
+    #[error("tensor `{name}` has shape {found:?}; the configuration wants {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that was asked for.
+        expected: Vec<usize>,
+    },
+    /// A tensor's element type is none that the runtime computes with.
+    #[error("tensor `{name}` has the unsupported element type {found:?}")]
+    ElementType {
+        /// The tensor.
+        name: String,
+        /// The type in the file.
+        found: Dtype,
+    },
+    /// The tensor library refused.
+    #[error("tensor `{name}`: {source}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What it said.
+        source: candle_core::Error,
+    },
+}
+
+/// One memory-mapped file and the header it begins with.
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    data_start: usize,
+    metadata: Metadata,
+}
+
+/// The tensors of a model directory, mapped into memory and read when asked for.
+pub struct Weights {
+    shards: Vec<Shard>,
+    /// Tensor name to the shard that holds it.
+    index: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    /// Opens the weights of a model directory; checks the headers, reads no tensor.
+    pub fn open(directory: &Path) -> Result<Self, WeightsError> {
+        let mut weights = Self { shards: Vec::new(), index: BTreeMap::new() };
+        for path in shard_paths(directory)? {
+            let shard = Shard::open(path)?;
+            for name in shard.metadata.offset_keys() {
+                if weights.index.insert(name.clone(), weights.shards.len()).is_some() {
+                    return Err(WeightsError::Duplicate { name, path: shard.path });
+                }
+            }
+            weights.shards.push(shard);
+        }
+        Ok(weights)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    /// A tensor's shape as stored.
+    pub fn shape(&self, name: &str) -> Result<&[usize], WeightsError> {
+        Ok(&self.find(name)?.0.shape)
+    }
+
+    /// A tensor on `device`, in the element type it is stored in.
+    pub fn tensor(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor, WeightsError> {
+        let (info, bytes) = self.find(name)?;
+        if info.shape != expected {
+            return Err(WeightsError::Shape {
+                name: name.to_owned(),
+                found: info.shape.clone(),
+                expected: expected.to_vec(),
+            });
+        }
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            found => return Err(WeightsError::ElementType { name: name.to_owned(), found }),
+        };
+        Tensor::from_raw_buffer(bytes, dtype, expected, device)
+            .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })
+    }
+
+    /// A tensor's elements as 32-bit floats, in row-major order; 16-bit types are widened exactly.
+    pub fn floats(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        self.tensor(name, expected, &Device::Cpu)?
+            .to_dtype(DType::F32)
+            .and_then(|tensor| tensor.flatten_all()?.to_vec1())
+            .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })
+    }
+
+    /// The digest of all tensors: what they are, not in which files they lie.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"dag-lm weights 1");
+        for (name, &shard) in &self.index {
+            let Some((info, bytes)) = self.shards[shard].find(name) else { continue };
+            let head = format!("\n{name} {:?} {:?} {}\n", info.dtype, info.shape, bytes.len());
+            hasher.update(head.as_bytes());
+            hasher.update(bytes);
+        }
+        hasher.finalize()
+    }
+
+    fn find(&self, name: &str) -> Result<(&TensorInfo, &[u8]), WeightsError> {
+        let shard = self.index.get(name).map(|&shard| &self.shards[shard]);
+        shard.and_then(|shard| shard.find(name)).ok_or_else(|| WeightsError::MissingTensor(name.to_owned()))
+    }
+}
+
+impl Shard {
+    fn open(path: PathBuf) -> Result<Self, WeightsError> {
+        let io = |source| WeightsError::Io { path: path.clone(), source };
+        let file = File::open(&path).map_err(io)?;
+        // SAFETY: model files are read-only artifacts; nothing truncates or rewrites them while they are mapped.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        match SafeTensors::read_metadata(&map) {
+            // The header is a length of eight bytes and then as many bytes of JSON.
+            Ok((header, metadata)) => Ok(Self { data_start: header + 8, map, metadata, path }),
+            Err(source) => Err(WeightsError::Format { path, source }),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+        let info = self.metadata.info(name)?;
+        let (start, end) = info.data_offsets;
+        Some((info, &self.map[self.data_start + start..self.data_start + end]))
+    }
+}
+
+/// The safetensors files of a model directory, in the order of their names.
+fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let single = directory.join(WEIGHTS_FILE);
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let path = directory.join(WEIGHTS_INDEX_FILE);
+    if !path.is_file() {
+        return Err(WeightsError::Absent(directory.to_owned()));
+    }
+    let text = std::fs::read(&path).map_err(|source| WeightsError::Io { path: path.clone(), source })?;
+    let index: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|error| WeightsError::Index { path: path.clone(), reason: error.to_string() })?;
+    let entries = index["weight_map"].as_object().ok_or_else(|| WeightsError::Index {
+        path: path.clone(),
+        reason: "it has no object `weight_map`".to_owned(),
+    })?;
+    let mut files = BTreeSet::new();
+    for (name, file) in entries {
+        // Only plain names: an index must not lead out of its directory.
+        let Some(plain) = file.as_str().filter(|file| Path::new(file).file_name() == Some(file.as_ref()))
+        else {
+            let reason = format!("the entry of `{name}` is not a file name: {file}");
+            return Err(WeightsError::Index { path, reason });
+        };
+        files.insert(directory.join(plain));
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// One tensor to be saved: its shape and its elements in row-major order.
+pub struct Saved<'a> {
+    /// The extents of its axes.
+    pub shape: Vec<usize>,
+    /// As many elements as the product of the extents.
+    pub elements: &'a [f32],
+}
+
+/// Writes 32-bit tensors as `model.safetensors` into `directory`: equal tensors give equal bytes.
+pub fn save(directory: &Path, tensors: &BTreeMap<String, Saved<'_>>) -> Result<(), WeightsError> {
+    let path = directory.join(WEIGHTS_FILE);
+    let bytes: Vec<Vec<u8>> = tensors
+        .values()
+        .map(|tensor| tensor.elements.iter().flat_map(|element| element.to_le_bytes()).collect())
+        .collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
+            .map_err(|source| WeightsError::Format { path: path.clone(), source })?;
+        views.push((name, view));
+    }
+    // transformers refuses a file that does not say which framework's layout it has.
+    let about = [("format".to_owned(), "pt".to_owned())].into();
+    safetensors::serialize_to_file(views, Some(about), &path)
+        .map_err(|source| WeightsError::Format { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(shape: &[usize], elements: &'static [f32]) -> Saved<'static> {
+        Saved { shape: shape.to_vec(), elements }
+    }
+
+    #[test]
+    fn saved_tensors_are_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let tensors = BTreeMap::from([
+            ("norm".to_owned(), saved(&[3], &[1.0, -2.5, f32::MIN_POSITIVE])),
+            ("embed".to_owned(), saved(&[2, 2], &[0.0, 1.0, 2.0, 3.0])),
+        ]);
+        save(directory.path(), &tensors).unwrap();
+        let weights = Weights::open(directory.path()).unwrap();
+        assert_eq!(weights.names().collect::<Vec<_>>(), ["embed", "norm"]);
+        assert_eq!(weights.floats("norm", &[3]).unwrap(), [1.0, -2.5, f32::MIN_POSITIVE]);
+        assert_eq!(weights.floats("embed", &[2, 2]).unwrap(), [0.0, 1.0, 2.0, 3.0]);
+        assert!(matches!(weights.floats("embed", &[4]), Err(WeightsError::Shape { .. })));
+        assert!(
+            matches!(weights.floats("head", &[4]), Err(WeightsError::MissingTensor(name)) if name == "head")
+        );
+    }
+
+    #[test]
+    fn the_digest_ignores_the_split_into_files() {
+        let [whole, split, other] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+        let a = || ("a".to_owned(), saved(&[2], &[1.0, 2.0]));
+        let b = || ("b".to_owned(), saved(&[1], &[3.0]));
+        save(whole.path(), &BTreeMap::from([a(), b()])).unwrap();
+        for (name, tensor) in [("one.safetensors", b()), ("two.safetensors", a())] {
+            save(split.path(), &BTreeMap::from([tensor])).unwrap();
+            std::fs::rename(split.path().join(WEIGHTS_FILE), split.path().join(name)).unwrap();
+        }
+        let index = r#"{"weight_map": {"a": "two.safetensors", "b": "one.safetensors"}}"#;
+        std::fs::write(split.path().join(WEIGHTS_INDEX_FILE), index).unwrap();
+        save(other.path(), &BTreeMap::from([a(), ("b".to_owned(), saved(&[1], &[4.0]))])).unwrap();
+        let digest = |directory: &tempfile::TempDir| Weights::open(directory.path()).unwrap().digest();
+        assert_eq!(digest(&whole), digest(&split));
+        assert_ne!(digest(&whole), digest(&other));
+    }
+
+    #[test]
+    fn faults_name_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(Weights::open(directory.path()), Err(WeightsError::Absent(_))));
+        let index = directory.path().join(WEIGHTS_INDEX_FILE);
+        std::fs::write(&index, r#"{"weight_map": {"a": "../secret"}}"#).unwrap();
+        let fault = Weights::open(directory.path()).err().unwrap().to_string();
+        assert!(fault.contains("../secret"), "{fault}");
+        save(directory.path(), &BTreeMap::from([("a".to_owned(), saved(&[2], &[1.0, 2.0]))])).unwrap();
+        let path = directory.path().join(WEIGHTS_FILE);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(matches!(Weights::open(directory.path()), Err(WeightsError::Format { .. })));
+    }
+}
