@@ -92,7 +92,9 @@ impl History {
         let mut history = Self::default();
         for run in journal::list(layout).into_iter().rev().take(JOURNALS) {
             let events = journal::read(&layout.journal(&run)).unwrap_or_default();
-            events.into_iter().for_each(|stamped| history.learn(&stamped.event));
+            for stamped in events {
+                history.learn(&stamped.event);
+            }
         }
         history
     }

@@ -29,12 +29,10 @@ impl Journal {
             if attempt > 0 {
                 run = format!("{run}-{attempt}");
             }
-            let path = layout.journal(&run);
-            let folder = path.parent().expect("a journal lies in the folder of its run");
             fs::create_dir_all(layout.runs())?;
-            match fs::create_dir(folder) {
+            match fs::create_dir(layout.runs().join(&run)) {
                 Ok(()) => {
-                    let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+                    let file = OpenOptions::new().append(true).create_new(true).open(layout.journal(&run))?;
                     // A reader that looks whether we live holds the lock for a moment.
                     file.lock()?;
                     return Ok((run, Self { file, line: Vec::new() }));

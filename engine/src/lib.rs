@@ -12,6 +12,11 @@
 //! report    event     Event → reporters    journal, console, JSON: three readers of one stream
 //! ```
 //!
+//! A caller that runs an experiment loads it ([`spec::load`]), compiles it ([`graph::compile`]), and then either asks
+//! [`plan::Planner::plan`] what would happen, or fills in a [`run::Run`] and calls [`run::Run::execute`] with the
+//! [`event::Reporter`] that shows what does. [`state::RunState`] folds the events for whoever shows them, live or from a
+//! [`journal`].
+//!
 //! The engine knows no task kind, no model runtime and no terminal.
 
 pub mod artifact;
@@ -36,6 +41,8 @@ pub mod spec;
 pub mod stat_cache;
 pub mod state;
 pub mod task;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use dag_cache::{CacheError, Digest, RecordLog};
 pub use registry::{Registry, Step};

@@ -111,9 +111,7 @@ impl Sampler {
         let token = if sampling.temperature == 0.0 {
             best
         } else {
-            if sampling.temperature != 1.0 {
-                relative_weights(logits, maximum, sampling.temperature, &mut self.weights);
-            }
+            relative_weights(logits, maximum, sampling.temperature, &mut self.weights);
             self.draw_weighted(sampling, uniform(seed, position))
         };
         let logprob = f64::from(logits[token as usize]) - f64::from(maximum) - math::ln(mass);
@@ -155,6 +153,7 @@ vectorised! {
 }
 
 /// More probable first, then the lower id: a total order, so every selection has one outcome.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as sorting passes its elements")]
 fn by_weight(left: &Candidate, right: &Candidate) -> Ordering {
     right.0.total_cmp(&left.0).then(left.1.cmp(&right.1))
 }

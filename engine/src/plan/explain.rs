@@ -1,5 +1,7 @@
 //! The structural difference of two manifests, as reasons.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::reason::{InputChange, Reason};
@@ -8,6 +10,16 @@ use super::reason::{InputChange, Reason};
 ///
 /// Both sides are what was hashed, so that an explanation cannot drift from the key.
 pub fn difference(before: &Value, after: &Value) -> Vec<Reason> {
+    difference_named(before, after, &|_, _| None)
+}
+
+/// The same, with the names of nodes, which manifests do not hold: `source` gives that of the n-th artifact in a port of
+/// `after`.
+pub(super) fn difference_named(
+    before: &Value,
+    after: &Value,
+    source: &dyn Fn(&str, usize) -> Option<String>,
+) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let number = |manifest: &Value, field: &str| manifest[field].as_u64();
     let text = |manifest: &Value| manifest["kind"].as_str().unwrap_or_default().to_owned();
@@ -27,7 +39,7 @@ pub fn difference(before: &Value, after: &Value) -> Vec<Reason> {
         });
     }
     params(Some(&before["params"]), Some(&after["params"]), &mut String::new(), &mut reasons);
-    inputs(&before["inputs"], &after["inputs"], &mut reasons);
+    inputs(&before["inputs"], &after["inputs"], source, &mut reasons);
     if changed("seed") {
         reasons.push(Reason::Seed { before: number(before, "seed"), after: number(after, "seed") });
     }
@@ -56,7 +68,7 @@ fn params(before: Option<&Value>, after: Option<&Value>, path: &mut String, reas
         (Some(Value::Array(left)), Some(Value::Array(right))) if left.len() == right.len() => {
             for (index, (left, right)) in left.iter().zip(right).enumerate() {
                 let length = path.len();
-                path.push_str(&format!("[{index}]"));
+                write!(path, "[{index}]").expect("writing to memory does not fail");
                 params(Some(left), Some(right), path, reasons);
                 path.truncate(length);
             }
@@ -78,14 +90,19 @@ fn is_content(value: &Value) -> bool {
         .is_some_and(|fields| fields.len() == 1 && fields.get("content").is_some_and(Value::is_array))
 }
 
-fn inputs(before: &Value, after: &Value, reasons: &mut Vec<Reason>) {
+fn inputs(
+    before: &Value,
+    after: &Value,
+    source: &dyn Fn(&str, usize) -> Option<String>,
+    reasons: &mut Vec<Reason>,
+) {
     let none = Map::new();
     let (left, right) = (before.as_object().unwrap_or(&none), after.as_object().unwrap_or(&none));
     for port in union(left, right) {
         let (left, right) = (artifacts(left.get(port)), artifacts(right.get(port)));
         let mut matched = vec![false; left.len()];
-        for (at, artifact) in &right {
-            // The same coordinates may come twice, as in a list of nodes that are over no axis: the next free one is meant.
+        for (number, (at, artifact)) in right.iter().enumerate() {
+            // The same coordinates come twice in a list of nodes that are over no axis: the next free one is meant.
             let same_place = |index: &usize| !matched[*index] && left[*index].0 == *at;
             let change = match (0..left.len()).find(same_place) {
                 None => InputChange::Added,
@@ -97,7 +114,8 @@ fn inputs(before: &Value, after: &Value, reasons: &mut Vec<Reason>) {
                     InputChange::Changed { because: None }
                 }
             };
-            reasons.push(Reason::Input { port: port.clone(), at: at.clone(), node: None, change });
+            let node = source(port, number);
+            reasons.push(Reason::Input { port: port.clone(), at: at.clone(), node, change });
         }
         for (index, (at, _)) in left.iter().enumerate() {
             if !matched[index] {

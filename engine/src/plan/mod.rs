@@ -5,6 +5,7 @@
 //! is a hit. A hit needs the record and not the blobs (C4): only where a node that must run reads an artifact whose
 //! bytes are gone is the node that made it run again.
 
+pub mod diff;
 mod explain;
 mod last;
 mod reason;
@@ -17,6 +18,7 @@ use dag_cache::{CacheError, Digest, Output, View};
 use serde_json::Value;
 
 pub use explain::difference;
+use explain::difference_named;
 pub use last::LastActions;
 pub use reason::{Cause, InputChange, Reason};
 
@@ -457,27 +459,15 @@ impl<'g> Planner<'g> {
         let record = self.view.record(&before.0).ok()??;
         let before: Value = serde_json::from_slice(&record.manifest).ok()?;
         let after: Value = serde_json::from_slice(manifest).ok()?;
-        let mut reasons = difference(&before, &after);
+        let graph = self.graph;
+        let mut reasons =
+            difference_named(&before, &after, &|port, number| source_name(graph, id, port, number));
         for reason in &mut reasons {
-            if let Reason::Input { port, at, node, change } = reason
-                && let Some(source) = self.source_of(id, port, at)
-            {
-                *node = Some(self.graph.node(source).name.to_string());
-                if let InputChange::Changed { because } = change {
-                    *because = self.cause(source, depth + 1).map(Box::new);
-                }
+            if let Reason::Input { node: Some(node), change: InputChange::Changed { because }, .. } = reason {
+                *because = graph.find(node).and_then(|source| self.cause(source, depth + 1)).map(Box::new);
             }
         }
         Some(reasons)
-    }
-
-    /// The node that enters `port` of `id` at these coordinates.
-    fn source_of(&self, id: NodeId, port: &str, at: &str) -> Option<NodeId> {
-        let matches = |input: &&NodeInput| {
-            let coordinates = &self.graph.node(input.source).coordinates;
-            &*input.port == port && (!input.gathered || at_text(coordinates) == at)
-        };
-        self.graph.node(id).inputs.iter().find(matches).map(|input| input.source)
     }
 
     /// Where the difference of a node's artifact began.
@@ -547,9 +537,8 @@ impl<'g> Planner<'g> {
     }
 }
 
-/// Coordinates as in a node's name: `r1/2`. Sorted by axis, as in a manifest.
-fn at_text(coordinates: &[(Arc<str>, Arc<str>)]) -> String {
-    let mut sorted: Vec<_> = coordinates.iter().collect();
-    sorted.sort_unstable();
-    sorted.iter().map(|(_, value)| &**value).collect::<Vec<_>>().join("/")
+/// The node whose artifact is the `number`-th of `port` of `id`.
+fn source_name(graph: &Graph, id: NodeId, port: &str, number: usize) -> Option<String> {
+    let mut inputs = graph.node(id).inputs.iter().filter(|input| &*input.port == port);
+    inputs.nth(number).map(|input| graph.node(input.source).name.to_string())
 }

@@ -23,20 +23,20 @@ pub struct Capacity {
 
 /// What a node holds while it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// Threads. More than there are means all of them.
-    pub cpus: u32,
+    pub(crate) cpus: u32,
     /// GPUs.
-    pub gpus: u32,
+    pub(crate) gpus: u32,
     /// Bytes of memory.
-    pub memory: u64,
+    pub(crate) memory: u64,
     /// Slots of named limits.
-    pub limits: BTreeMap<String, u32>,
+    pub(crate) limits: BTreeMap<String, u32>,
 }
 
 impl Capacity {
     /// Whether `demand` could be met by an idle machine; if not, what is too little, as (name, asked, offered).
-    pub fn refuses(&self, demand: &Demand) -> Option<(String, u64, u64)> {
+    pub(crate) fn refuses(&self, demand: &Demand) -> Option<(String, u64, u64)> {
         let too_little = |name: &str, asked: u64, offered: u64| {
             (asked > offered).then(|| (name.to_owned(), asked, offered))
         };
@@ -69,7 +69,7 @@ enum State {
 
 /// The states of all nodes of a run, and the slots that are free.
 #[derive(Debug)]
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     states: Vec<State>,
     inputs: Vec<Vec<u32>>,
     dependents: Vec<Vec<u32>>,
@@ -86,7 +86,12 @@ pub struct Scheduler {
 impl Scheduler {
     /// Nodes `0..inputs.len()`, each with the numbers of the nodes it reads, and what it holds while it runs. A demand
     /// that [`Capacity::refuses`] would never be met and must not get here.
-    pub fn new(inputs: Vec<Vec<u32>>, demands: Vec<Demand>, capacity: Capacity, keep_going: bool) -> Self {
+    pub(crate) fn new(
+        inputs: Vec<Vec<u32>>,
+        demands: Vec<Demand>,
+        capacity: Capacity,
+        keep_going: bool,
+    ) -> Self {
         let mut dependents = vec![Vec::new(); inputs.len()];
         let mut states = Vec::with_capacity(inputs.len());
         let mut open = BTreeSet::new();
@@ -136,12 +141,12 @@ impl Scheduler {
 
     /// The first node that is to be decided: the caller answers with [`Self::hit`], [`Self::enqueue`], [`Self::finish`]
     /// or by calling back a node it reads.
-    pub fn next_open(&self) -> Option<u32> {
+    pub(crate) fn next_open(&self) -> Option<u32> {
         self.open.first().copied()
     }
 
     /// An open node must run.
-    pub fn enqueue(&mut self, node: u32) {
+    pub(crate) fn enqueue(&mut self, node: u32) {
         assert_eq!(self.states[node as usize], State::Open, "only an open node is queued");
         self.open.remove(&node);
         self.queue(node);
@@ -153,13 +158,13 @@ impl Scheduler {
     }
 
     /// An open node need not run.
-    pub fn hit(&mut self, node: u32) {
+    pub(crate) fn hit(&mut self, node: u32) {
         assert_eq!(self.states[node as usize], State::Open, "only an open node is found to be a hit");
         self.end(node, End::Hit);
     }
 
     /// Takes the slots for the first queued node that fits, which now runs on these GPUs.
-    pub fn start_next(&mut self) -> Option<(u32, Vec<u32>)> {
+    pub(crate) fn start_next(&mut self) -> Option<(u32, Vec<u32>)> {
         if self.stopped {
             return None;
         }
@@ -206,13 +211,13 @@ impl Scheduler {
     }
 
     /// A node that was just started is being computed elsewhere: it waits without slots.
-    pub fn defer(&mut self, node: u32) {
+    pub(crate) fn defer(&mut self, node: u32) {
         self.give_back(node);
         self.states[node as usize] = State::Deferred;
     }
 
     /// Lets deferred nodes be started again.
-    pub fn retry_deferred(&mut self) {
+    pub(crate) fn retry_deferred(&mut self) {
         for node in 0..self.states.len() as u32 {
             if self.states[node as usize] == State::Deferred {
                 self.queue(node);
@@ -221,7 +226,7 @@ impl Scheduler {
     }
 
     /// A running node could not begin, since what it reads is gone: it is to be decided anew.
-    pub fn reopen(&mut self, node: u32) {
+    pub(crate) fn reopen(&mut self, node: u32) {
         self.give_back(node);
         self.states[node as usize] = State::Open;
         self.open.insert(node);
@@ -229,7 +234,7 @@ impl Scheduler {
 
     /// A hit has to run after all, since its bytes are gone and needed. It is open again, and what reads it and has not
     /// been started waits for it. False if it cannot be: it is no hit, or the run is stopping.
-    pub fn call_back(&mut self, node: u32) -> bool {
+    pub(crate) fn call_back(&mut self, node: u32) -> bool {
         if self.states[node as usize] != State::Ended(End::Hit) || self.stopped {
             return false;
         }
@@ -257,7 +262,7 @@ impl Scheduler {
 
     /// A running node, or an open one that cannot be decided, has ended. Gives what follows from it: descendants that
     /// are skipped, and everything that will not be started if the run stops here.
-    pub fn finish(&mut self, node: u32, end: End) -> Vec<(u32, End)> {
+    pub(crate) fn finish(&mut self, node: u32, end: End) -> Vec<(u32, End)> {
         if matches!(self.states[node as usize], State::Running(_)) {
             self.give_back(node);
         }
@@ -285,7 +290,7 @@ impl Scheduler {
     }
 
     /// No node is started any more. Gives those that are cancelled by it; running ones end by themselves.
-    pub fn stop(&mut self) -> Vec<(u32, End)> {
+    pub(crate) fn stop(&mut self) -> Vec<(u32, End)> {
         self.stopped = true;
         let idle = |state: &State| !matches!(state, State::Running(_) | State::Ended(_));
         let cancelled: Vec<u32> =
@@ -316,16 +321,8 @@ impl Scheduler {
     }
 
     /// Whether every node has ended.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.unended == 0
-    }
-
-    /// How a node has ended, if it has.
-    pub fn ended(&self, node: u32) -> Option<End> {
-        match self.states[node as usize] {
-            State::Ended(end) => Some(end),
-            _ => None,
-        }
     }
 }
 
@@ -401,7 +398,7 @@ mod tests {
         let mut trace = Vec::new();
         let mut picks = story.picks.iter().cycle();
         let mut steps = 0;
-        let mut note = |ends: &mut BTreeMap<u32, End>, trace: &mut Vec<String>, node: u32, end: End| {
+        let note = |ends: &mut BTreeMap<u32, End>, trace: &mut Vec<String>, node: u32, end: End| {
             assert!(ends.insert(node, end).is_none(), "node {node} ends once");
             trace.push(format!("{node} {end:?}"));
         };
@@ -469,7 +466,7 @@ mod tests {
         assert!(running.is_empty());
         assert_eq!(ends.len(), story.inputs.len(), "every node ends");
         for (&node, &end) in &ends {
-            assert_eq!(scheduler.ended(node), Some(end));
+            assert_eq!(scheduler.states[node as usize], State::Ended(end));
             let mut causes = story.inputs[node as usize].iter().map(|input| ends[input]);
             if end == End::Skipped {
                 assert!(causes.any(|cause| matches!(cause, End::Failed | End::Skipped)), "S2: node {node}");

@@ -24,7 +24,7 @@ use crate::seed;
 use crate::task::TaskError;
 
 /// The longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How often a waiting worker looks whether the run is stopping.
 const LOOK: Duration = Duration::from_millis(50);
 
