@@ -30,6 +30,7 @@ pub fn registry() -> Registry {
     Registry::new()
         .with::<command::Command>()
         .with::<dataset::Dataset>()
+        .with::<evaluate::Evaluate>()
         .with::<filter::Filter>()
         .with::<judge::Judge>()
         .with::<model::ModelTask>()

@@ -13,6 +13,9 @@ use super::Params;
 use crate::evaluate::score::Graded;
 use crate::table::{TableError, TableReader};
 
+/// The column in which `filter` says why it dropped a record.
+const REASON: &str = "reason";
+
 /// Everything that entered the report.
 pub(super) struct Gathered {
     /// Arms in the order of their first appearance; the untrained base, if there is one, comes last.
@@ -93,8 +96,8 @@ pub(super) fn gather(params: &Params, cx: &TaskCx) -> Result<Gathered, TaskError
     for (index, input) in cx.inputs("funnel").iter().enumerate() {
         let label = params.funnel.get(index).cloned().unwrap_or_else(|| format!("step {}", index + 1));
         let reader = TableReader::open(&input.path)?;
-        let reasons = match reader.schema().kind("reason") {
-            Some(_) => count_values(&input.path, "reason")?,
+        let reasons = match reader.schema().kind(REASON) {
+            Some(_) => count_values(&input.path, REASON)?,
             None => BTreeMap::new(),
         };
         gathered.funnel.push(FunnelStep { label, rows: reader.len(), reasons });

@@ -129,18 +129,19 @@ fn comparisons(title: &'static str, lead: &str, comparisons: &[Comparison], k: u
 }
 
 /// The facts shown, those that some arm tells, in this order; the names are those of the files.
-const FACTS: [(&str, &str); 11] = [
+const FACTS: [(&str, &str); 12] = [
     ("steps", "Steps"),
     ("epochs", "Epochs"),
     ("packs", "Packs"),
-    ("examples", "Examples"),
     ("unique_problems", "Unique problems"),
     ("exposures", "Exposures"),
     ("loss_tokens", "Loss tokens"),
-    ("tokens", "Tokens"),
-    ("dropped", "Dropped"),
-    ("efficiency", "Pack fill"),
     ("final_loss", "Final loss"),
+    ("packing.examples", "Examples packed"),
+    ("packing.tokens", "Tokens packed"),
+    ("packing.mean_length", "Mean length"),
+    ("packing.efficiency", "Pack fill"),
+    ("packing.dropped", "Dropped"),
 ];
 
 /// What differs between the arms beside the traces. Facts come from training summaries and pack statistics.
@@ -155,14 +156,12 @@ fn fairness(gathered: &Gathered) -> Table {
         };
         let mut known = run.summary.clone();
         if let Some((_, stats)) = gathered.packs.iter().find(|(arm, _)| *arm == run.arm) {
-            for (name, value) in stats {
-                known.entry(name.clone()).or_insert_with(|| value.clone());
-            }
+            known.extend(of_packs(stats));
         }
         facts.push((label, known));
     }
     if gathered.training.is_empty() {
-        facts.clone_from(&gathered.packs);
+        facts = gathered.packs.iter().map(|(arm, stats)| (arm.clone(), of_packs(stats).collect())).collect();
     }
     let told: Vec<_> =
         FACTS.iter().filter(|(name, _)| facts.iter().any(|(_, known)| known.contains_key(*name))).collect();
@@ -181,6 +180,12 @@ fn fairness(gathered: &Gathered) -> Table {
         names: 1,
         rows: if told.is_empty() { Vec::new() } else { rows.collect() },
     }
+}
+
+/// The statistics of an arm's packs under names that no fact about its training has: packs hold each
+/// example once, training may see it many times.
+fn of_packs(stats: &Map<String, Value>) -> impl Iterator<Item = (String, Value)> + '_ {
+    stats.iter().map(|(name, value)| (format!("packing.{name}"), value.clone()))
 }
 
 fn fact(value: &Value) -> String {
