@@ -25,6 +25,8 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
+    // `answer.split('#### ')[1]`: the methods that authors know from Python.
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters do not clash"));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -187,6 +189,7 @@ mod tests {
             value("messages[1].content", json!({ "messages": [{}, { "content": "c" }] })),
             Ok(json!("c"))
         );
+        assert_eq!(value("answer.split('#### ')[1]", json!({ "answer": "so #### 4" })), Ok(json!("4")));
         assert_eq!(value("metadata | fromjson", json!({ "metadata": "{\"a\": 1}" })), Ok(json!({ "a": 1 })));
     }
 

@@ -21,6 +21,7 @@ mod spill;
 pub mod stats;
 pub mod table;
 mod token_store;
+pub mod train;
 
 use dag_engine::Registry;
 
@@ -36,4 +37,5 @@ pub fn registry() -> Registry {
         .with::<pack::Pack>()
         .with::<report::Report>()
         .with::<sample::SampleTask>()
+        .with::<train::Train>()
 }

@@ -1,1 +1,174 @@
 //! `dataset` on files of every format, and its rules of selection.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::table::{Row, Schema, TableReader, TableWriter};
+
+fn params(value: Value) -> Params {
+    serde_json::from_value(value).unwrap()
+}
+
+fn rows(path: &Path) -> Vec<Row> {
+    TableReader::open(path).unwrap().rows().unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn column(cx: &TaskCx, name: &str) -> Vec<Value> {
+    rows(&cx.output("records")).iter().map(|row| row[name].clone()).collect()
+}
+
+fn table(path: PathBuf, rows: Value) -> PathBuf {
+    let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
+    let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
+    rows.iter().for_each(|row| writer.write(row).unwrap());
+    writer.finish().unwrap();
+    path
+}
+
+/// Runs on rows given in the file.
+fn run(dir: &Path, value: Value) -> Result<TaskCx, TaskError> {
+    let mut cx = TaskCx::for_test(dir).seed(17).build()?;
+    Dataset::run(&params(value), &mut cx).map(|()| cx)
+}
+
+#[test]
+fn the_content_tells_the_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let files = [
+        write("a", "\u{feff}{\"problem\": \"x\", \"answer\": \"1\"}\n\n{\"problem\": \"y\", \"answer\": \"2\"}"),
+        write("b", " [{\"problem\": \"x\", \"answer\": \"1\"}, {\"problem\": \"y\", \"answer\": \"2\"}]"),
+        write("c", "problem,answer\nx,1\ny,2\n"),
+        table(dir.path().join("d"), json!([{ "problem": "x", "answer": "1" }, { "problem": "y", "answer": "2" }])),
+    ];
+    let mut digests = Vec::new();
+    for file in files {
+        let mut cx = TaskCx::for_test(dir.path()).file("/source/path", file).build().unwrap();
+        Dataset::run(&params(json!({ "source": { "path": "data" } })), &mut cx).unwrap();
+        assert_eq!(column(&cx, "problem"), ["x", "y"]);
+        digests.push(fs::read(cx.output("records")).unwrap());
+    }
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the same rows are the same bytes");
+}
+
+#[test]
+fn a_bad_row_names_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data.jsonl");
+    fs::write(&path, "{\"problem\": \"x\"}\n{\"problem\": \"y\",}\n[3]\n").unwrap();
+    let mut cx = TaskCx::for_test(dir.path()).file("/source/path", &path).build().unwrap();
+    let error = Dataset::run(&params(json!({ "source": { "path": "data" } })), &mut cx).unwrap_err().to_string();
+    assert!(error.contains("data.jsonl:2: the line is not JSON"), "{error}");
+    Dataset::run(&params(json!({ "source": { "path": "data" }, "bad_rows": "drop" })), &mut cx).unwrap();
+    assert_eq!((&cx.metrics()["rows"], &cx.metrics()["dropped_bad"]), (&json!(1), &json!(2)));
+}
+
+#[test]
+fn columns_are_templates_and_keep_their_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = json!({ "rows": [{ "question": "How many?", "answer": "2+2\n#### 1,004", "level": 3, "n": 7 }] });
+    let columns = json!({
+        "id": "q-{{ n }}",
+        "problem": "{{ question }}",
+        "answer": "{{ answer | extract('####\\\\s*(.+)') | replace(',', '') }}",
+        "hard": "{{ level > 2 }}",
+    });
+    let cx = run(dir.path(), json!({ "source": source, "columns": columns, "select": ["id", "problem", "answer", "hard"] })).unwrap();
+    let row = &rows(&cx.output("records"))[0];
+    assert_eq!((&row["id"], &row["problem"]), (&json!("q-7"), &json!("How many?")));
+    assert_eq!((&row["answer"], &row["hard"]), (&json!("1004"), &json!(true)));
+    assert!(!row.contains_key("level") && row["record_key"].as_str().unwrap().len() == 64);
+}
+
+fn numbered(count: u64) -> Value {
+    json!((0..count).map(|number| json!({ "id": format!("p{number}"), "problem": format!("problem {number}") })).collect::<Vec<_>>())
+}
+
+#[test]
+fn rows_that_are_added_disturb_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = |count, shuffle| {
+        let value = json!({ "source": { "rows": numbered(count) }, "take": 20, "shuffle": shuffle });
+        column(&run(dir.path(), value).unwrap(), "id")
+    };
+    let few = taken(100, false);
+    assert_eq!(few.len(), 20);
+    // Of twice the rows about half the places go to new ones; the old that stay are among those taken before.
+    let many = taken(200, false);
+    let stayed = many.iter().filter(|id| few.contains(id)).count();
+    let old = many.iter().filter(|id| id.as_str().unwrap()[1..].parse::<u64>().unwrap() < 100).count();
+    assert_eq!(stayed, old);
+    assert!((3..18).contains(&stayed), "{stayed}");
+    let shuffled = taken(100, true);
+    assert_ne!(shuffled, few);
+    let sorted = |mut ids: Vec<Value>| {
+        ids.sort_by_key(ToString::to_string);
+        ids
+    };
+    assert_eq!(sorted(shuffled), sorted(few));
+}
+
+#[test]
+fn duplicates_exclusions_and_conditions_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = json!([
+        { "problem": "a  b", "level": 1 },
+        { "problem": "a b", "level": 2 },
+        { "problem": "c", "level": 0 },
+        { "problem": "test one", "level": 1 },
+        { "problem": "d", "level": 1 },
+    ]);
+    let test = table(dir.path().join("test"), json!([{ "id": "t", "problem": "test  one" }]));
+    let mut cx = TaskCx::for_test(dir.path()).input("exclude", test).build().unwrap();
+    let value = json!({ "source": { "rows": data }, "dedup": "problem", "where": "level > 0" });
+    Dataset::run(&params(value), &mut cx).unwrap();
+    assert_eq!(column(&cx, "problem"), ["a  b", "d"]);
+    for (metric, count) in [("rows_in", 5), ("rows", 2), ("dropped_where", 1), ("dropped_duplicate", 1), ("dropped_excluded", 1)] {
+        assert_eq!(cx.metrics()[metric], json!(count), "{metric}");
+    }
+}
+
+#[test]
+fn ids_are_unique_or_derived() {
+    let dir = tempfile::tempdir().unwrap();
+    let twice = json!({ "source": { "rows": [{ "id": 1, "x": 1 }, { "id": 1, "x": 2 }] }, "exclude_by": "x" });
+    assert!(run(dir.path(), twice).is_err_and(|error| error.to_string().contains("the id `1` is there twice")));
+    let same = json!({ "source": { "rows": [{ "x": 1 }, { "x": 1 }, { "x": 2 }] } });
+    let cx = run(dir.path(), same).unwrap();
+    assert_eq!((cx.metrics()["rows"].clone(), cx.metrics()["dropped_identical"].clone()), (json!(2), json!(1)));
+}
+
+#[test]
+fn generated_problems_are_the_same_again_and_a_larger_count_only_adds() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = |count: u64, seed: u64| {
+        let source = json!({ "generator": "arithmetic", "count": count, "steps": [2, 4], "modulus": 10, "seed": seed });
+        column(&run(dir.path(), json!({ "source": source })).unwrap(), "problem")
+    };
+    let few = made(10, 0);
+    assert_eq!(few, made(20, 0)[..10]);
+    assert_ne!(few, made(10, 1));
+}
+
+#[test]
+fn faults_name_their_place() {
+    let faults = |value| Dataset::check(&params(value)).into_iter().map(|fault| fault.pointer).collect::<Vec<_>>();
+    assert_eq!(faults(json!({ "source": { "path": "x" }, "take": 3 })), [""; 0]);
+    assert_eq!(faults(json!({ "source": {} })), ["/source"]);
+    assert_eq!(faults(json!({ "source": { "path": "x", "count": 3 } })), ["/source/count"]);
+    assert_eq!(faults(json!({ "source": { "path": "x" }, "where": "a >", "columns": { "b": "{{" } })), ["/columns/b", "/where"]);
+}
+
+#[test]
+fn a_data_set_on_the_hub_is_missing_and_stays_in_the_key() {
+    let hub = params(json!({ "source": { "path": "hf://openai/gsm8k", "config": "main", "split": "test" } }));
+    assert!(Dataset::check(&hub).is_empty() && Dataset::files(&hub).is_empty());
+    assert!(hub.source.missing().unwrap().help.contains("hf download --repo-type dataset openai/gsm8k"));
+}

@@ -1,0 +1,94 @@
+//! `train` on a model and packs that are made here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::model::ModelTask;
+use crate::pack::Pack;
+use crate::table::{Schema, TableWriter};
+
+/// A base model and packs below `dir`.
+fn material(dir: &Path) -> (PathBuf, PathBuf) {
+    let mut made = TaskCx::for_test(&dir.join("base")).build().unwrap();
+    let model = json!({
+        "architecture": { "hidden": 32, "layers": 1, "head_dim": 16, "max_positions": 64 },
+        "tokenizer": { "kind": "characters" },
+    });
+    ModelTask::run(&serde_json::from_value(model).unwrap(), &mut made).unwrap();
+    let rows: Vec<Row> = (0..24)
+        .map(|number| {
+            let row = json!({ "id": format!("{number}"), "problem": format!("{number}?"), "response": format!("<think>{number}</think>{number}") });
+            row.as_object().unwrap().clone()
+        })
+        .collect();
+    let path = dir.join("examples");
+    let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
+    rows.iter().for_each(|row| writer.write(row).unwrap());
+    writer.finish().unwrap();
+    let mut packed = TaskCx::for_test(&dir.join("packed"))
+        .input("examples", path)
+        .input("tokenizer", made.output("model"))
+        .build()
+        .unwrap();
+    Pack::run(&serde_json::from_value(json!({ "max_tokens": 40 })).unwrap(), &mut packed).unwrap();
+    (made.output("model"), packed.output("packs"))
+}
+
+fn params() -> Params {
+    serde_json::from_value(json!({ "steps": 12, "batch": 2, "peak_lr": 3e-3 })).unwrap()
+}
+
+#[test]
+fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, packs) = material(dir.path());
+    let cx = |name: &str| {
+        let run = json!({ "checkpoint_every": 3 });
+        TaskCx::for_test(&dir.path().join(name)).input("base", &base).input("packs", &packs).seed(17).run(run)
+    };
+    let mut whole = cx("whole").threads(2).build().unwrap();
+    Train::run(&params(), &mut whole).unwrap();
+
+    // Stopped after seven steps: it goes on from its own checkpoint, with another number of threads.
+    let mut stopped = cx("parts").build().unwrap();
+    let short = Params { steps: Some(12), ..params() };
+    let cancel = stopped.cancel_token();
+    let done = Arc::new(AtomicU64::new(0));
+    let watcher = std::thread::spawn({
+        let (done, log) = (Arc::clone(&done), stopped.scratch().join("checkpoint"));
+        move || {
+            while !log.is_dir() && done.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            cancel.cancel();
+        }
+    });
+    let outcome = Train::run(&short, &mut stopped);
+    done.store(1, Ordering::Relaxed);
+    watcher.join().unwrap();
+    // A machine fast enough to finish first has nothing to resume; the bytes must be equal all the same.
+    if outcome.is_err() {
+        assert!(matches!(outcome, Err(TaskError::Cancelled)), "{outcome:?}");
+        let mut resumed = cx("parts").build().unwrap();
+        Train::run(&short, &mut resumed).unwrap();
+    }
+    for file in ["model.safetensors", "config.json", "tokenizer.json", "training/loss.jsonl", "training/summary.json"] {
+        let read = |cx: &TaskCx| fs::read(cx.output("model").join(file)).unwrap();
+        assert_eq!(read(&whole), read(&stopped), "{file}");
+    }
+    let summary: Value = serde_json::from_slice(&fs::read(whole.output("model").join("training/summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["steps"], json!(12));
+    assert!(summary["final_loss"].as_f64().unwrap() < summary["first_loss"].as_f64().unwrap());
+}
+
+#[test]
+fn how_long_is_one_of_two() {
+    let faults = |value: Value| Train::check(&serde_json::from_value(value).unwrap()).len();
+    assert_eq!(faults(json!({ "steps": 1, "batch": 1, "peak_lr": 1e-3 })), 0);
+    assert_eq!(faults(json!({ "epochs": 0.5, "batch": 1, "peak_lr": 1e-3 })), 0);
+    assert_eq!(faults(json!({ "batch": 1, "peak_lr": 1e-3 })), 1);
+    assert_eq!(faults(json!({ "steps": 1, "epochs": 1, "batch": 0, "peak_lr": -1 })), 3);
+    let epochs: Params = serde_json::from_value(json!({ "epochs": 2.5, "batch": 4, "peak_lr": 1e-3 })).unwrap();
+    assert_eq!(epochs.steps(10), 7);
+}
