@@ -168,9 +168,17 @@ impl Task for Train {
             }
         };
         let is_rate = |rate: f64| rate.is_finite() && rate >= 0.0;
-        require(params.steps.is_some() != params.epochs.is_some(), "", "how long to train is either `steps` or `epochs`");
+        require(
+            params.steps.is_some() != params.epochs.is_some(),
+            "",
+            "how long to train is either `steps` or `epochs`",
+        );
         require(params.steps != Some(0), "/steps", "there is at least one step");
-        require(params.epochs.is_none_or(|epochs| epochs.is_finite() && epochs > 0.0), "/epochs", "epochs are above zero");
+        require(
+            params.epochs.is_none_or(|epochs| epochs.is_finite() && epochs > 0.0),
+            "/epochs",
+            "epochs are above zero",
+        );
         require(params.batch > 0, "/batch", "a step has at least one pack");
         require(is_rate(params.peak_lr), "/peak_lr", "a learning rate is zero or more");
         require(params.initial_lr.is_none_or(is_rate), "/initial_lr", "a learning rate is zero or more");
@@ -182,7 +190,11 @@ impl Task for Train {
         );
         require((0.0..=1.0).contains(&params.warmup_ratio), "/warmup_ratio", "a share is from 0 to 1");
         let is_share = |beta: f64| (0.0..1.0).contains(&beta);
-        require(is_share(params.betas.0) && is_share(params.betas.1), "/betas", "betas are from 0 to below 1");
+        require(
+            is_share(params.betas.0) && is_share(params.betas.1),
+            "/betas",
+            "betas are from 0 to below 1",
+        );
         require(params.eps > 0.0, "/eps", "epsilon is above zero");
         require(is_rate(params.weight_decay), "/weight_decay", "a decay is zero or more");
         require(is_rate(params.clip_norm), "/clip_norm", "a norm is zero or more");
@@ -252,7 +264,8 @@ impl Task for Train {
         }
         let folder = cx.output("model");
         trainer.save_model(&folder).map_err(failed)?;
-        let tokenizer = Tokenizer::load(&base).map_err(|error| TaskError::input(&base, None, error.to_string()))?;
+        let tokenizer =
+            Tokenizer::load(&base).map_err(|error| TaskError::input(&base, None, error.to_string()))?;
         tokenizer.save(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
         let summary = summary(params, &config, trainer.position(), &packs, &log);
         write_training(&folder.join("training"), &summary, &log)?;
@@ -279,12 +292,16 @@ fn check_size(base: &Path) -> Result<(), TaskError> {
 /// The packs hold ids: under another vocabulary they would mean other text.
 fn check_tokenizer(base: &Path, packs: &Path) -> Result<(), TaskError> {
     let digest = |path: &Path| {
-        Tokenizer::load(path).map(|tokenizer| tokenizer.digest()).map_err(|error| TaskError::input(path, None, error.to_string()))
+        Tokenizer::load(path)
+            .map(|tokenizer| tokenizer.digest())
+            .map_err(|error| TaskError::input(path, None, error.to_string()))
     };
     if digest(base)? == digest(packs)? {
         return Ok(());
     }
-    Err(TaskError::failed("the packs were made with another tokenizer than the base model's; pack with `tokenizer:` of this base"))
+    Err(TaskError::failed(
+        "the packs were made with another tokenizer than the base model's; pack with `tokenizer:` of this base",
+    ))
 }
 
 /// The packs, their tokens in a file that is read at random.
@@ -301,12 +318,18 @@ impl Packs {
         let mut starts = Vec::new();
         for (number, row) in (1..).zip(table.rows_of(&["tokens", "loss_mask", "starts"])?) {
             let row = row?;
-            let list = |name| numbers(&row, name).ok_or_else(|| {
-                TaskError::input(table.path(), Some(number), format!("`{name}` is no list of numbers"))
-            });
+            let list = |name| {
+                numbers(&row, name).ok_or_else(|| {
+                    TaskError::input(table.path(), Some(number), format!("`{name}` is no list of numbers"))
+                })
+            };
             let (tokens, mask) = (list("tokens")?, list("loss_mask")?);
             if tokens.len() != mask.len() {
-                return Err(TaskError::input(table.path(), Some(number), "the loss mask is not as long as the tokens"));
+                return Err(TaskError::input(
+                    table.path(),
+                    Some(number),
+                    "the loss mask is not as long as the tokens",
+                ));
             }
             let mask: Vec<u8> = mask.into_iter().map(|mask| u8::from(mask != 0)).collect();
             writer.push(&tokens, &mask)?;
@@ -317,7 +340,8 @@ impl Packs {
         }
         let path = folder.join("stats.json");
         let text = fs::read(&path).map_err(|error| TaskError::io(&path, error))?;
-        let stats = serde_json::from_slice(&text).map_err(|error| TaskError::input(&path, None, error.to_string()))?;
+        let stats = serde_json::from_slice(&text)
+            .map_err(|error| TaskError::input(&path, None, error.to_string()))?;
         Ok(Self { store: writer.finish()?, starts, stats })
     }
 
@@ -356,7 +380,10 @@ impl Log {
         if self.steps.len() as u64 == step {
             return Ok(());
         }
-        Err(TaskError::failed(format!("the checkpoint is at step {step} and its log at {}", self.steps.len())))
+        Err(TaskError::failed(format!(
+            "the checkpoint is at step {step} and its log at {}",
+            self.steps.len()
+        )))
     }
 
     fn push(&mut self, stats: StepStats) {
@@ -365,7 +392,11 @@ impl Log {
 
     fn text(&self) -> Result<String, TaskError> {
         let line = |stats| serde_json::to_string(stats).map(|line| line + "\n");
-        self.steps.iter().map(line).collect::<Result<_, _>>().map_err(|error| TaskError::failed(error.to_string()))
+        self.steps
+            .iter()
+            .map(line)
+            .collect::<Result<_, _>>()
+            .map_err(|error| TaskError::failed(error.to_string()))
     }
 
     fn save(&self) -> Result<(), TaskError> {
@@ -374,7 +405,8 @@ impl Log {
 }
 
 fn summary(params: &Params, config: &TrainConfig, position: Position, packs: &Packs, log: &Log) -> Value {
-    let mean = |steps: &[StepStats]| steps.iter().map(|stats| stats.loss).sum::<f64>() / steps.len().max(1) as f64;
+    let mean =
+        |steps: &[StepStats]| steps.iter().map(|stats| stats.loss).sum::<f64>() / steps.len().max(1) as f64;
     // A single step is noise; the first and the last twentieth are not.
     let window = (log.steps.len() / 20).max(1).min(log.steps.len());
     let epochs = position.packs as f64 / packs.store.len() as f64;
@@ -397,7 +429,8 @@ fn summary(params: &Params, config: &TrainConfig, position: Position, packs: &Pa
 
 fn write_training(folder: &Path, summary: &Value, log: &Log) -> Result<(), TaskError> {
     fs::create_dir_all(folder).map_err(|error| TaskError::io(folder, error))?;
-    let summary = serde_json::to_string_pretty(summary).map_err(|error| TaskError::failed(error.to_string()))?;
+    let summary =
+        serde_json::to_string_pretty(summary).map_err(|error| TaskError::failed(error.to_string()))?;
     for (name, text) in [("loss.jsonl", log.text()?), ("summary.json", summary + "\n")] {
         let path = folder.join(name);
         fs::write(&path, text).map_err(|error| TaskError::io(path, error))?;

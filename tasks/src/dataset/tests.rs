@@ -43,10 +43,16 @@ fn the_content_tells_the_format() {
         path
     };
     let files = [
-        write("a", "\u{feff}{\"problem\": \"x\", \"answer\": \"1\"}\n\n{\"problem\": \"y\", \"answer\": \"2\"}"),
+        write(
+            "a",
+            "\u{feff}{\"problem\": \"x\", \"answer\": \"1\"}\n\n{\"problem\": \"y\", \"answer\": \"2\"}",
+        ),
         write("b", " [{\"problem\": \"x\", \"answer\": \"1\"}, {\"problem\": \"y\", \"answer\": \"2\"}]"),
         write("c", "problem,answer\nx,1\ny,2\n"),
-        table(dir.path().join("d"), json!([{ "problem": "x", "answer": "1" }, { "problem": "y", "answer": "2" }])),
+        table(
+            dir.path().join("d"),
+            json!([{ "problem": "x", "answer": "1" }, { "problem": "y", "answer": "2" }]),
+        ),
     ];
     let mut digests = Vec::new();
     for file in files {
@@ -64,7 +70,8 @@ fn a_bad_row_names_its_line() {
     let path = dir.path().join("data.jsonl");
     fs::write(&path, "{\"problem\": \"x\"}\n{\"problem\": \"y\",}\n[3]\n").unwrap();
     let mut cx = TaskCx::for_test(dir.path()).file("/source/path", &path).build().unwrap();
-    let error = Dataset::run(&params(json!({ "source": { "path": "data" } })), &mut cx).unwrap_err().to_string();
+    let error =
+        Dataset::run(&params(json!({ "source": { "path": "data" } })), &mut cx).unwrap_err().to_string();
     assert!(error.contains("data.jsonl:2: the line is not JSON"), "{error}");
     Dataset::run(&params(json!({ "source": { "path": "data" }, "bad_rows": "drop" })), &mut cx).unwrap();
     assert_eq!((&cx.metrics()["rows"], &cx.metrics()["dropped_bad"]), (&json!(1), &json!(2)));
@@ -73,14 +80,19 @@ fn a_bad_row_names_its_line() {
 #[test]
 fn columns_are_templates_and_keep_their_types() {
     let dir = tempfile::tempdir().unwrap();
-    let source = json!({ "rows": [{ "question": "How many?", "answer": "2+2\n#### 1,004", "level": 3, "n": 7 }] });
+    let source =
+        json!({ "rows": [{ "question": "How many?", "answer": "2+2\n#### 1,004", "level": 3, "n": 7 }] });
     let columns = json!({
         "id": "q-{{ n }}",
         "problem": "{{ question }}",
         "answer": "{{ answer | extract('####\\\\s*(.+)') | replace(',', '') }}",
         "hard": "{{ level > 2 }}",
     });
-    let cx = run(dir.path(), json!({ "source": source, "columns": columns, "select": ["id", "problem", "answer", "hard"] })).unwrap();
+    let cx = run(
+        dir.path(),
+        json!({ "source": source, "columns": columns, "select": ["id", "problem", "answer", "hard"] }),
+    )
+    .unwrap();
     let row = &rows(&cx.output("records"))[0];
     assert_eq!((&row["id"], &row["problem"]), (&json!("q-7"), &json!("How many?")));
     assert_eq!((&row["answer"], &row["hard"]), (&json!("1004"), &json!(true)));
@@ -88,7 +100,11 @@ fn columns_are_templates_and_keep_their_types() {
 }
 
 fn numbered(count: u64) -> Value {
-    json!((0..count).map(|number| json!({ "id": format!("p{number}"), "problem": format!("problem {number}") })).collect::<Vec<_>>())
+    json!(
+        (0..count)
+            .map(|number| json!({ "id": format!("p{number}"), "problem": format!("problem {number}") }))
+            .collect::<Vec<_>>()
+    )
 }
 
 #[test]
@@ -130,7 +146,9 @@ fn duplicates_exclusions_and_conditions_are_counted() {
     let value = json!({ "source": { "rows": data }, "dedup": "problem", "where": "level > 0" });
     Dataset::run(&params(value), &mut cx).unwrap();
     assert_eq!(column(&cx, "problem"), ["a  b", "d"]);
-    for (metric, count) in [("rows_in", 5), ("rows", 2), ("dropped_where", 1), ("dropped_duplicate", 1), ("dropped_excluded", 1)] {
+    for (metric, count) in
+        [("rows_in", 5), ("rows", 2), ("dropped_where", 1), ("dropped_duplicate", 1), ("dropped_excluded", 1)]
+    {
         assert_eq!(cx.metrics()[metric], json!(count), "{metric}");
     }
 }
@@ -138,11 +156,17 @@ fn duplicates_exclusions_and_conditions_are_counted() {
 #[test]
 fn ids_are_unique_or_derived() {
     let dir = tempfile::tempdir().unwrap();
-    let twice = json!({ "source": { "rows": [{ "id": 1, "x": 1 }, { "id": 1, "x": 2 }] }, "exclude_by": "x" });
-    assert!(run(dir.path(), twice).is_err_and(|error| error.to_string().contains("the id `1` is there twice")));
+    let twice =
+        json!({ "source": { "rows": [{ "id": 1, "x": 1 }, { "id": 1, "x": 2 }] }, "exclude_by": "x" });
+    assert!(
+        run(dir.path(), twice).is_err_and(|error| error.to_string().contains("the id `1` is there twice"))
+    );
     let same = json!({ "source": { "rows": [{ "x": 1 }, { "x": 1 }, { "x": 2 }] } });
     let cx = run(dir.path(), same).unwrap();
-    assert_eq!((cx.metrics()["rows"].clone(), cx.metrics()["dropped_identical"].clone()), (json!(2), json!(1)));
+    assert_eq!(
+        (cx.metrics()["rows"].clone(), cx.metrics()["dropped_identical"].clone()),
+        (json!(2), json!(1))
+    );
 }
 
 #[test]
@@ -159,11 +183,15 @@ fn generated_problems_are_the_same_again_and_a_larger_count_only_adds() {
 
 #[test]
 fn faults_name_their_place() {
-    let faults = |value| Dataset::check(&params(value)).into_iter().map(|fault| fault.pointer).collect::<Vec<_>>();
+    let faults =
+        |value| Dataset::check(&params(value)).into_iter().map(|fault| fault.pointer).collect::<Vec<_>>();
     assert_eq!(faults(json!({ "source": { "path": "x" }, "take": 3 })), [""; 0]);
     assert_eq!(faults(json!({ "source": {} })), ["/source"]);
     assert_eq!(faults(json!({ "source": { "path": "x", "count": 3 } })), ["/source/count"]);
-    assert_eq!(faults(json!({ "source": { "path": "x" }, "where": "a >", "columns": { "b": "{{" } })), ["/columns/b", "/where"]);
+    assert_eq!(
+        faults(json!({ "source": { "path": "x" }, "where": "a >", "columns": { "b": "{{" } })),
+        ["/columns/b", "/where"]
+    );
 }
 
 #[test]

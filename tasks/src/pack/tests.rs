@@ -66,12 +66,19 @@ fn every_example_is_in_one_pack_and_labels_are_the_completions() {
         for (index, &start) in starts.iter().enumerate() {
             let end = starts.get(index + 1).map_or(tokens.len(), |end| *end as usize);
             assert_eq!(mask[start as usize], 0);
-            assert_eq!((tokens[end - 1], mask[end - 1]), (tokenizer.eos_id().unwrap(), 1), "the end token is trained");
-            let labels: Vec<u32> = (start as usize..end).filter(|at| mask[*at] == 1).map(|at| tokens[at]).collect();
+            assert_eq!(
+                (tokens[end - 1], mask[end - 1]),
+                (tokenizer.eos_id().unwrap(), 1),
+                "the end token is trained"
+            );
+            let labels: Vec<u32> =
+                (start as usize..end).filter(|at| mask[*at] == 1).map(|at| tokens[at]).collect();
             let text = tokenizer.decode(&labels).unwrap();
             assert!(text.starts_with('x') && text.contains("</think>"), "{text}");
         }
-        sources.extend(pack["examples"].as_array().unwrap().iter().map(|source| source.as_str().unwrap().to_owned()));
+        sources.extend(
+            pack["examples"].as_array().unwrap().iter().map(|source| source.as_str().unwrap().to_owned()),
+        );
     }
     sources.sort();
     assert_eq!(sources, (1..=9).map(|number| format!("k{number}")).collect::<Vec<_>>());

@@ -44,10 +44,14 @@ fn more_repeats_and_more_rows_leave_the_others_as_they_were() {
     for row in &few {
         assert!(many.contains(row), "{row:?}");
     }
-    let keys: std::collections::BTreeSet<&str> = many.iter().map(|row| row["record_key"].as_str().unwrap()).collect();
+    let keys: std::collections::BTreeSet<&str> =
+        many.iter().map(|row| row["record_key"].as_str().unwrap()).collect();
     assert_eq!(keys.len(), 32);
     let first = &few[0];
-    assert_eq!((&first["id"], &first["repeat"], &first["parents"]), (&json!("p0"), &json!(0), &json!(["k0"])));
+    assert_eq!(
+        (&first["id"], &first["repeat"], &first["parents"]),
+        (&json!("p0"), &json!(0), &json!(["k0"]))
+    );
     assert_eq!((&first["finish_reason"], &first["error"]), (&json!("stop"), &Value::Null));
     assert_eq!(first["messages"], json!([{ "role": "user", "content": "0+1*2 mod 10?" }]));
     assert!(first["response"].as_str().unwrap().starts_with("<think>\n0+1=1;"));
@@ -57,7 +61,8 @@ fn more_repeats_and_more_rows_leave_the_others_as_they_were() {
 fn what_is_stored_is_not_asked_again() {
     let dir = tempfile::tempdir().unwrap();
     let cx = TaskCx::for_test(dir.path()).build().unwrap();
-    let spec: ModelSpec = serde_json::from_value(json!({ "backend": "scripted", "teacher": "terse" })).unwrap();
+    let spec: ModelSpec =
+        serde_json::from_value(json!({ "backend": "scripted", "teacher": "terse" })).unwrap();
     let backend = Backend::open(&spec, None, &BackendRun::default(), &cx).unwrap();
     let prompt = |number: u32| Prompt {
         messages: vec![Message { role: "user".into(), content: format!("{number}+1 mod 10?") }],
@@ -82,13 +87,20 @@ fn what_is_stored_is_not_asked_again() {
 #[test]
 fn a_prompt_that_cannot_be_answered_is_a_failed_record() {
     let dir = tempfile::tempdir().unwrap();
-    let prompts = table(dir.path().join("p"), json!([{ "id": "a", "problem": "1+1 mod 10?" }, { "id": "b", "problem": "hello" }]));
+    let prompts = table(
+        dir.path().join("p"),
+        json!([{ "id": "a", "problem": "1+1 mod 10?" }, { "id": "b", "problem": "hello" }]),
+    );
     let params: Params =
         serde_json::from_value(json!({ "model": { "backend": "scripted", "teacher": "terse" } })).unwrap();
     let mut strict = TaskCx::for_test(dir.path()).input("prompts", &prompts).build().unwrap();
     let error = SampleTask::run(&params, &mut strict).unwrap_err().to_string();
     assert!(error.contains("1 of 2 records failed (1 prompt)"), "{error}");
-    let mut lenient = TaskCx::for_test(dir.path()).input("prompts", &prompts).run(json!({ "allow_failed": 0.5 })).build().unwrap();
+    let mut lenient = TaskCx::for_test(dir.path())
+        .input("prompts", &prompts)
+        .run(json!({ "allow_failed": 0.5 }))
+        .build()
+        .unwrap();
     SampleTask::run(&params, &mut lenient).unwrap();
     assert_eq!(lenient.owed_records(), 1);
     let rows = rows(&lenient);
@@ -104,8 +116,10 @@ fn given_responses_are_read_as_if_they_were_sampled() {
         { "id": "b", "problem": "q", "reasoning": "hm", "response": "" , "tokens": null },
         { "id": "c", "problem": "r", "reasoning": null, "response": null, "tokens": null },
     ]);
-    let mut cx = TaskCx::for_test(dir.path()).input("prompts", table(dir.path().join("p"), data)).build().unwrap();
-    let model = json!({ "backend": "given", "name": "r1", "reasoning": "reasoning", "output_tokens": "tokens" });
+    let mut cx =
+        TaskCx::for_test(dir.path()).input("prompts", table(dir.path().join("p"), data)).build().unwrap();
+    let model =
+        json!({ "backend": "given", "name": "r1", "reasoning": "reasoning", "output_tokens": "tokens" });
     SampleTask::run(&serde_json::from_value(json!({ "model": model })).unwrap(), &mut cx).unwrap();
     let rows = rows(&cx);
     assert_eq!(rows[0]["response"], json!("<think>\nso 4\n</think>\n\nIt is 4."));

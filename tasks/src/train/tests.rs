@@ -73,11 +73,15 @@ fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
         let mut resumed = cx("parts").build().unwrap();
         Train::run(&short, &mut resumed).unwrap();
     }
-    for file in ["model.safetensors", "config.json", "tokenizer.json", "training/loss.jsonl", "training/summary.json"] {
+    for file in
+        ["model.safetensors", "config.json", "tokenizer.json", "training/loss.jsonl", "training/summary.json"]
+    {
         let read = |cx: &TaskCx| fs::read(cx.output("model").join(file)).unwrap();
         assert_eq!(read(&whole), read(&stopped), "{file}");
     }
-    let summary: Value = serde_json::from_slice(&fs::read(whole.output("model").join("training/summary.json")).unwrap()).unwrap();
+    let summary: Value =
+        serde_json::from_slice(&fs::read(whole.output("model").join("training/summary.json")).unwrap())
+            .unwrap();
     assert_eq!(summary["steps"], json!(12));
     assert!(summary["final_loss"].as_f64().unwrap() < summary["first_loss"].as_f64().unwrap());
 }
@@ -89,6 +93,7 @@ fn how_long_is_one_of_two() {
     assert_eq!(faults(json!({ "epochs": 0.5, "batch": 1, "peak_lr": 1e-3 })), 0);
     assert_eq!(faults(json!({ "batch": 1, "peak_lr": 1e-3 })), 1);
     assert_eq!(faults(json!({ "steps": 1, "epochs": 1, "batch": 0, "peak_lr": -1 })), 3);
-    let epochs: Params = serde_json::from_value(json!({ "epochs": 2.5, "batch": 4, "peak_lr": 1e-3 })).unwrap();
+    let epochs: Params =
+        serde_json::from_value(json!({ "epochs": 2.5, "batch": 4, "peak_lr": 1e-3 })).unwrap();
     assert_eq!(epochs.steps(10), 7);
 }

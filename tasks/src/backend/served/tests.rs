@@ -93,7 +93,9 @@ fn a_request_is_retried_under_one_key_until_it_is_answered() {
     let seen = ledger.lock().unwrap();
     assert_eq!(seen.len(), 4);
     let key = format!("idempotency-key: {}", Digest::of(b"key"));
-    assert!(seen.iter().all(|request| request.contains(&key) && request.starts_with("post /v1/chat/completions")));
+    assert!(
+        seen.iter().all(|request| request.contains(&key) && request.starts_with("post /v1/chat/completions"))
+    );
     assert!(seen.iter().all(|request| !request.contains("authorization")));
 }
 
@@ -147,7 +149,9 @@ fn a_server_that_is_gone_is_given_up() {
 fn addresses_that_would_give_the_key_away_are_refused() {
     assert!(check_address("http://localhost:8000/v1", true).is_ok());
     assert!(check_address("http://[::1]:8000/v1", true).is_ok());
-    assert!(check_address("http://node17:8000/v1/", false).is_ok_and(|url| url.path() == "/v1/chat/completions"));
+    assert!(
+        check_address("http://node17:8000/v1/", false).is_ok_and(|url| url.path() == "/v1/chat/completions")
+    );
     assert!(check_address("https://api.example.com/v1", true).is_ok());
     for (address, has_key) in [
         ("http://api.example.com/v1", true),
