@@ -292,14 +292,15 @@ fn judge_by_model(params: &Params, material: &Material, cx: &mut TaskCx) -> Resu
         match row.question(params, &material.prompt) {
             Err(decided) => output.write(row, decided, None, None)?,
             Ok(messages) => {
-                // The first attempt with a verdict counts; without any, the last.
+                // The first attempt with a verdict counts; without any, the last that was made.
                 let mut said = None;
                 for attempt in 0..=params.retries {
                     let key = stored.key(&messages, attempt);
                     let reply = records.outcome(&key, &backend)?;
                     let decided = read(&reply, params.synonyms);
+                    let was_made = stored.get(&key)?.is_some();
                     said = Some((decided, key, reply.ok().map(|reply| reply.response)));
-                    if decided.0.is_match().is_some() {
+                    if decided.0.is_match().is_some() || !was_made {
                         break;
                     }
                 }
