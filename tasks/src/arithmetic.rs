@@ -116,9 +116,12 @@ impl Chain {
 
     /// The problem as it is put.
     pub fn problem(&self) -> String {
-        let steps: String =
-            self.steps.iter().map(|(operation, value)| format!("{}{value}", operation.sign())).collect();
-        format!("{}{steps} mod {}?", self.first, self.modulus)
+        let mut text = self.first.to_string();
+        for (operation, value) in &self.steps {
+            text.push(operation.sign());
+            text.push_str(&value.to_string());
+        }
+        text + &format!(" mod {}?", self.modulus)
     }
 
     /// The right answer.

@@ -220,23 +220,19 @@ impl Task for ModelTask {
             None => None,
         };
         let folder = cx.output("model");
-        let tokenizer = match (&params.architecture, &params.tokenizer) {
-            (Some(architecture), Some(tokenizer)) => {
-                let tokenizer = tokenizer.make(template.as_deref())?;
-                let config = architecture.config(&tokenizer);
-                model::init(&config, draw(cx.seed(), params.seed), &folder)
-                    .map_err(|error| TaskError::failed(error.to_string()))?;
-                tokenizer
-            }
-            _ => {
-                copy_flat(cx.files("/path"), &folder)?;
-                let tokenizer =
-                    Tokenizer::load(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
-                match &template {
-                    Some(source) => tokenizer.with_chat_template(source),
-                    None => return Ok(()),
-                }
-            }
+        let failed = |error: &dyn std::fmt::Display| TaskError::failed(error.to_string());
+        let tokenizer = if let (Some(architecture), Some(tokenizer)) =
+            (&params.architecture, &params.tokenizer)
+        {
+            let tokenizer = tokenizer.make(template.as_deref())?;
+            let config = architecture.config(&tokenizer);
+            model::init(&config, draw(cx.seed(), params.seed), &folder).map_err(|error| failed(&error))?;
+            tokenizer
+        } else {
+            copy_flat(cx.files("/path"), &folder)?;
+            let tokenizer = Tokenizer::load(&folder).map_err(|error| failed(&error))?;
+            let Some(source) = &template else { return Ok(()) };
+            tokenizer.with_chat_template(source)
         };
         tokenizer.save(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
         cx.metric("vocabulary", tokenizer.vocab_size());

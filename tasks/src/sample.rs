@@ -186,7 +186,7 @@ impl Prompts {
     }
 
     /// Every row with its id and its conversation.
-    fn iter(&self) -> Result<impl Iterator<Item = Result<Rendered, TaskError>> + '_, TaskError> {
+    fn rendered(&self) -> Result<impl Iterator<Item = Result<Rendered, TaskError>> + '_, TaskError> {
         let rows = self.reader.rows()?;
         Ok(rows.zip(1_u64..).map(|(row, number)| {
             let row = row?;
@@ -216,12 +216,13 @@ fn ask(params: &Params, model: &ModelSpec, prompts: &Prompts, cx: &mut TaskCx) -
     let backend = Backend::open(model, cx.optional("model"), &run, cx)?;
     let mut records = Records::open(cx, &backend, &sampling, draw(cx.seed(), params.seed))?;
     cx.progress().total(prompts.reader.len() * u64::from(params.repeats));
-    let mut wanted =
-        prompts.iter()?.map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }));
+    let mut wanted = prompts
+        .rendered()?
+        .map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }));
     records.ask(cx, &backend, &sampling, &mut wanted)?;
     drop(wanted);
     let mut table = Responses::create(cx.output("responses"), prompts)?;
-    for prompt in prompts.iter()? {
+    for prompt in prompts.rendered()? {
         let prompt = prompt?;
         for repeat in 0..params.repeats {
             let key = records.key(&prompt.messages, repeat);
@@ -241,7 +242,7 @@ fn take_given(given: &GivenSpec, prompts: &Prompts, cx: &mut TaskCx) -> Result<(
             return Err(TaskError::input(prompts.path(), None, format!("there is no column `{column}`")));
         }
     }
-    for prompt in prompts.iter()? {
+    for prompt in prompts.rendered()? {
         let prompt = prompt?;
         let repeat = repeats.entry(prompt.id.clone()).or_default();
         let outcome = read_given(given, &prompt.row);

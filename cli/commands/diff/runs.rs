@@ -1,15 +1,17 @@
-//! Two runs: which nodes they computed alike, and how the manifests of the others differ.
+//! Two runs: which nodes they had alike, and how the manifests of the others differ.
+
+use std::collections::BTreeMap;
 
 use dag_cache::View;
-use dag_engine::plan::difference;
-use dag_engine::state::NodeState;
+use dag_engine::key::ActionKey;
+use dag_engine::plan::{LastActions, difference};
 use serde_json::{Value, json};
 
 use crate::commands::status::{Past, find_run};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::text::Text;
-use crate::words::grouped;
+use crate::words::count;
 
 pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     let view = context.view();
@@ -20,26 +22,33 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
         Past::read(layout, &run)
     };
     let (left, right) = (read(left)?, read(right)?);
+    // The nodes of a run with what they computed or reused; of a run that did not end, what it computed.
+    let actions = |past: &Past| -> BTreeMap<String, ActionKey> {
+        let mut actions = LastActions::read(layout.actions(&past.run)).actions().clone();
+        let computed = past.state.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.action?)));
+        actions.extend(computed);
+        actions
+    };
+    let (left_actions, right_actions) = (actions(&left), actions(&right));
     let mut same = 0;
     let mut changed = Vec::new();
-    for (name, before) in &left.state.nodes {
-        let Some(after) = right.state.nodes.get(name) else { continue };
-        match (before.action, after.action) {
-            (Some(a), Some(b)) if a == b => same += 1,
-            (Some(_), Some(_)) => changed.push((name, how(&view, before, after)?)),
-            _ => {}
+    for (name, before) in &left_actions {
+        match right_actions.get(name) {
+            Some(after) if before == after => same += 1,
+            Some(after) => changed.push((name, how(&view, before, after)?)),
+            None => {}
         }
     }
-    let only = |of: &Past, other: &Past| -> Vec<String> {
-        of.state.nodes.keys().filter(|name| !other.state.nodes.contains_key(*name)).cloned().collect()
+    let only = |of: &BTreeMap<String, ActionKey>, other: &BTreeMap<String, ActionKey>| -> Vec<String> {
+        of.keys().filter(|name| !other.contains_key(*name)).cloned().collect()
     };
-    let (only_left, only_right) = (only(&left, &right), only(&right, &left));
+    let (only_left, only_right) = (only(&left_actions, &right_actions), only(&right_actions, &left_actions));
     if context.json {
         let listed: Vec<Value> =
             changed.iter().map(|(name, how)| json!({ "node": name, "differences": how })).collect();
         return context.printer.json(&json!({
             "left": left.run, "right": right.run, "same": same, "changed": listed,
-            "computed_only_left": only_left, "computed_only_right": only_right,
+            "only_left": only_left, "only_right": only_right,
         }));
     }
     let mut text = Text::new().bold(&left.run).plain(" → ").bold(&right.run).line();
@@ -51,7 +60,7 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     }
     for (sign, names) in [("  - ", &only_left), ("  + ", &only_right)] {
         for name in names {
-            text = text.warn(sign).bold(name).faint("  computed here only").line();
+            text = text.warn(sign).bold(name).line();
         }
     }
     let line =
@@ -59,10 +68,9 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     context.printer.data(&text.plain(line).line())
 }
 
-/// What differs between what two runs computed of a node, told from the stored manifests.
-fn how(view: &View, before: &NodeState, after: &NodeState) -> Result<Vec<String>, Failure> {
-    let manifest = |node: &NodeState| -> Result<Option<Value>, Failure> {
-        let Some(action) = node.action else { return Ok(None) };
+/// What differs between two actions of a node, told from the stored manifests.
+fn how(view: &View, before: &ActionKey, after: &ActionKey) -> Result<Vec<String>, Failure> {
+    let manifest = |action: &ActionKey| -> Result<Option<Value>, Failure> {
         let record = view.record(&action.0)?;
         Ok(record.and_then(|record| serde_json::from_slice(&record.manifest).ok()))
     };

@@ -64,7 +64,7 @@ impl Embedded {
 
     pub(super) fn identity(&self) -> Value {
         let facts = json!({ "digest": self.digest.to_string(), "device": self.device, "runtime": RUNTIME });
-        super::identity("embedded", facts)
+        super::identity("embedded", &facts)
     }
 
     pub(super) fn ask(

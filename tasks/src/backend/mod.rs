@@ -439,6 +439,6 @@ pub fn count_by_kind<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> BTr
 }
 
 /// The part of an identity that all backends share: what kind of thing answers.
-fn identity(class: &str, facts: Value) -> Value {
+fn identity(class: &str, facts: &Value) -> Value {
     json!({ "class": class, "model": facts })
 }

@@ -208,7 +208,7 @@ pub(super) fn abridge(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn chat(message: Value, finish_reason: &str) -> Result<Reply, FailureKind> {
+    fn chat(message: &Value, finish_reason: &str) -> Result<Reply, FailureKind> {
         let body = json!({
             "choices": [{ "message": message, "finish_reason": finish_reason }],
             "usage": { "prompt_tokens": 5, "completion_tokens": 7 },
@@ -225,7 +225,7 @@ mod tests {
             json!({ "content": "<think>\n2+2\n</think>\n\n4" }),
             json!({ "content": "2+2\n</think>\n\n4" }),
         ] {
-            let reply = chat(message.clone(), "stop").unwrap();
+            let reply = chat(&message, "stop").unwrap();
             assert_eq!(reply.reasoning.as_deref(), Some("2+2"), "{message}");
             assert_eq!(reply.answer_text, "4", "{message}");
             assert_eq!(reply.response, "<think>\n2+2\n</think>\n\n4", "{message}");
@@ -235,20 +235,20 @@ mod tests {
 
     #[test]
     fn thinking_that_never_ends_has_no_answer() {
-        let reply = chat(json!({ "content": "<think>so 4, or" }), "length").unwrap();
+        let reply = chat(&json!({ "content": "<think>so 4, or" }), "length").unwrap();
         assert_eq!((reply.reasoning.as_deref(), &*reply.answer_text), (Some("so 4, or"), ""));
-        let reply = chat(json!({ "reasoning": "so 4, or", "content": null }), "length").unwrap();
+        let reply = chat(&json!({ "reasoning": "so 4, or", "content": null }), "length").unwrap();
         assert_eq!(reply.response, "<think>\nso 4, or");
         assert_eq!(reply.finish_reason, FinishReason::Length);
     }
 
     #[test]
     fn a_body_that_is_no_answer_is_a_failure_of_its_kind() {
-        assert_eq!(chat(json!({ "content": "" }), "stop"), Err(FailureKind::Empty));
-        assert_eq!(chat(json!({ "content": null }), "length"), Err(FailureKind::Empty));
-        assert_eq!(chat(json!({ "reasoning": "thought", "content": "" }), "stop"), Err(FailureKind::Empty));
-        assert_eq!(chat(json!({ "content": 3 }), "stop"), Err(FailureKind::Malformed));
-        assert_eq!(chat(json!({ "content": "x" }), "content_filter"), Err(FailureKind::Filtered));
+        assert_eq!(chat(&json!({ "content": "" }), "stop"), Err(FailureKind::Empty));
+        assert_eq!(chat(&json!({ "content": null }), "length"), Err(FailureKind::Empty));
+        assert_eq!(chat(&json!({ "reasoning": "thought", "content": "" }), "stop"), Err(FailureKind::Empty));
+        assert_eq!(chat(&json!({ "content": 3 }), "stop"), Err(FailureKind::Malformed));
+        assert_eq!(chat(&json!({ "content": "x" }), "content_filter"), Err(FailureKind::Filtered));
         for body in
             [json!({}), json!({ "choices": [] }), json!({ "error": { "message": "overloaded" } }), json!([1])]
         {

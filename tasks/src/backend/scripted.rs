@@ -16,7 +16,7 @@ impl Scripted {
     }
 
     pub(super) fn identity(&self) -> Value {
-        super::identity("scripted", json!(self.0))
+        super::identity("scripted", &json!(self.0))
     }
 
     pub(super) fn ask(

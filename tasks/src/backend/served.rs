@@ -81,7 +81,7 @@ impl Served {
                 facts.insert(field.into(), json!(value));
             }
         }
-        super::identity("served", Value::Object(facts))
+        super::identity("served", &Value::Object(facts))
     }
 
     pub(super) fn ask(

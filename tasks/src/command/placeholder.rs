@@ -27,6 +27,13 @@ enum Part {
     Output(String),
 }
 
+/// How a placeholder begins, and what it stands for.
+const KINDS: [(&str, MakePart); 3] =
+    [("{inputs.", Part::Input), ("{files.", Part::File), ("{outputs.", Part::Output)];
+
+/// Makes a part from the name in its placeholder.
+type MakePart = fn(String) -> Part;
+
 impl Word {
     /// Reads an argument. Braces that begin no placeholder are text.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
@@ -36,9 +43,7 @@ impl Word {
         while let Some(start) = rest.find('{') {
             let (before, from) = rest.split_at(start);
             literal.push_str(before);
-            let kinds: [(&str, fn(String) -> Part); 3] =
-                [("{inputs.", Part::Input), ("{files.", Part::File), ("{outputs.", Part::Output)];
-            let Some((opening, part)) = kinds.into_iter().find(|(opening, _)| from.starts_with(opening))
+            let Some((opening, part)) = KINDS.into_iter().find(|(opening, _)| from.starts_with(opening))
             else {
                 literal.push('{');
                 rest = &from[1..];

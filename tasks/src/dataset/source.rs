@@ -247,7 +247,10 @@ fn sniff(path: &Path) -> std::io::Result<Format> {
     })
 }
 
-fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Result<(Place, Row), BadRow>>, TaskError> {
+/// A row of a source and where it stands, or why there is none.
+type Found = Result<(Place, Row), BadRow>;
+
+fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Found>, TaskError> {
     let values: Vec<Value> = serde_json::from_reader(file).map_err(|error| {
         TaskError::input(path, Some(error.line() as u64), format!("this is no JSON array: {error}"))
     })?;
@@ -270,7 +273,7 @@ struct Lines {
 }
 
 impl Iterator for Lines {
-    type Item = Result<(Place, Row), BadRow>;
+    type Item = Found;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.is_over {

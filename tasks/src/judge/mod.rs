@@ -273,7 +273,7 @@ fn judge_by_model(params: &Params, material: &Material, cx: &mut TaskCx) -> Resu
     let stored = records.stored().clone();
     for attempt in 0..=params.retries {
         let mut open = material.rows(params)?.filter_map(|row| {
-            let question = row.and_then(|row| Ok(row.question(params, &material.prompt)));
+            let question = row.map(|row| row.question(params, &material.prompt));
             match question {
                 Err(error) => Some(Err(error)),
                 Ok(Err(_)) => None,
@@ -305,7 +305,7 @@ fn judge_by_model(params: &Params, material: &Material, cx: &mut TaskCx) -> Resu
                     }
                 }
                 let (decided, key, words) = said.expect("there is at least one attempt");
-                output.write(row, decided, Some(key.to_string()), words)?;
+                output.write(row, decided, Some(&key.to_string()), words.as_deref())?;
             }
         }
     }
@@ -459,8 +459,8 @@ impl<'a> Output<'a> {
         &mut self,
         judged: Judged,
         (verdict, rule): (Verdict, &'static str),
-        key: Option<String>,
-        words: Option<String>,
+        key: Option<&str>,
+        words: Option<&str>,
     ) -> Result<(), TaskError> {
         *self.verdicts.entry(verdict.name()).or_default() += 1;
         *self.rules.entry(rule).or_default() += 1;

@@ -8,7 +8,9 @@ use crate::table::Schema;
 fn table(path: PathBuf, rows: Value) -> PathBuf {
     let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
     let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-    rows.iter().for_each(|row| writer.write(row).unwrap());
+    for row in &rows {
+        writer.write(row).unwrap();
+    }
     writer.finish().unwrap();
     path
 }

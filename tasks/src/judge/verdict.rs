@@ -57,10 +57,7 @@ impl Verdict {
 /// Reads a judge's response: the verdict, and the rule that found it. `synonyms`: take `EQUIVALENT`, `YES` and their
 /// opposites where neither word of the prompt is there.
 pub fn read(reply: &Result<Reply, Failure>, synonyms: bool) -> (Verdict, &'static str) {
-    let reply = match reply {
-        Err(_) => return (Verdict::Error, "failure"),
-        Ok(reply) => reply,
-    };
+    let Ok(reply) = reply else { return (Verdict::Error, "failure") };
     if reply.finish_reason == FinishReason::Length {
         return (Verdict::Truncated, "length");
     }

@@ -24,7 +24,9 @@ fn material(dir: &Path) -> (PathBuf, PathBuf) {
         .collect();
     let path = dir.join("examples");
     let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-    rows.iter().for_each(|row| writer.write(row).unwrap());
+    for row in &rows {
+        writer.write(row).unwrap();
+    }
     writer.finish().unwrap();
     let mut packed = TaskCx::for_test(&dir.join("packed"))
         .input("examples", path)

@@ -5,9 +5,9 @@ use std::time::Duration;
 use dag_engine::seed;
 
 const BASE: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// A server that asks for more than this is not waited for longer.
-const LONGEST_ASKED: Duration = Duration::from_secs(300);
+const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
 /// The waits between the attempts of one request.
 pub(super) struct Backoff {
@@ -52,7 +52,7 @@ fn seconds_of(date: &str) -> Option<i64> {
     let mut words = date.split_once(", ")?.1.split(' ');
     let day: i64 = words.next()?.parse().ok()?;
     let month = words.next()?;
-    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let month = i64::try_from(MONTHS.iter().position(|name| *name == month)?).ok()? + 1;
     let year: i64 = words.next()?.parse().ok()?;
     let mut clock = words.next()?.split(':').map(|part| part.parse::<i64>().ok());
     let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
