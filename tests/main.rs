@@ -2,6 +2,8 @@
 //!
 //! One binary, because each would link the model runtime again; so every file must be listed below.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod cli_commands;
 mod cli_errors;
 mod cli_live;

@@ -33,7 +33,7 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
     let shared = of_left.intersection(&of_right).count();
     let parts = arms.parts();
     let plan = compiled.plan(context)?;
-    let costs = costs(graph, [&of_left - &of_right, &of_right - &of_left], context)?;
+    let costs = costs(graph, [&of_left - &of_right, &of_right - &of_left], context);
     let training = arms.training(compiled, &plan, context)?;
     let results = arms.results(compiled, &plan, context)?;
     if context.json {
@@ -355,7 +355,7 @@ fn side_by_side(training: &[(String, [Value; 2])], arms: [&str; 2]) -> Text {
                 ("field".to_owned(), json!(field)),
                 (arms[0].to_owned(), left.clone()),
                 (arms[1].to_owned(), right.clone()),
-                ("".to_owned(), json!(if left == right { "" } else { "differs" })),
+                (String::new(), json!(if left == right { "" } else { "differs" })),
             ])
         })
         .collect();
@@ -389,7 +389,7 @@ impl Cost {
     }
 }
 
-fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> Result<[Cost; 2], Failure> {
+fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> [Cost; 2] {
     let view = context.view();
     let layout = view.layout();
     let mut known: BTreeMap<String, Cost> = BTreeMap::new();
@@ -411,7 +411,7 @@ fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> Result
             }
         }
     }
-    Ok(own.map(|nodes| {
+    own.map(|nodes| {
         let mut total = Cost { nodes: nodes.len() as u64, ..Cost::default() };
         for cost in nodes.iter().filter_map(|&id| known.get(&*graph.node(id).name)) {
             total.computed += 1;
@@ -421,5 +421,5 @@ fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> Result
             total.output_tokens += cost.output_tokens;
         }
         total
-    }))
+    })
 }
