@@ -9,6 +9,7 @@ mod cli_errors;
 mod cli_live;
 mod cli_run;
 mod layering;
+mod main_job;
 mod support;
 
 /// A file that is not listed would never be compiled, and its tests would pass by not existing.
