@@ -97,9 +97,8 @@ impl Reporter for Console<'_> {
         }
         match stamped.event {
             Event::RunFinished { .. } => self.erase(),
-            Event::RunStarted { .. } => {}
             _ if self.live && (!told.is_empty() || stamped.at >= self.drawn_at + REDRAW) => {
-                self.draw(stamped.at)
+                self.draw(stamped.at);
             }
             _ => {}
         }
@@ -128,7 +127,6 @@ pub fn lines(stamped: &Stamped, state: &RunState, progress: bool, live: bool) ->
                 .plain(format!(": {}, {} up to date", count(*nodes, "node"), grouped(*hits)))
                 .line()
         }
-        Event::NodePlanned { .. } => text,
         Event::NodeWaiting { node, holder } => {
             text.warn("  wait  ").bold(node).plain(format!("  computed by {holder}")).line()
         }
@@ -161,7 +159,7 @@ pub fn lines(stamped: &Stamped, state: &RunState, progress: bool, live: bool) ->
             finished(node, *end, counts, *seconds, *owed, error.as_deref())
         }
         Event::Warning { text: warning } => text.warn("warning: ").plain(warning).line(),
-        Event::RunFinished { .. } => text,
+        Event::NodePlanned { .. } | Event::RunFinished { .. } => text,
     }
 }
 
@@ -262,9 +260,12 @@ fn seconds_left(node: &NodeState, elapsed: f64) -> Option<f64> {
     }
 }
 
+/// The nodes that share a name, and that name.
+type Group<'a> = (&'a str, Vec<(&'a String, &'a NodeState)>);
+
 /// What goes on now, in at most `rows` lines: running and waiting nodes under the name they share, then the sum.
 pub fn region(state: &RunState, now: u64, rows: usize) -> Text {
-    let mut groups: BTreeMap<usize, (&str, Vec<(&String, &NodeState)>)> = BTreeMap::new();
+    let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
     for (name, node) in &state.nodes {
         let base = name.split('@').next().unwrap_or(name);

@@ -36,6 +36,7 @@ impl Context {
     }
 
     /// The task kinds.
+    #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
     pub fn registry(&self) -> Registry {
         dag_tasks::registry()
     }

@@ -35,6 +35,7 @@ pub struct Surroundings(pub PathBuf);
 
 impl Surroundings {
     /// The ids of the GPUs that this process may use.
+    #[expect(clippy::unused_self, reason = "a fact about these surroundings, as the rest")]
     pub fn gpu_ids(&self) -> Vec<u32> {
         if let Some(visible) = variable("CUDA_VISIBLE_DEVICES") {
             return visible.split(',').filter_map(|device| device.trim().parse().ok()).collect();
@@ -228,7 +229,7 @@ impl Compiled {
                 node: node.name.to_string(),
                 port: port.name.clone(),
                 gives: port.gives,
-                output: output.clone(),
+                output: *output,
                 metrics: record.metrics.clone(),
                 view: view.clone(),
             })

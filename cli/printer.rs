@@ -70,6 +70,7 @@ impl Printer {
     }
 
     /// Writes bytes that are rendered already, such as a redrawn region, to stderr.
+    #[expect(clippy::unused_self, reason = "only who holds the printer may write")]
     pub fn raw_note(&self, rendered: &str) {
         let _ = io::stderr().lock().write_all(rendered.as_bytes());
     }
@@ -80,6 +81,7 @@ impl Printer {
     }
 
     /// The columns of the terminal that stderr is; `None` where it is none or too small to draw on.
+    #[expect(clippy::unused_self, reason = "only who holds the printer may ask where it prints")]
     pub fn live_size(&self) -> Option<(usize, usize)> {
         let (width, height) = terminal_size::terminal_size_of(io::stderr())?;
         let size = (usize::from(width.0), usize::from(height.0));
@@ -90,7 +92,7 @@ impl Printer {
 /// serde_json escapes the ASCII controls; the other characters that a terminal obeys can only stand in strings, where
 /// an escape means the same.
 fn escape_json(text: String) -> String {
-    if !text.contains(|c| obeyed(c)) {
+    if !text.contains(obeyed) {
         return text;
     }
     let mut out = String::with_capacity(text.len() + 16);

@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(count(1_234_567, "record"), "1,234,567 records");
         assert_eq!(grouped(999), "999");
         assert_eq!(short(0.0), "0");
-        assert_eq!(short(3.14), "3.1");
+        assert_eq!(short(3.25), "3.2");
         assert_eq!(short(9_999.0), "9999");
         assert_eq!(short(12_345.0), "12.3k");
         assert_eq!(short(999_600.0), "1.00M");
@@ -101,7 +101,7 @@ mod tests {
     fn times_read_well() {
         assert_eq!(duration(Duration::from_millis(260)), "0.2s");
         assert_eq!(duration(Duration::from_secs(185)), "3m 05s");
-        assert_eq!(duration(Duration::from_secs(7_800)), "2h 10m");
+        assert_eq!(duration(Duration::from_mins(130)), "2h 10m");
         assert_eq!(date(0), "1970-01-01 00:00:00");
         assert_eq!(date(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(date(1_763_934_546), "2025-11-23 21:49:06");

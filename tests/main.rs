@@ -2,11 +2,14 @@
 //!
 //! One binary, because each would link the model runtime again; so every file must be listed below.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod cli_commands;
 mod cli_errors;
 mod cli_live;
 mod cli_run;
 mod layering;
+mod main_job;
 mod support;
 
 /// A file that is not listed would never be compiled, and its tests would pass by not existing.

@@ -134,7 +134,7 @@ pub(crate) fn kill(child: &Child, signal: i32) {
 fn redact_words(text: &str) -> String {
     let mut out = String::new();
     let mut word = String::new();
-    let mut flush = |word: &mut String, out: &mut String| {
+    let flush = |word: &mut String, out: &mut String| {
         out.push_str(redact_word(word));
         word.clear();
     };

@@ -195,7 +195,7 @@ fn costs(estimate: &NodeEstimate, unknown_time: bool) -> String {
     }
     match estimate.seconds {
         Some(seconds) => {
-            parts.push(format!("{} of work", duration(Duration::from_secs_f64(seconds.max(0.0)))))
+            parts.push(format!("{} of work", duration(Duration::from_secs_f64(seconds.max(0.0)))));
         }
         None if unknown_time && !parts.is_empty() => parts.push("time unknown".to_owned()),
         None => {}

@@ -42,6 +42,9 @@ impl Operation {
     }
 }
 
+/// How often a verbose teacher takes a wrong turn, per step.
+const WRONG_TURNS: f64 = 0.03;
+
 /// Numbers drawn one after the other, each decided by the seed and its place.
 struct Draws {
     seed: u64,
@@ -116,12 +119,17 @@ impl Chain {
 
     /// The problem as it is put.
     pub fn problem(&self) -> String {
+        format!("{} mod {}?", self.chain(), self.modulus)
+    }
+
+    /// The chain itself: `7*4-9+6`.
+    fn chain(&self) -> String {
         let mut text = self.first.to_string();
         for (operation, value) in &self.steps {
             text.push(operation.sign());
             text.push_str(&value.to_string());
         }
-        text + &format!(" mod {}?", self.modulus)
+        text
     }
 
     /// The right answer.
@@ -131,25 +139,34 @@ impl Chain {
         })
     }
 
-    /// A teacher's response: every step `repeats` times in the thinking, then the answer. With the chance `error_rate`
-    /// the last step is wrong, and so is the answer.
+    /// A teacher's response: the thinking, then the answer in a box. With the chance `error_rate` the last step is wrong,
+    /// and so is the answer.
+    ///
+    /// A teacher that says every step once (`repeats` = 1) writes nothing else. One that repeats itself first restates
+    /// the problem, and now and then takes a wrong turn and takes it back.
     pub fn response(&self, repeats: u32, error_rate: f64, seed: u64) -> String {
-        let mut draws = Draws::new(seed);
+        // The two styles err independently on one problem: the number of repeats is part of what is drawn from.
+        let mut draws = Draws::new(seed::derive(seed, &[b"style", &repeats.to_le_bytes()]));
         let slip = if draws.holds(error_rate) { 1 + draws.below(self.modulus - 1) } else { 0 };
+        let is_verbose = repeats > 1;
         let mut left = self.first;
-        let mut thinking = String::new();
+        let mut thinking = if is_verbose { format!("{};", self.chain()) } else { String::new() };
         for (index, (operation, right)) in self.steps.iter().enumerate() {
             let mut result = operation.of(left, *right, self.modulus);
             if index + 1 == self.steps.len() {
                 result = (result + slip) % self.modulus;
             }
-            let step = format!("{left}{}{right}={result}", operation.sign());
-            let said: Vec<&str> = (0..repeats.max(1)).map(|_| step.as_str()).collect();
+            let task = format!("{left}{}{right}=", operation.sign());
+            if is_verbose && draws.holds(WRONG_TURNS) {
+                let wrong = (result + 1 + draws.below(self.modulus - 1)) % self.modulus;
+                thinking.push_str(&format!("{task}{wrong},no,"));
+            }
+            let said: Vec<String> = (0..repeats.max(1)).map(|_| format!("{task}{result}")).collect();
             thinking.push_str(&said.join(","));
             thinking.push(';');
             left = result;
         }
-        format!("<think>\n{thinking}\n</think>\n\n####{left}")
+        format!("<think>\n{thinking}\n</think>\n\n\\boxed{{{left}}}")
     }
 }
 
@@ -164,8 +181,8 @@ mod tests {
         let chain = Chain::find("Work this out: 7*4-9+6 mod 10?").unwrap();
         assert_eq!(chain.problem(), "7*4-9+6 mod 10?");
         assert_eq!(chain.answer(), 5);
-        assert_eq!(chain.response(1, 0.0, 1), "<think>\n7*4=8;8-9=9;9+6=5;\n</think>\n\n####5");
-        assert!(chain.response(2, 0.0, 1).contains("7*4=8,7*4=8;8-9=9,8-9=9;"));
+        assert_eq!(chain.response(1, 0.0, 1), "<think>\n7*4=8;8-9=9;9+6=5;\n</think>\n\n\\boxed{5}");
+        assert!(chain.response(2, 0.0, 1).starts_with("<think>\n7*4-9+6;7*4=8,7*4=8;"));
         for no_chain in ["", "mod 10?", "7* mod 10?", "7%4 mod 10?", "7*4", "7*4 mod 1?"] {
             assert_eq!(Chain::find(no_chain), None, "{no_chain}");
         }
@@ -174,7 +191,7 @@ mod tests {
     #[test]
     fn teachers_are_wrong_as_often_as_they_should_be() {
         let chain = Chain::draw(3, 4, 4, 10);
-        let right = format!("####{}", chain.answer());
+        let right = format!("\\boxed{{{}}}", chain.answer());
         let wrong = (0..2000).filter(|seed| !chain.response(1, 0.1, *seed).ends_with(&right)).count();
         assert!((140..260).contains(&wrong), "{wrong}");
         assert!((0..100).all(|seed| !chain.response(1, 1.0, seed).ends_with(&right)));
@@ -187,7 +204,7 @@ mod tests {
             prop_assert!((least as usize..=(least + more) as usize).contains(&chain.steps()));
             prop_assert_eq!(Chain::find(&format!("x {}", chain.problem())), Some(chain.clone()));
             let written = chain.response(3, 0.0, seed);
-            let ending = format!("####{}", chain.answer());
+            let ending = format!("\\boxed{{{}}}", chain.answer());
             prop_assert!(written.ends_with(&ending));
         }
     }

@@ -29,11 +29,11 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
     let graph = &compiled.graph;
     let axis = axis_of(graph, left, right)?;
     let arms = Arms { graph, axis: axis.clone(), left: left.to_owned(), right: right.to_owned() };
-    let (of_left, of_right) = (arms.nodes_of(left), arms.nodes_of(right));
-    let shared = of_left.intersection(&of_right).count();
+    let own = [arms.nodes_of(left), arms.nodes_of(right)];
+    let shared = arms.shared(&own);
     let parts = arms.parts();
     let plan = compiled.plan(context)?;
-    let costs = costs(graph, [&of_left - &of_right, &of_right - &of_left], context)?;
+    let costs = costs(graph, own, context);
     let training = arms.training(compiled, &plan, context)?;
     let results = arms.results(compiled, &plan, context)?;
     if context.json {
@@ -136,20 +136,36 @@ impl Arms<'_> {
         format!("{}@{}", node.base, at.join("/"))
     }
 
-    /// The nodes of an arm and all they need.
+    /// Node → the arm that alone it serves. A node off the axis serves an arm if all that reads it does: so the traces
+    /// of one teacher belong to its arm, and what later brings both arms together belongs to neither.
+    fn owners(&self) -> BTreeMap<NodeId, &str> {
+        let mut owners = BTreeMap::new();
+        for &id in self.graph.order().iter().rev() {
+            let owner = self.value(self.graph.node(id)).or_else(|| {
+                let readers = self.graph.dependents(id);
+                let first = *owners.get(readers.first()?)?;
+                readers.iter().all(|reader| owners.get(reader) == Some(&first)).then_some(first)
+            });
+            if let Some(owner) = owner {
+                owners.insert(id, owner);
+            }
+        }
+        owners
+    }
+
+    /// The nodes that serve `arm` alone.
     fn nodes_of(&self, arm: &str) -> BTreeSet<NodeId> {
-        let own: Vec<NodeId> = self
-            .graph
-            .order()
-            .iter()
-            .copied()
-            .filter(|&id| self.value(self.graph.node(id)) == Some(arm))
-            .collect();
-        self.graph
-            .closure(&own)
-            .into_iter()
-            .filter(|&id| self.value(self.graph.node(id)).is_none_or(|value| value == arm))
-            .collect()
+        let owners = self.owners();
+        owners.into_iter().filter(|(_, owner)| *owner == arm).map(|(id, _)| id).collect()
+    }
+
+    /// How many nodes both arms need and neither owns.
+    fn shared(&self, own: &[BTreeSet<NodeId>; 2]) -> usize {
+        let needed = |own: &BTreeSet<NodeId>| -> BTreeSet<NodeId> {
+            self.graph.closure(&own.iter().copied().collect::<Vec<_>>()).into_iter().collect()
+        };
+        let both = needed(&own[0]).intersection(&needed(&own[1])).copied().collect::<BTreeSet<_>>();
+        both.iter().filter(|id| !own[0].contains(id) && !own[1].contains(id)).count()
     }
 
     /// The pairs of corresponding nodes, in topological order.
@@ -355,7 +371,7 @@ fn side_by_side(training: &[(String, [Value; 2])], arms: [&str; 2]) -> Text {
                 ("field".to_owned(), json!(field)),
                 (arms[0].to_owned(), left.clone()),
                 (arms[1].to_owned(), right.clone()),
-                ("".to_owned(), json!(if left == right { "" } else { "differs" })),
+                (String::new(), json!(if left == right { "" } else { "differs" })),
             ])
         })
         .collect();
@@ -389,7 +405,7 @@ impl Cost {
     }
 }
 
-fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> Result<[Cost; 2], Failure> {
+fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> [Cost; 2] {
     let view = context.view();
     let layout = view.layout();
     let mut known: BTreeMap<String, Cost> = BTreeMap::new();
@@ -411,7 +427,7 @@ fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> Result
             }
         }
     }
-    Ok(own.map(|nodes| {
+    own.map(|nodes| {
         let mut total = Cost { nodes: nodes.len() as u64, ..Cost::default() };
         for cost in nodes.iter().filter_map(|&id| known.get(&*graph.node(id).name)) {
             total.computed += 1;
@@ -421,5 +437,5 @@ fn costs(graph: &Graph, own: [BTreeSet<NodeId>; 2], context: &Context) -> Result
             total.output_tokens += cost.output_tokens;
         }
         total
-    }))
+    })
 }

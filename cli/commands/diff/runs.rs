@@ -11,7 +11,7 @@ use crate::commands::status::{Past, find_run};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::text::Text;
-use crate::words::count;
+use crate::words::grouped;
 
 pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     let view = context.view();

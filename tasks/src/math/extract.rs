@@ -13,6 +13,8 @@ pub enum Rung {
     Framed,
     /// A configured phrase such as "the answer is …".
     Phrase,
+    /// The last number, where the policy allows it.
+    Number,
 }
 
 impl Rung {
@@ -22,6 +24,7 @@ impl Rung {
             Self::Boxed => "boxed",
             Self::Framed => "framed",
             Self::Phrase => "phrase",
+            Self::Number => "number",
         }
     }
 }
@@ -50,6 +53,9 @@ pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
         .iter()
         .find_map(|phrase| after_phrase(text, phrase))
         .map(|answer| found(answer, Rung::Phrase))
+        .or_else(|| {
+            policy.last_number.then(|| last_number(text)).flatten().map(|answer| found(answer, Rung::Number))
+        })
 }
 
 /// The text after the last `</think>`. Thinking that was never closed holds no answer, whatever is
@@ -118,6 +124,27 @@ fn after_phrase<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
     (!answer.is_empty()).then_some(answer)
 }
 
+/// The last number of a text: digits with separators and a decimal point inside, and a sign that follows no digit or
+/// letter (`7-3` ends in `3`).
+fn last_number(text: &str) -> Option<&str> {
+    let bytes = text.as_bytes();
+    let end = bytes.iter().rposition(u8::is_ascii_digit)? + 1;
+    let inside = |at: usize| {
+        bytes[at].is_ascii_digit()
+            || (matches!(bytes[at], b',' | b'.')
+                && bytes[at + 1].is_ascii_digit()
+                && at > 0
+                && bytes[at - 1].is_ascii_digit())
+    };
+    let mut start = end - 1;
+    while start > 0 && inside(start - 1) {
+        start -= 1;
+    }
+    let is_signed =
+        start > 0 && bytes[start - 1] == b'-' && !(start > 1 && bytes[start - 2].is_ascii_alphanumeric());
+    Some(&text[start - usize::from(is_signed)..end])
+}
+
 /// Like `rfind`, with ASCII letters of either case equal.
 fn rfind_ignoring_case(text: &str, phrase: &str) -> Option<usize> {
     let (text, phrase) = (text.as_bytes(), phrase.as_bytes());
@@ -178,7 +205,28 @@ mod tests {
         check("", None);
     }
 
+    #[test]
+    fn the_last_number_counts_where_the_policy_allows_it() {
+        let lenient = Policy { last_number: true, ..Policy::default() };
+        let number = |response: &str| extract(response, &lenient).map(|found| (found.answer, found.rung));
+        let found = |answer: &str| Some((answer.to_owned(), Rung::Number));
+        assert_eq!(number(r"She makes **\$18 per day**."), found("18"));
+        assert_eq!(number("1,234.5 in all."), found("1,234.5"));
+        assert_eq!(number("It is -3"), found("-3"));
+        assert_eq!(number("so 7-3"), found("3"));
+        assert_eq!(number("<think>5</think>none"), None);
+        assert_eq!(number("<think>5</think>7é, 8."), found("8"));
+        assert_eq!(extract("it may be 18", &Policy::default()), None);
+    }
+
     proptest! {
+        #[test]
+        fn nothing_panics_in_the_lenient_policy(response in r"(-|,|[.]|[0-9]|é|x| ){0,40}") {
+            let lenient = Policy { last_number: true, ..Policy::default() };
+            let found = extract(&response, &lenient);
+            prop_assert_eq!(found.is_some(), response.contains(|c: char| c.is_ascii_digit()));
+        }
+
         #[test]
         fn nothing_panics(response in r"(\\boxed|\\fbox|\{|\}|\\|<think>|</think>|é|####|the answer is|[ -~]){0,60}") {
             if let Some(found) = extract(&response, &Policy::default()) {

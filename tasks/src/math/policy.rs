@@ -20,6 +20,9 @@ pub struct Policy {
     /// Phrases that announce an answer where there is no box, tried in this order, letter case
     /// ignored. The answer is the text from the last occurrence to the end of its line or sentence.
     pub phrases: Vec<String>,
+    /// Whether the last number of a response is its answer where there is neither a box nor a phrase. Lenient: a response
+    /// that only mentions the right number last passes. For traces whose prompt did not ask for a box.
+    pub last_number: bool,
     /// Whether `016` equals `16`. Graders that compare digits as text say no.
     pub leading_zeros: bool,
     /// Whether `2\frac{1}{3}` and `2 1/3` are mixed numbers, 7/3; otherwise they are not understood.
@@ -34,6 +37,7 @@ impl Default for Policy {
             phrases: ["####", "the final answer is", "the answer is", "final answer:"]
                 .map(str::to_owned)
                 .into(),
+            last_number: false,
             leading_zeros: true,
             mixed_numbers: true,
             percent: Percent::Unit,
