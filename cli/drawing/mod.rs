@@ -212,11 +212,11 @@ pub(crate) mod tests {
     #[test]
     fn as_text() {
         insta::assert_snapshot!(sample().text().render(false), @r"
-        base                                model
-        problems                            dataset
-        judged ×2 (arm)                     judge     ← references: problems
-        trained ×2 (arm)                    train     ← base: base; packs: judged
-        evaluated ×1,200 (arm, benchmark)   evaluate  ← problems: problems; model: trained
+        base                               model
+        problems                           dataset
+        judged ×2 (arm)                    judge     ← references: problems
+        trained ×2 (arm)                   train     ← base: base; packs: judged
+        evaluated ×1,200 (arm, benchmark)  evaluate  ← problems: problems; model: trained
         ");
     }
 
