@@ -46,7 +46,7 @@ fn dag(sandbox: &Sandbox, command: &str, more: &[&str]) -> Ran {
 
 /// The summary line of a run.
 fn summary(ran: &Ran) -> &str {
-    ran.stderr.lines().find(|line| line.contains(" nodes")).unwrap_or_default()
+    ran.stderr.lines().find(|line| line.starts_with("24 nodes")).unwrap_or_default()
 }
 
 /// The names of the nodes that a plan would run, and of those that wait for them.
@@ -95,7 +95,7 @@ fn it_runs_once_and_an_edit_runs_what_it_concerns() {
     let again = dag(&sandbox, "run", &[]);
     assert_eq!(summary(&again), "24 nodes, all up to date; 0 ran");
 
-    let edit = ["--set", "arms.gpt-oss.train.steps=14"];
+    let edit = ["--set", "arms.gpt-oss.train.peak_lr=1e-3"];
     let mut arguments = edit.to_vec();
     arguments.push("--json");
     assert_eq!(

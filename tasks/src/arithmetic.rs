@@ -109,7 +109,7 @@ impl Chain {
             steps.push((operation, value));
             sign = next;
         }
-        Some(Self { first, steps, modulus })
+        (!steps.is_empty()).then_some(Self { first, steps, modulus })
     }
 
     /// How many steps it has.

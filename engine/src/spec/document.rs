@@ -188,7 +188,13 @@ fn choose_profile(
         }
         None => {
             let names = profiles.into_iter().flat_map(Map::keys).map(|name| &**name);
-            faults.push(Diagnostic::at(span, format!("there is no profile `{name}`")).suggest(&name, names));
+            let fault = Diagnostic::at(span, format!("there is no profile `{name}`")).suggest(&name, names);
+            let has_none = profiles.is_none_or(Map::is_empty);
+            faults.push(if has_none {
+                fault.help("the file has no `profiles:`; leave `--profile` out")
+            } else {
+                fault
+            });
             Err(())
         }
     }
