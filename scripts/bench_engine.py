@@ -149,7 +149,7 @@ def main():
         if options.plan100k:
             (root / "bench.yaml").write_text(
                 "name: wide100k\naxes:\n  leaf: { range: 100000 }\nnodes:\n"
-                '  mark:\n    over: [leaf]\n    task: command\n    with: { argv: [echo, "$(leaf)"], stdout: mark }\n'
+                '  mark:\n    over: [leaf]\n    task: command\n    with: { argv: [echo, "n$(leaf)"], stdout: mark }\n'
                 '  join:\n    task: command\n    inputs: { parts: mark@* }\n    with: { argv: [cat, "{inputs.parts}"], stdout: joined }\n'
             )
             figures = [run([options.dag, "plan", "bench.yaml"], root) for _ in range(5)]
