@@ -176,12 +176,10 @@ fn compare(left: Side<'_>, right: Side<'_>, pairs: &[(NodeId, Option<NodeId>)]) 
             }
             _ => false,
         };
+        let own = reasons.into_iter().filter(|reason| !follows(reason)).collect();
         parted.insert(other);
-        found.parted.push(Parted {
-            left: name,
-            right: right.graph.node(other).name.to_string(),
-            own: reasons.into_iter().filter(|reason| !follows(reason)).collect(),
-        });
+        let right = right.graph.node(other).name.to_string();
+        found.parted.push(Parted { left: name, right, own });
     }
     found
 }
