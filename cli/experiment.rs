@@ -1,14 +1,15 @@
 //! From a file as typed to a compiled graph, or to its faults as they are shown.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dag_engine::Registry;
 use dag_engine::graph::{Graph, NodeId, compile};
 use dag_engine::plan::{Decision, Plan, PlanError, Planner, Selection};
 use dag_engine::run::MissingThing;
 use dag_engine::spec::{Diagnostics, LoadOptions, load};
-use dag_engine::task::Environment;
+use dag_engine::task::{Environment, is_program};
 
 use crate::args::ExperimentArguments;
 use crate::artifact::Artifact;
@@ -30,10 +31,20 @@ pub struct Compiled {
     pub root: PathBuf,
 }
 
-/// The machine as a preflight sees it; relative paths start at the folder it holds.
-pub struct Surroundings(pub PathBuf);
+/// The machine as a preflight sees it.
+pub struct Surroundings {
+    /// Where relative paths start.
+    root: PathBuf,
+    /// Programs looked for before: a thousand nodes may name the same one.
+    programs: Mutex<BTreeMap<String, bool>>,
+}
 
 impl Surroundings {
+    /// The machine, with relative paths starting at `root`.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root, programs: Mutex::default() }
+    }
+
     /// The ids of the GPUs that this process may use.
     #[expect(clippy::unused_self, reason = "a fact about these surroundings, as the rest")]
     pub fn gpu_ids(&self) -> Vec<u32> {
@@ -50,17 +61,29 @@ impl Environment for Surroundings {
         variable(name)
     }
 
+    fn has_program(&self, name: &str) -> bool {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&found) = programs.get(name) {
+            return found;
+        }
+        let found = is_program(name, &variable("PATH").unwrap_or_default());
+        programs.insert(name.to_owned(), found);
+        found
+    }
+
     fn gpus(&self) -> usize {
         self.gpu_ids().len()
     }
 
     fn root(&self) -> &Path {
-        &self.0
+        &self.root
     }
 }
 
 /// Reads and compiles the experiment; all its faults are one failure.
-pub fn compiled(arguments: &ExperimentArguments, registry: &Registry) -> Result<Compiled, Failure> {
+///
+/// What comes of it lives as long as the process: to give back a large graph node by node takes longer than to plan it.
+pub fn compiled(arguments: &ExperimentArguments, registry: &Registry) -> Result<&'static Compiled, Failure> {
     let directory = working_directory()?;
     if !arguments.file.exists() {
         return Err(Failure::user(format!("there is no file `{}`", arguments.file.display()))
@@ -68,7 +91,7 @@ pub fn compiled(arguments: &ExperimentArguments, registry: &Registry) -> Result<
     }
     let sets = arguments.set.iter().map(|set| pair(set)).collect::<Result<_, _>>()?;
     let root = directory.join(arguments.file.parent().unwrap_or(Path::new("")));
-    let surroundings = Surroundings(root.clone());
+    let surroundings = Surroundings::at(root.clone());
     let options = LoadOptions {
         profile: arguments.profile.clone(),
         sets,
@@ -78,7 +101,7 @@ pub fn compiled(arguments: &ExperimentArguments, registry: &Registry) -> Result<
     };
     let experiment = load(&arguments.file, &options).map_err(|faults| faulty(&faults))?;
     let (graph, warnings) = compile(&experiment, registry).map_err(|faults| faulty(&faults))?;
-    Ok(Compiled { graph, warnings, root })
+    Ok(Box::leak(Box::new(Compiled { graph, warnings, root })))
 }
 
 fn pair(set: &str) -> Result<(String, String), Failure> {

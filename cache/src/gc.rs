@@ -16,7 +16,8 @@ use serde::Serialize;
 use crate::summary::Snapshot;
 use crate::view::check_version;
 use crate::{
-    CacheError, Digest, Layout, OutputKind, View, atomic, batch, crash, index, layout, lease, touch,
+    CacheError, Digest, Layout, LeaseAttempt, OutputKind, View, atomic, batch, crash, index, layout, lease,
+    touch,
 };
 
 /// What could go.
@@ -24,7 +25,8 @@ use crate::{
 pub struct GcPlan {
     /// The blobs to be removed, by path.
     pub blobs: Vec<Candidate>,
-    /// Left-overs: temporary files, quarantined blobs, records a power cut undid, lease files of the dead.
+    /// Left-overs: temporary files, quarantined blobs, records a power cut undid, lease files of the dead, and the scratch
+    /// folders of actions that were interrupted and not taken up again.
     pub strays: Vec<Candidate>,
     /// How many blobs stay.
     pub kept_blobs: u64,
@@ -37,7 +39,7 @@ pub struct GcPlan {
     cutoff: SystemTime,
 }
 
-/// A file that could go.
+/// A file, or a folder with all that is in it, that could go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Candidate {
     /// Where it is.
@@ -117,6 +119,14 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
             }
         }
     }
+    for path in atomic::list(&layout.all_scratch())? {
+        let is_held =
+            |lease: &lease::Found| lease.since.is_some() && lease.path.file_name() == path.file_name();
+        let Some((bytes, modified)) = extent(&path)? else { continue };
+        if modified < cutoff && !leases.iter().any(is_held) {
+            plan.strays.push(Candidate { path, bytes });
+        }
+    }
     for lease in leases.into_iter().filter(|lease| lease.since.is_none()) {
         plan.strays.push(Candidate { path: lease.path, bytes: 0 });
     }
@@ -134,18 +144,33 @@ pub fn apply(plan: &GcPlan) -> Result<GcDone, CacheError> {
             done.kept += 1;
         }
     }
-    let leases = plan.layout.leases();
+    let (leases, scratch) = (plan.layout.leases(), plan.layout.all_scratch());
     for candidate in &plan.strays {
-        if !candidate.path.starts_with(&leases) {
-            atomic::remove(&candidate.path)?;
-        } else if !lease::remove_dead(&candidate.path)? {
+        let path = &candidate.path;
+        let went = match () {
+            () if path.starts_with(&leases) => lease::remove_dead(path)?,
+            () if path.starts_with(&scratch) => remove_scratch(&plan.layout, path)?,
+            () => atomic::remove(path).map(|()| true)?,
+        };
+        if went {
+            done.removed += 1;
+            done.bytes += candidate.bytes;
+        } else {
             done.kept += 1;
-            continue;
         }
-        done.removed += 1;
-        done.bytes += candidate.bytes;
     }
     Ok(done)
+}
+
+/// Removes what an interrupted action left, unless it is being executed again.
+fn remove_scratch(layout: &Layout, path: &Path) -> Result<bool, CacheError> {
+    let Some(action) = path.file_name().and_then(layout::named) else { return Ok(false) };
+    let LeaseAttempt::Held(_lease) = lease::take(layout, &action, "gc")? else { return Ok(false) };
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CacheError::io("remove", path)(error)),
+    }
 }
 
 /// Removes a blob unless it was renewed since the plan. It is moved aside first and looked at there: a writer that
@@ -201,6 +226,23 @@ fn needed(view: &View, actions: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>, C
         }
     }
     Ok(needed)
+}
+
+/// Size and last modification of a folder with all that is in it; `None` when it is gone.
+fn extent(folder: &Path) -> Result<Option<(u64, SystemTime)>, CacheError> {
+    let Some((_, mut newest)) = inspect(folder)? else { return Ok(None) };
+    let (mut bytes, mut open) = (0, vec![folder.to_owned()]);
+    while let Some(path) = open.pop() {
+        let Some((size, modified)) = inspect(&path)? else { continue };
+        newest = newest.max(modified);
+        // A link is looked at itself, so the walk stays inside.
+        if fs::symlink_metadata(&path).is_ok_and(|of| of.is_dir()) {
+            open.extend(atomic::list(&path)?);
+        } else {
+            bytes += size;
+        }
+    }
+    Ok(Some((bytes, newest)))
 }
 
 /// Size and modification time; `None` when it is gone.

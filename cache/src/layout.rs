@@ -120,6 +120,11 @@ impl Layout {
         self.root.join("runs").join(run).join("actions")
     }
 
+    /// Holds one directory per action that was interrupted.
+    pub fn all_scratch(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
     /// What an interrupted action left for its next attempt.
     pub fn scratch(&self, action: &Digest) -> PathBuf {
         self.root.join(format!("scratch/{action}"))

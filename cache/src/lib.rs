@@ -41,5 +41,5 @@ pub use log::RecordLog;
 pub use record::{Output, OutputKind, Record};
 pub use summary::Summary;
 pub use tree::TreeFile;
-pub use view::View;
+pub use view::{Moment, View};
 pub use writer::Writer;

@@ -30,6 +30,8 @@ pub struct Report {
     pub entries: u64,
     /// Leases held by living processes.
     pub leases: u64,
+    /// What killed processes left lying: lease files of the dead, temporary files. Harmless, and collected by `gc`.
+    pub left_overs: Vec<Fault>,
     /// What is wrong.
     pub faults: Vec<Fault>,
     /// What was put right.
@@ -66,6 +68,10 @@ struct Check {
 impl Check {
     fn fault(&mut self, path: impl Into<PathBuf>, what: impl Into<String>) {
         self.report.faults.push(Fault::new(path, what));
+    }
+
+    fn left_over(&mut self, path: impl Into<PathBuf>, what: impl Into<String>) {
+        self.report.left_overs.push(Fault::new(path, what));
     }
 
     fn repaired(&mut self, path: impl Into<PathBuf>, what: impl Into<String>) {
@@ -174,16 +180,16 @@ impl Check {
             if found.since.is_some() {
                 self.report.leases += 1;
             } else {
-                self.fault(&found.path, "a lease of a process that is dead");
+                self.left_over(&found.path, "a lease of a process that is dead");
                 if self.rebuild && lease::remove_dead(&found.path)? {
                     self.repaired(&found.path, "removed");
                 }
             }
         }
-        // A living process has temporary files too; they are faults only where nobody is at work.
+        // A living process has temporary files too; they are left over only where nobody is at work.
         if self.report.leases == 0 {
             for path in atomic::list(&self.layout.tmp())? {
-                self.fault(path, "a temporary file that was left behind");
+                self.left_over(path, "a temporary file that was left behind");
             }
         }
         Ok(())

@@ -30,6 +30,18 @@ struct Inner {
     checked: Mutex<BTreeMap<Digest, Seen>>,
 }
 
+/// Which directories of records have been looked at, and whether they were as the summary knows them.
+#[derive(Debug, Clone)]
+pub struct Moment {
+    unchanged: [Option<bool>; 256],
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Self { unchanged: [None; 256] }
+    }
+}
+
 /// Inode, size, modification and change time of a file.
 type Seen = (u64, u64, [i64; 4]);
 
@@ -95,6 +107,12 @@ impl View {
     /// What planning needs of a record, without opening its file where the summary can be believed.
     /// Always as of now: a commit by any process is seen by the next call.
     pub fn summary(&self, action: &Digest) -> Result<Option<Summary>, CacheError> {
+        self.summary_at(&mut Moment::default(), action)
+    }
+
+    /// [`View::summary`] as of one moment: each directory of records is looked at once. What is committed later may be
+    /// missed; what was there is found.
+    pub fn summary_at(&self, moment: &mut Moment, action: &Digest) -> Result<Option<Summary>, CacheError> {
         if !self.inner.readable {
             return Ok(None);
         }
@@ -106,15 +124,20 @@ impl View {
         });
         let Some(snapshot) = snapshot else { return Ok(self.record(action)?.map(Summary::from)) };
         let byte = action.as_bytes()[0];
-        let shard = self.layout().record_shard(byte);
-        let unchanged = || -> Result<bool, CacheError> {
+        let look = || -> Result<bool, CacheError> {
+            let shard = self.layout().record_shard(byte);
             let stamp = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))?;
             Ok(stamp.unwrap_or_default() == snapshot.shard(byte))
         };
+        let seen = &mut moment.unchanged[byte as usize];
+        let unchanged = match *seen {
+            Some(unchanged) => unchanged,
+            None => *seen.insert(look()?),
+        };
         match snapshot.find(action) {
-            Some(entry) if unchanged()? || entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
+            Some(entry) if unchanged || entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
             // Looked at again afterwards, in case the record moved from one place to the other in between.
-            None if unchanged()? && !self.is_provisional(action) && unchanged()? => Ok(None),
+            None if unchanged && !self.is_provisional(action) && look()? => Ok(None),
             _ => Ok(self.record(action)?.map(Summary::from)),
         }
     }

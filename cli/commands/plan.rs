@@ -29,7 +29,7 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
     let idle = plan.counts().hits == plan.nodes().len() as u64;
     let history = if idle { History::default() } else { History::load(context.view().layout()) };
     let mut metrics = Metrics::default();
-    let lines: Vec<Line> = plan
+    let lines: Vec<Line<'_>> = plan
         .nodes()
         .iter()
         .map(|planned| {
@@ -40,10 +40,11 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
             Line::of(graph, &plan, planned, estimate)
         })
         .collect();
-    let surroundings = Surroundings(compiled.root.clone());
+    let surroundings = Surroundings::at(compiled.root.clone());
     let missing = preflight(graph, &plan, &capacity(None, &surroundings), &surroundings);
     if context.json {
-        let nodes: Vec<Value> = lines.iter().map(Line::to_json).collect();
+        let nodes = lines.iter().zip(plan.nodes()).map(|(line, planned)| line.to_json(graph, &plan, planned));
+        let nodes: Vec<Value> = nodes.collect();
         let total = total(&lines);
         return context.printer.json(&json!({
             "experiment": graph.name, "profile": graph.profile, "counts": plan.counts(),
@@ -58,66 +59,62 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
 }
 
 /// One node of the plan in words.
-struct Line {
-    name: String,
-    base: String,
+struct Line<'g> {
+    name: &'g str,
+    base: &'g str,
     kind: &'static str,
     word: &'static str,
     why: String,
-    reasons: Value,
-    action: Option<String>,
     estimate: NodeEstimate,
 }
 
-impl Line {
-    fn of(graph: &Graph, plan: &Plan, planned: &PlannedNode, estimate: NodeEstimate) -> Self {
+impl<'g> Line<'g> {
+    fn of(graph: &'g Graph, plan: &Plan, planned: &PlannedNode, estimate: NodeEstimate) -> Self {
         let node = graph.node(planned.id);
-        let (word, why, reasons) = match &planned.decision {
-            Decision::Hit(_) => ("hit", String::new(), Value::Null),
+        let (word, why) = match &planned.decision {
+            Decision::Hit(_) => ("hit", String::new()),
             Decision::Run(reasons) => {
                 let first = reasons.first().map_or_else(String::new, ToString::to_string);
                 let more = reasons.len().saturating_sub(1);
-                let why = if more > 0 { format!("{first}, and {more} more") } else { first };
-                ("run", why, json!(reasons))
+                ("run", if more > 0 { format!("{first}, and {more} more") } else { first })
             }
             Decision::Unsettled => {
-                let waits = plan.waits_for(graph, planned.id);
-                let mut bases: Vec<&str> = waits.iter().map(|&id| &*graph.node(id).base).collect();
-                bases.dedup();
-                ("wait", format!("depends on {}", bases.join(", ")), json!(bases))
+                ("wait", format!("depends on {}", waits_for(graph, plan, planned).join(", ")))
             }
         };
-        Self {
-            name: node.name.to_string(),
-            base: node.base.to_string(),
-            kind: node.step.kind(),
-            word,
-            why,
-            reasons,
-            action: planned.action.map(|action| action.to_string()),
-            estimate,
-        }
+        Self { name: &node.name, base: &node.base, kind: node.step.kind(), word, why, estimate }
     }
 
-    fn to_json(&self) -> Value {
-        let (reasons, waits_for) =
-            if self.word == "wait" { (&Value::Null, &self.reasons) } else { (&self.reasons, &Value::Null) };
+    fn to_json(&self, graph: &Graph, plan: &Plan, planned: &PlannedNode) -> Value {
+        let (decision, reasons, waits) = match &planned.decision {
+            Decision::Hit(_) => ("hit", Value::Null, Value::Null),
+            Decision::Run(reasons) => ("run", json!(reasons), Value::Null),
+            Decision::Unsettled => ("unsettled", Value::Null, json!(waits_for(graph, plan, planned))),
+        };
         json!({
-            "node": self.name, "task": self.kind, "decision": if self.word == "wait" { "unsettled" } else { self.word },
-            "why": self.why, "reasons": reasons, "waits_for": waits_for, "action": self.action, "estimate": self.estimate,
+            "node": self.name, "task": self.kind, "decision": decision, "why": self.why, "reasons": reasons,
+            "waits_for": waits, "action": planned.action, "estimate": self.estimate,
         })
     }
 }
 
+/// The names of the nodes that an unsettled one waits for, those of one name once.
+fn waits_for<'g>(graph: &'g Graph, plan: &Plan, planned: &PlannedNode) -> Vec<&'g str> {
+    let waits = plan.waits_for(graph, planned.id);
+    let mut bases: Vec<&str> = waits.iter().map(|&id| &*graph.node(id).base).collect();
+    bases.dedup();
+    bases
+}
+
 /// A line per node, or per nodes of one name that fare alike; then the sum.
-fn render(lines: &[Line], plan: &Plan, expand: bool) -> Text {
-    let mut groups: IndexMap<(&str, &str, &str), Vec<&Line>> = IndexMap::new();
+fn render(lines: &[Line<'_>], plan: &Plan, expand: bool) -> Text {
+    let mut groups: IndexMap<(&str, &str, &str), Vec<&Line<'_>>> = IndexMap::new();
     for line in lines {
-        let name = if expand { &line.name } else { &line.base };
+        let name = if expand { line.name } else { line.base };
         groups.entry((name, line.word, &line.why)).or_default().push(line);
     }
-    let shown = |name: &str, members: &[&Line]| match members {
-        [only] => only.name.clone(),
+    let shown = |name: &str, members: &[&Line<'_>]| match members {
+        [only] => only.name.to_owned(),
         several => format!("{name} ×{}", grouped(several.len() as u64)),
     };
     let names =
@@ -163,7 +160,7 @@ fn render(lines: &[Line], plan: &Plan, expand: bool) -> Text {
 }
 
 /// What all that is not a hit would take, and of how many nodes the time is unknown.
-fn total(lines: &[Line]) -> (NodeEstimate, u64) {
+fn total(lines: &[Line<'_>]) -> (NodeEstimate, u64) {
     sum(lines.iter().filter(|line| line.word != "hit").map(|line| &line.estimate))
 }
 

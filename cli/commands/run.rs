@@ -30,7 +30,7 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
     compiled.warn(context);
     let selection =
         Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
-    let surroundings = Surroundings(compiled.root.clone());
+    let surroundings = Surroundings::at(compiled.root.clone());
     let run = Run {
         graph: &compiled.graph,
         writer: Arc::new(Writer::open(&context.store)?),
@@ -54,7 +54,7 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
     };
     match outcome.result {
         RunResult::Done if context.json => Ok(()),
-        RunResult::Done => show_reports(&compiled, &selection, context),
+        RunResult::Done => show_reports(compiled, &selection, context),
         RunResult::Failed => {
             let named: Vec<String> =
                 outcome.failures.iter().take(NAMED).map(|(node, _)| format!("`{node}`")).collect();

@@ -56,7 +56,7 @@ pub fn run(arguments: &Trace, context: &Context) -> Outcome {
             crate::artifact::rows(&table, &condition, wanted)?.into_iter().map(|row| (artifact, row)),
         );
     }
-    let upstream = upstream_tables(&compiled, &plan, id, context)?;
+    let upstream = upstream_tables(compiled, &plan, id, context)?;
     if tables == 0 {
         let inputs: Vec<String> =
             upstream.iter().take(6).map(|(_, artifact)| format!("`{}`", artifact.node)).collect();

@@ -14,6 +14,11 @@ pub fn run(arguments: &Verify, context: &Context) -> Outcome {
         context.printer.json(&report)?;
     } else {
         context.printer.data(&describe(&report))?;
+        if !report.left_overs.is_empty() {
+            let left = count(report.left_overs.len() as u64, "left-over");
+            let hint = format!("{left} of killed processes, which stop nobody; `dag gc --yes` removes them");
+            context.printer.note(&Text::new().accent("hint: ").plain(hint).line());
+        }
     }
     // What was put aside is a miss from now on, so a repaired store is a sound one.
     if report.faults.is_empty() || arguments.rebuild {

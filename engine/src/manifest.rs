@@ -5,9 +5,9 @@
 //! under `run:` are not in a manifest.
 
 use std::io::Write as _;
+use std::ops::Range;
 
 use dag_cache::Digest;
-use serde_json::{Value, json};
 
 use crate::canonical;
 use crate::registry::Step;
@@ -36,7 +36,7 @@ impl Manifest {
     pub fn new<'a>(
         step: &dyn Step,
         inputs: impl IntoIterator<Item = ManifestInput<'a>>,
-        files: &[(String, Vec<Digest>)],
+        files: &[(&str, &[Digest])],
         seed: Option<u64>,
     ) -> Self {
         // Written out here, keys in sorted order, and not by way of a JSON tree: planning a hundred thousand nodes makes
@@ -57,11 +57,7 @@ impl Manifest {
         out.extend_from_slice(b"},\"kind\":");
         canonical::write_string(step.kind(), &mut out);
         out.extend_from_slice(b",\"params\":");
-        if files.is_empty() {
-            canonical::write_value(step.params(), &mut out);
-        } else {
-            canonical::write_value(&with_contents(step.params(), files), &mut out);
-        }
+        write_params(step.params(), files, &mut out);
         write!(out, ",\"schema\":{SCHEMA}").expect("writing to memory does not fail");
         if let Some(seed) = seed {
             write!(out, ",\"seed\":{seed}").expect("writing to memory does not fail");
@@ -109,26 +105,36 @@ fn write_port(inputs: &[ManifestInput<'_>], out: &mut Vec<u8>) {
 }
 
 /// The params with the content of files in place of their paths: a path is in no key.
-fn with_contents(params: &Value, files: &[(String, Vec<Digest>)]) -> Value {
-    let mut params = params.clone();
-    for (pointer, digests) in files {
-        if let Some(slot) = params.pointer_mut(pointer) {
-            *slot = json!({ "content": digests.iter().map(Digest::to_string).collect::<Vec<_>>() });
+fn write_params(params: &[u8], files: &[(&str, &[Digest])], out: &mut Vec<u8>) {
+    let place = |&(pointer, digests)| Some((canonical::find(params, pointer)?, digests));
+    let mut places: Vec<(Range<usize>, &[Digest])> = files.iter().filter_map(place).collect();
+    places.sort_unstable_by_key(|(range, _)| range.start);
+    let mut written = 0;
+    for (range, digests) in places {
+        out.extend_from_slice(&params[written..range.start]);
+        out.extend_from_slice(b"{\"content\":[");
+        for (number, digest) in digests.iter().enumerate() {
+            let comma = if number > 0 { "," } else { "" };
+            write!(out, "{comma}\"{digest}\"").expect("writing to memory does not fail");
         }
+        out.extend_from_slice(b"]}");
+        written = range.end;
     }
-    params
+    out.extend_from_slice(&params[written..]);
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use serde_json::json;
+
     use super::*;
     use crate::testing::registry;
 
     #[test]
     fn the_bytes_are_the_canonical_encoding() {
-        let bound = registry().bind("echo", json!({ "text": "a\"b", "file": "/some/where" })).unwrap();
+        let bound = registry().bind("echo", &json!({ "text": "a\"b", "file": "/some/where" })).unwrap();
         let step = bound.unwrap_or_else(|error| panic!("{error}"));
         let digest = |text: &str| Digest::of(text.as_bytes());
         let at: [(Arc<str>, Arc<str>); 2] = [("replicate".into(), "1".into()), ("arm".into(), "r1".into())];
@@ -139,7 +145,7 @@ mod tests {
             input("m", "second", Some(&[][..])),
             input("a", "lone", Some(&at[1..])),
         ];
-        let files = [("/file".to_owned(), vec![digest("content")])];
+        let files = [("/file", &[digest("content")][..])];
         let manifest = Manifest::new(&*step, inputs, &files, Some(17));
         let expected = json!({
             "schema": SCHEMA, "kind": "echo", "version": 1, "seed": 17,

@@ -4,12 +4,14 @@
 //! has to declare twice: a field is at its default exactly if the params read back the same without it.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::canonical;
 
 /// A value that does not fit the type of the params.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,18 +24,22 @@ pub struct BindError {
 }
 
 /// Reads `value` as a `P`.
-pub fn bind_typed<P: DeserializeOwned>(value: Value) -> Result<P, BindError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let mut pointer = String::new();
-        for segment in error.path() {
-            use serde_path_to_error::Segment;
-            match segment {
-                Segment::Seq { index } => push_key(&mut pointer, &index.to_string()),
-                Segment::Map { key } => push_key(&mut pointer, key),
-                Segment::Enum { .. } | Segment::Unknown => {}
+pub fn bind_typed<P: DeserializeOwned>(value: &Value) -> Result<P, BindError> {
+    // Where a fault lies is found by a second reading: keeping track of it costs more than the reading itself, and
+    // almost all params are right.
+    P::deserialize(value).or_else(|_| {
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let mut pointer = String::new();
+            for segment in error.path() {
+                use serde_path_to_error::Segment;
+                match segment {
+                    Segment::Seq { index } => push_key(&mut pointer, &index.to_string()),
+                    Segment::Map { key } => push_key(&mut pointer, key),
+                    Segment::Enum { .. } | Segment::Unknown => {}
+                }
             }
-        }
-        BindError { pointer, message: error.into_inner().to_string() }
+            BindError { pointer, message: error.into_inner().to_string() }
+        })
     })
 }
 
@@ -42,80 +48,127 @@ pub fn bind_typed<P: DeserializeOwned>(value: Value) -> Result<P, BindError> {
 /// What a default is follows from the type, but finding it out costs a parse for every field. For the top-level fields
 /// of a struct it is a constant (serde's defaults take no arguments), so it is found once and remembered: a hundred
 /// thousand nodes of one kind then cost a comparison each. Below that, and in enums, whose variants may differ in the
-/// default of a field, every field is tried.
+/// default of a field, every field is tried; but not where the schema says that there is no struct inside, since the
+/// entries of a map have no defaults.
 #[derive(Debug, Default)]
 pub struct Defaults {
     /// Field → its default; `None` if it is required.
-    fields: RefCell<BTreeMap<String, Option<Value>>>,
-    plain: OnceCell<bool>,
+    fields: RefCell<BTreeMap<String, Option<Box<[u8]>>>>,
+    shape: OnceCell<Shape>,
+}
+
+/// What the schema of the params says.
+#[derive(Debug, Default)]
+struct Shape {
+    /// Whether they are a plain struct.
+    plain: bool,
+    /// The fields of that struct that hold no struct at any depth.
+    flat: BTreeSet<String>,
+}
+
+impl Shape {
+    fn of<P: JsonSchema>() -> Self {
+        let schema = schemars::schema_for!(P);
+        let plain = schema.get("oneOf").is_none() && schema.get("anyOf").is_none();
+        let Some(Value::Object(fields)) = schema.get("properties").filter(|_| plain) else {
+            return Self::default();
+        };
+        // A reference leads to a definition, and those of structs and enums are all that schemars makes; so what names
+        // neither properties nor another schema holds neither.
+        let flat =
+            fields.iter().filter(|(_, field)| !mentions(field, &["properties", "$ref", "oneOf", "anyOf"]));
+        Self { plain: true, flat: flat.map(|(name, _)| name.clone()).collect() }
+    }
+}
+
+/// Whether any of `keys` is a key somewhere in `schema`.
+fn mentions(schema: &Value, keys: &[&str]) -> bool {
+    match schema {
+        Value::Object(map) => {
+            map.iter().any(|(key, inner)| keys.contains(&key.as_str()) || mentions(inner, keys))
+        }
+        Value::Array(items) => items.iter().any(|item| mentions(item, keys)),
+        _ => false,
+    }
 }
 
 impl Defaults {
-    /// `params` as JSON, without the fields that are at their default.
+    /// `params` as canonical JSON, without the fields that are at their default.
     pub fn strip<P: Serialize + DeserializeOwned + JsonSchema>(
         &self,
         params: &P,
-    ) -> Result<Value, BindError> {
-        let full = to_json(params)?;
-        let reads_back = |candidate: &Value| {
-            bind_typed::<P>(candidate.clone())
-                .and_then(|params| to_json(&params))
-                .is_ok_and(|json| json == full)
-        };
-        let mut lean = full.clone();
-        let mut pointers = Vec::new();
-        if self.is_struct::<P>() {
-            let Value::Object(fields) = &full else { return Ok(full) };
-            for (name, value) in fields {
-                if self.default_of::<P>(&full, name).as_ref() == Some(value) {
-                    remove(&mut lean, &format!("/{name}"));
-                } else {
-                    let mut pointer = String::new();
-                    push_key(&mut pointer, name);
-                    collect_pointers(value, &mut pointer, &mut pointers);
-                }
+    ) -> Result<Box<[u8]>, BindError> {
+        let full = encoded(params)?;
+        let shape = self.shape.get_or_init(Shape::of::<P>);
+        if !shape.plain {
+            return Ok(without_inner_defaults::<P>(&full, &full, |_| true));
+        }
+        let mut lean = Vec::with_capacity(full.len());
+        let mut nested = false;
+        for (name, value) in canonical::fields(&full) {
+            if !self.is_default::<P>(&full, name, &full[value.clone()]) {
+                nested |= !shape.flat.contains(name);
+                lean.push(if lean.is_empty() { b'{' } else { b',' });
+                // With the name in its quotes and the colon.
+                lean.extend_from_slice(&full[value.start - name.len() - 3..value.end]);
             }
+        }
+        lean.extend_from_slice(if lean.is_empty() { b"{}" } else { b"}" });
+        Ok(if nested {
+            without_inner_defaults::<P>(&full, &lean, |field| !shape.flat.contains(field))
         } else {
-            collect_pointers(&full, &mut String::new(), &mut pointers);
-        }
-        for pointer in pointers {
-            let mut candidate = lean.clone();
-            if remove(&mut candidate, &pointer).is_some() && reads_back(&candidate) {
-                lean = candidate;
-            }
-        }
-        Ok(lean)
-    }
-
-    /// The default of the top-level field `name`, found by reading `full` without it.
-    fn default_of<P: Serialize + DeserializeOwned>(&self, full: &Value, name: &str) -> Option<Value> {
-        if let Some(known) = self.fields.borrow().get(name) {
-            return known.clone();
-        }
-        let mut without = full.clone();
-        without.as_object_mut()?.remove(name);
-        let default = bind_typed::<P>(without)
-            .and_then(|params| to_json(&params))
-            .ok()
-            .and_then(|mut json| json.as_object_mut()?.remove(name));
-        self.fields.borrow_mut().insert(name.to_owned(), default.clone());
-        default
-    }
-
-    /// Whether `P` is a plain struct, read off its schema once.
-    fn is_struct<P: JsonSchema>(&self) -> bool {
-        *self.plain.get_or_init(|| {
-            let schema = schemars::schema_for!(P);
-            schema.get("properties").is_some()
-                && schema.get("oneOf").is_none()
-                && schema.get("anyOf").is_none()
+            lean.into()
         })
+    }
+
+    /// Whether `value` is the default of the top-level field `name`, which is found by reading `full` without it.
+    fn is_default<P: Serialize + DeserializeOwned>(&self, full: &[u8], name: &str, value: &[u8]) -> bool {
+        if let Some(known) = self.fields.borrow().get(name) {
+            return known.as_deref() == Some(value);
+        }
+        let mut without = to_value(full);
+        without.as_object_mut().and_then(|fields| fields.remove(name));
+        let default = bind_typed::<P>(&without).and_then(|params| encoded(&params)).ok().and_then(|bytes| {
+            let (_, value) = canonical::fields(&bytes).find(|(other, _)| *other == name)?;
+            Some(bytes[value].into())
+        });
+        let default: Option<Box<[u8]>> = default;
+        let is_default = default.as_deref() == Some(value);
+        self.fields.borrow_mut().insert(name.to_owned(), default);
+        is_default
     }
 }
 
-fn to_json<P: Serialize>(params: &P) -> Result<Value, BindError> {
-    serde_json::to_value(params)
+/// `lean` without the fields that `full` reads back the same without, tried one by one; only in those top-level fields that
+/// are `wanted`.
+fn without_inner_defaults<P: Serialize + DeserializeOwned>(
+    full: &[u8],
+    lean: &[u8],
+    wanted: impl Fn(&str) -> bool,
+) -> Box<[u8]> {
+    let mut lean = to_value(lean);
+    let mut pointers = Vec::new();
+    collect_pointers(&lean, &mut String::new(), &mut pointers);
+    pointers.retain(|pointer| wanted(pointer[1..].split('/').next().unwrap_or_default()));
+    for pointer in pointers {
+        let mut candidate = lean.clone();
+        let reads_back = |candidate: &Value| {
+            bind_typed::<P>(candidate).and_then(|params| encoded(&params)).is_ok_and(|bytes| bytes == full)
+        };
+        if remove(&mut candidate, &pointer).is_some() && reads_back(&candidate) {
+            lean = candidate;
+        }
+    }
+    canonical::to_bytes(&lean).into()
+}
+
+fn encoded<P: Serialize>(params: &P) -> Result<Vec<u8>, BindError> {
+    canonical::encode(params)
         .map_err(|error| BindError { pointer: String::new(), message: error.to_string() })
+}
+
+fn to_value(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).expect("canonical bytes are JSON")
 }
 
 /// The pointers of all fields of nested objects, outer ones first: where a whole object is at its default, its fields
@@ -188,7 +241,7 @@ mod tests {
     }
 
     fn strip<P: Serialize + DeserializeOwned + JsonSchema>(defaults: &Defaults, value: Value) -> Value {
-        defaults.strip(&bind_typed::<P>(value).unwrap()).unwrap()
+        serde_json::from_slice(&defaults.strip(&bind_typed::<P>(&value).unwrap()).unwrap()).unwrap()
     }
 
     #[test]
@@ -221,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_fault_names_its_place() {
-        let Err(error) = bind_typed::<Params>(json!({ "steps": 3, "nested": { "depth": "deep" } })) else {
+        let Err(error) = bind_typed::<Params>(&json!({ "steps": 3, "nested": { "depth": "deep" } })) else {
             panic!("a word is no number");
         };
         assert_eq!(error.pointer, "/nested/depth");

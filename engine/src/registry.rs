@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use schemars::Schema;
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -22,8 +23,9 @@ pub trait Step: Send + Sync {
     fn kind(&self) -> &'static str;
     /// [`Task::VERSION`].
     fn version(&self) -> u32;
-    /// The params as they enter the key: typed, serialised again, fields at their default left out.
-    fn params(&self) -> &Value;
+    /// The params as they enter the key: typed, serialised again as canonical JSON, fields at their default left out.
+    /// Bytes and not a tree, since a graph may hold a hundred thousand of them.
+    fn params(&self) -> &[u8];
     /// [`Task::ports`].
     fn ports(&self) -> &Ports;
     /// [`Task::check`].
@@ -44,7 +46,7 @@ pub trait Step: Send + Sync {
 
 struct Bound<T: Task> {
     params: T::Params,
-    canonical: Value,
+    canonical: Box<[u8]>,
     ports: Ports,
 }
 
@@ -55,7 +57,7 @@ impl<T: Task> Step for Bound<T> {
     fn version(&self) -> u32 {
         T::VERSION
     }
-    fn params(&self) -> &Value {
+    fn params(&self) -> &[u8] {
         &self.canonical
     }
     fn ports(&self) -> &Ports {
@@ -74,7 +76,7 @@ impl<T: Task> Step for Bound<T> {
         T::resources(&self.params)
     }
     fn preflight(&self, run: &Value, environment: &dyn Environment) -> Vec<Missing> {
-        match serde_json::from_value(run.clone()) {
+        match T::Run::deserialize(run) {
             Ok(run) => T::preflight(&self.params, &run, environment),
             Err(_) => Vec::new(),
         }
@@ -88,7 +90,7 @@ impl<T: Task> Step for Bound<T> {
 }
 
 /// Binds params to a kind whose type the registry has forgotten.
-type Bind = fn(Value, &Defaults) -> Result<Arc<dyn Step>, BindError>;
+type Bind = fn(&Value, &Defaults) -> Result<Arc<dyn Step>, BindError>;
 
 /// One entry of the registry.
 struct Kind {
@@ -146,7 +148,7 @@ impl Registry {
     }
 
     /// Binds `params` to a kind; `None` if there is no such kind.
-    pub fn bind(&self, kind: &str, params: Value) -> Option<Result<Arc<dyn Step>, BindError>> {
+    pub fn bind(&self, kind: &str, params: &Value) -> Option<Result<Arc<dyn Step>, BindError>> {
         let kind = self.kinds.get(kind)?;
         // Held while binding: kinds are bound one after the other by the compiler, so nothing waits here.
         let defaults = kind.defaults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -164,7 +166,7 @@ impl Registry {
     }
 }
 
-fn bind<T: Task>(params: Value, defaults: &Defaults) -> Result<Arc<dyn Step>, BindError> {
+fn bind<T: Task>(params: &Value, defaults: &Defaults) -> Result<Arc<dyn Step>, BindError> {
     let params: T::Params = bind_typed(params)?;
     let canonical = defaults.strip::<T::Params>(&params)?;
     let ports = T::ports(&params);
@@ -172,5 +174,5 @@ fn bind<T: Task>(params: Value, defaults: &Defaults) -> Result<Arc<dyn Step>, Bi
 }
 
 fn check_run<R: DeserializeOwned>(run: &Value) -> Result<(), BindError> {
-    bind_typed::<R>(run.clone()).map(|_| ())
+    bind_typed::<R>(run).map(|_| ())
 }

@@ -136,10 +136,22 @@ impl Default for Resources {
 pub trait Environment {
     /// The value of an environment variable.
     fn var(&self, name: &str) -> Option<String>;
+    /// Whether `name` is the path of a program, or the name of one on the search path.
+    fn has_program(&self, name: &str) -> bool {
+        is_program(name, &self.var("PATH").unwrap_or_default())
+    }
     /// How many GPUs the machine offers to this process.
     fn gpus(&self) -> usize;
     /// The folder that relative paths of the experiment start from.
     fn root(&self) -> &Path;
+}
+
+/// Whether `name` is the path of a file, or that of one in a folder of the search path.
+pub fn is_program(name: &str, search_path: &str) -> bool {
+    if name.contains('/') {
+        return Path::new(name).is_file();
+    }
+    std::env::split_paths(search_path).any(|folder| folder.join(name).is_file())
 }
 
 /// Something that a step will need and that is not there.

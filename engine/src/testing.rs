@@ -306,7 +306,7 @@ impl ToyGraph {
     /// If a kind, a param or an input is not known: the test is wrong.
     #[must_use]
     pub fn node(mut self, name: &str, kind: &str, params: Value, inputs: &[(&str, &str)]) -> Self {
-        let bound = self.registry.bind(kind, params).expect("a toy kind");
+        let bound = self.registry.bind(kind, &params).expect("a toy kind");
         let step = bound.expect("params of the toy");
         let find =
             |source: &str| self.nodes.iter().position(|node| &*node.name == source).expect("an earlier node");

@@ -7,12 +7,13 @@ use dag_engine::event::End;
 use dag_engine::graph::{Graph, Node, NodeId};
 use dag_engine::journal;
 use dag_engine::plan::Plan;
+use dag_engine::plan::diff::{self, Side};
 use dag_engine::state::Phase;
 use dag_tasks::stats::{Difference, mean, paired_difference};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::recipe::{Side, differences};
+use super::words::{groups, recipes};
 use crate::artifact::Artifact;
 use crate::commands::status::Past;
 use crate::context::Context;
@@ -31,14 +32,19 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
     let arms = Arms { graph, axis: axis.clone(), left: left.to_owned(), right: right.to_owned() };
     let own = [arms.nodes_of(left), arms.nodes_of(right)];
     let shared = arms.shared(&own);
-    let parts = arms.parts();
+    let recipes = recipes(compiled, context)?;
+    let side = Side { graph, recipes: &recipes };
+    let parts = groups(&diff::arms(side, &axis, left, right).parted, side, side);
     let plan = compiled.plan(context)?;
     let costs = costs(graph, own, context);
     let training = arms.training(compiled, &plan, context)?;
     let results = arms.results(compiled, &plan, context)?;
     if context.json {
+        let parts = parts.iter().map(
+            |part| json!({ "node": part.base, "count": part.nodes.len(), "differences": part.differences }),
+        );
         return context.printer.json(&json!({
-            "axis": axis, "left": left, "right": right, "shared": shared, "parts": parts, "costs": costs,
+            "axis": axis, "left": left, "right": right, "shared": shared, "parts": parts.collect::<Vec<_>>(), "costs": costs,
             "training": training.iter().map(|(field, values)| json!({ "field": field, "values": values })).collect::<Vec<_>>(),
             "results": results,
         }));
@@ -46,7 +52,8 @@ pub(super) fn run(compiled: &Compiled, left: &str, right: &str, context: &Contex
     let mut text =
         Text::new().bold(format!("{axis} {left} → {right}")).faint(format!("  {}", graph.name)).line();
     text = text.plain(format!("{} shared", count(shared as u64, "node"))).line();
-    text = parts.iter().fold(text.line().bold("where they part").line(), |text, part| part.render(text));
+    text = text.line().bold("where they part").line();
+    text = parts.iter().fold(text, |text, part| part.render(&part.base, text));
     text = text.line().bold("what each cost").line();
     for (arm, cost) in [left, right].iter().zip(&costs) {
         text = text.plain(format!("  {arm}  ")).plain(cost.words()).line();
@@ -98,24 +105,6 @@ struct Arms<'g> {
     axis: String,
     left: String,
     right: String,
-}
-
-/// A node that the arms do differently, and how.
-#[derive(Debug, Serialize)]
-struct Part {
-    node: String,
-    count: usize,
-    differences: Vec<String>,
-}
-
-impl Part {
-    fn render(&self, text: Text) -> Text {
-        let times = if self.count > 1 { format!(" ×{}", grouped(self.count as u64)) } else { String::new() };
-        let text = text.accent("  ~ ").bold(&self.node).plain(times).line();
-        self.differences
-            .iter()
-            .fold(text, |text, difference| text.plain(format!("      {difference}")).line())
-    }
 }
 
 impl Arms<'_> {
@@ -178,25 +167,6 @@ impl Arms<'_> {
         let left =
             self.graph.order().iter().filter(|id| self.value(self.graph.node(**id)) == Some(&*self.left));
         left.filter_map(|&id| Some((id, *right.get(&self.neutral(self.graph.node(id)))?))).collect()
-    }
-
-    /// Where the arms part of their own, the first place first; nodes of one name that do so alike are told once.
-    fn parts(&self) -> Vec<Part> {
-        let mut parts: Vec<Part> = Vec::new();
-        let neutral = |id: NodeId| self.neutral(self.graph.node(id));
-        for (left, right) in self.pairs() {
-            let side = |id: NodeId| Side { graph: self.graph, id, name_of: &neutral };
-            let found = differences(&side(left), &side(right));
-            if found.is_empty() {
-                continue;
-            }
-            let base = self.graph.node(left).base.to_string();
-            match parts.iter_mut().find(|part| part.node == base && part.differences == found) {
-                Some(part) => part.count += 1,
-                None => parts.push(Part { node: base, count: 1, differences: found }),
-            }
-        }
-        parts
     }
 
     /// The facts of `training/summary.json` for each trained pair: field, and its value in both arms.

@@ -2,8 +2,8 @@
 
 mod arms;
 mod graphs;
-mod recipe;
 mod runs;
+mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -20,14 +20,14 @@ pub fn run(arguments: &Diff, context: &Context) -> Outcome {
                 profile: arguments.profile.clone(),
                 set: arguments.set.clone(),
             };
-            arms::run(&compiled(&experiment, &context.registry())?, left, right, context)
+            arms::run(compiled(&experiment, &context.registry())?, left, right, context)
         }
         [left, right] => {
             let (left_file, right_file) = (experiment(left, arguments), experiment(right, arguments));
             match (left_file, right_file) {
                 (Some(left), Some(right)) => {
                     let registry = context.registry();
-                    graphs::run(&compiled(&left, &registry)?, &compiled(&right, &registry)?, context)
+                    graphs::run(compiled(&left, &registry)?, compiled(&right, &registry)?, context)
                 }
                 (None, None) => runs::run(left, right, context),
                 (Some(_), None) => Err(no_file(right)),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::cycle::find_cycles;
-use super::fault::{Params, bind_fault, check_fault, environment_faults};
+use super::fault::{Params, Part, bind_fault, check_fault, environment_faults};
 use super::reference::Reference;
 use super::shared::{Shared, axes_in};
 use super::{FileInput, Graph, Location, Node, NodeId, NodeInput, RunOptions, run_options};
@@ -58,7 +58,7 @@ struct Template<'a> {
 #[derive(Clone)]
 struct Bound {
     step: Arc<dyn Step>,
-    files: Vec<FileInput>,
+    files: Arc<[FileInput]>,
 }
 
 /// One entry of `inputs:`, variables filled in.
@@ -162,13 +162,8 @@ impl<'a> Compiler<'a> {
             Value::Null => Json::Object(serde_json::Map::new()),
             _ => filled.to_json(),
         };
-        let params = Params {
-            spec,
-            written: spec.with.as_ref(),
-            filled: &filled,
-            owner: format!("the task `{kind}`"),
-        };
-        let step = match self.registry.bind(kind, json)? {
+        let params = Params { spec, part: Part::With, filled: &filled };
+        let step = match self.registry.bind(kind, &json)? {
             Ok(step) => step,
             Err(error) => {
                 self.faults.push(bind_fault(&error, &params));
@@ -245,9 +240,7 @@ impl<'a> Compiler<'a> {
         // Without a step its ports are not known; its faults are reported already.
         let options = run_options::read(&filled, step?.ports(), self.experiment, &mut self.faults);
         if let Some(Err(error)) = self.registry.check_run(kind, &options.task) {
-            let owner = format!("the `run` of `{kind}`");
-            let params = Params { spec, written: spec.run.as_ref(), filled: &filled, owner };
-            self.faults.push(bind_fault(&error, &params));
+            self.faults.push(bind_fault(&error, &Params { spec, part: Part::Run, filled: &filled }));
         }
         Some(options)
     }
@@ -488,7 +481,7 @@ impl<'a> Compiler<'a> {
                 coordinates: coordinates.collect(),
                 step: Arc::clone(&bound.step),
                 inputs,
-                files: bound.files.clone(),
+                files: Arc::clone(&bound.files),
                 run: Arc::clone(template.runs.at(&positions).expect(made)),
                 seed: bound.step.uses_seed().then_some(self.experiment.seed),
                 location: locations[index].clone(),

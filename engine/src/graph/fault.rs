@@ -12,19 +12,43 @@ use crate::task::Fault;
 pub(super) struct Params<'a> {
     /// The node.
     pub spec: &'a NodeSpec,
-    /// The part of it that is read: `with:` or `run:`.
-    pub written: Option<&'a Field>,
+    /// The part of it that is read.
+    pub part: Part,
     /// Its value.
     pub filled: &'a Tree,
-    /// What it is called: `sample`, or `the \`run:\` of sample`.
-    pub owner: String,
+}
+
+/// The parts of a node that hold params.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// `with:`.
+    With,
+    /// `run:`.
+    Run,
 }
 
 impl Params<'_> {
+    /// The part as it is written, if it is.
+    fn written(&self) -> Option<&Field> {
+        match self.part {
+            Part::With => self.spec.with.as_ref(),
+            Part::Run => self.spec.run.as_ref(),
+        }
+    }
+
+    /// What the part is called in messages.
+    fn owner(&self) -> String {
+        let kind = self.spec.task.as_ref().map_or("", |(kind, _)| &**kind);
+        match self.part {
+            Part::With => format!("the task `{kind}`"),
+            Part::Run => format!("the `run` of `{kind}`"),
+        }
+    }
+
     /// Where to point if the params as a whole are at fault.
     fn whole(&self) -> Span {
         let task = self.spec.task.as_ref().map_or(self.spec.span, |(_, span)| *span);
-        self.written.map_or(task, |field| field.key)
+        self.written().map_or(task, |field| field.key)
     }
 
     /// The key at `pointer`, or of what is nearest around it.
@@ -49,7 +73,7 @@ impl Params<'_> {
 
     /// Adds where a value is used, if a variable brought it from elsewhere.
     fn used(&self, diagnostic: Diagnostic) -> Diagnostic {
-        let (Some(written), Some((span, _))) = (self.written, &diagnostic.span) else { return diagnostic };
+        let (Some(written), Some((span, _))) = (self.written(), &diagnostic.span) else { return diagnostic };
         let mut brought = *span != written.key && written.tree.templated;
         visit_spans(&written.tree, &mut |own| brought &= own != *span);
         if !brought {
@@ -81,15 +105,15 @@ pub(super) fn bind_fault(error: &BindError, params: &Params<'_>) -> Diagnostic {
     let message = without_secrets(&error.message, params.filled);
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let within = error.pointer.trim_start_matches('/').replace('/', ".");
-    let owner =
-        if within.is_empty() { params.owner.clone() } else { format!("`{within}` of {}", params.owner) };
+    let whole = params.owner();
+    let owner = if within.is_empty() { whole.clone() } else { format!("`{within}` of {whole}") };
     let diagnostic = if message.starts_with("unknown field") {
         let name = quoted.first().copied().unwrap_or_default();
         // serde_path_to_error stops at the map for some types and at the field for others.
         let inner = format!("{}/{name}", error.pointer);
         let (pointer, owner) = match params.filled.pointer(&inner) {
             Some(_) => (inner.as_str(), owner),
-            None => (error.pointer.as_str(), outer_owner(&within, &params.owner)),
+            None => (error.pointer.as_str(), outer_owner(&within, &whole)),
         };
         Diagnostic::at(params.key(pointer), format!("{owner} has no field `{name}`"))
             .label("no such field")

@@ -9,7 +9,8 @@ mod shared;
 #[cfg(test)]
 mod test_kinds;
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub struct Node {
     /// What enters its ports: declared ports in their order, gathered inputs in the order of their coordinates.
     pub inputs: Vec<NodeInput>,
     /// The local files its params name.
-    pub files: Vec<FileInput>,
+    pub files: Arc<[FileInput]>,
     /// How to run it; in no key.
     pub run: Arc<RunOptions>,
     /// The experiment's seed, where the step uses it.
@@ -152,7 +153,7 @@ impl Graph {
         for (from, to) in edges {
             graph.add_edge(from, to, ());
         }
-        match petgraph::algo::toposort(&graph, None) {
+        match topological(&graph) {
             Ok(order) => Ok(Self {
                 name,
                 profile,
@@ -162,7 +163,7 @@ impl Graph {
                 order,
                 names,
             }),
-            Err(cycle) => Err(cycle_through(&graph, cycle.node_id())),
+            Err(Cyclic) => Err(a_cycle(&graph)),
         }
     }
 
@@ -181,7 +182,7 @@ impl Graph {
         &self.nodes[id]
     }
 
-    /// All nodes, each after everything that enters it; the same order every time.
+    /// All nodes, each after everything that enters it, and otherwise in the order of the file.
     pub fn order(&self) -> &[NodeId] {
         &self.order
     }
@@ -238,12 +239,36 @@ impl Graph {
     }
 }
 
-/// The names along one cycle through `start`'s component, the first repeated at the end.
-fn cycle_through(graph: &DiGraph<Node, (), u32>, start: NodeId) -> Vec<Arc<str>> {
-    let component = petgraph::algo::tarjan_scc(graph)
-        .into_iter()
-        .find(|component| component.contains(&start))
-        .unwrap_or_else(|| vec![start]);
+/// Some node needs itself.
+struct Cyclic;
+
+/// The nodes in topological order, those that could come next by their index.
+///
+/// petgraph's own `toposort` is right too, but its order is that of a depth-first walk, in which nobody would look for a
+/// node of the file.
+fn topological(graph: &DiGraph<Node, (), u32>) -> Result<Vec<NodeId>, Cyclic> {
+    let mut waits: Vec<usize> = graph.node_weights().map(|node| node.inputs.len()).collect();
+    let mut next: BinaryHeap<Reverse<NodeId>> =
+        graph.node_indices().filter(|id| waits[id.index()] == 0).map(Reverse).collect();
+    let mut order = Vec::with_capacity(waits.len());
+    while let Some(Reverse(id)) = next.pop() {
+        order.push(id);
+        for reader in graph.neighbors(id) {
+            waits[reader.index()] -= 1;
+            if waits[reader.index()] == 0 {
+                next.push(Reverse(reader));
+            }
+        }
+    }
+    if order.len() == waits.len() { Ok(order) } else { Err(Cyclic) }
+}
+
+/// The names along a cycle of a graph that has one, the first repeated at the end.
+fn a_cycle(graph: &DiGraph<Node, (), u32>) -> Vec<Arc<str>> {
+    let closes =
+        |component: &Vec<NodeId>| component.len() > 1 || graph.contains_edge(component[0], component[0]);
+    let component = petgraph::algo::tarjan_scc(graph).into_iter().find(closes).unwrap_or_default();
+    let Some(&start) = component.last() else { return Vec::new() };
     // Inside a strongly connected component every walk can go on, so following any inner edge closes a cycle.
     let mut path = vec![start];
     loop {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::explain::difference_named;
 use super::reason::{InputChange, Reason};
-use super::{MissingSource, PlanError, source_name};
+use super::{MissingSource, PlanError, contents, source_name};
 use crate::graph::{Graph, Node, NodeId};
 use crate::key::NodeKey;
 use crate::manifest::{Manifest, ManifestInput};
@@ -33,10 +33,10 @@ impl Recipes {
         let mut missing = Vec::new();
         for &id in graph.order() {
             let node = graph.node(id);
-            let mut contents = Vec::with_capacity(node.files.len());
-            for input in &node.files {
+            let mut sources = Vec::with_capacity(node.files.len());
+            for input in node.files.iter() {
                 match files.source(input) {
-                    Ok(source) => contents.push((input.pointer.clone(), source.digests)),
+                    Ok(source) => sources.push(source),
                     Err(fault) => missing.push(MissingSource {
                         node: node.name.to_string(),
                         pointer: input.pointer.clone(),
@@ -49,7 +49,7 @@ impl Recipes {
                 digest: output_key(keys[input.source.index()], &input.output),
                 coordinates: input.gathered.then(|| &*graph.node(input.source).coordinates),
             });
-            let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed);
+            let manifest = Manifest::new(&*node.step, inputs, &contents(node, &sources), node.seed);
             keys[id.index()] = NodeKey(manifest.digest());
             manifests[id.index()] = Some(manifest);
         }
@@ -96,10 +96,9 @@ pub struct Parted {
     pub left: String,
     /// Its counterpart.
     pub right: String,
-    /// Whether the difference begins here: not every reason is that an input differs which itself is listed.
-    pub first: bool,
-    /// What differs.
-    pub reasons: Vec<Reason>,
+    /// What differs here. Not that an input differs whose source is itself among the parted: where there is nothing else,
+    /// the difference only passes through.
+    pub own: Vec<Reason>,
 }
 
 /// A side of a comparison.
@@ -177,14 +176,10 @@ fn compare(left: Side<'_>, right: Side<'_>, pairs: &[(NodeId, Option<NodeId>)]) 
             }
             _ => false,
         };
-        let first = !reasons.iter().all(follows);
+        let own = reasons.into_iter().filter(|reason| !follows(reason)).collect();
         parted.insert(other);
-        found.parted.push(Parted {
-            left: name,
-            right: right.graph.node(other).name.to_string(),
-            first,
-            reasons,
-        });
+        let right = right.graph.node(other).name.to_string();
+        found.parted.push(Parted { left: name, right, own });
     }
     found
 }
@@ -216,8 +211,8 @@ mod tests {
             (found.shared, found.only_left, found.only_right),
             (vec!["same".to_owned()], vec![], vec!["extra".to_owned()])
         );
-        let told: Vec<_> = found.parted.iter().map(|parted| (parted.left.as_str(), parted.first)).collect();
-        assert_eq!(told, [("a", true), ("cut", false)]);
-        assert_eq!(found.parted[0].reasons[0].to_string(), "param `text` \"1\" → \"2\"");
+        let own = |parted: &Parted| parted.own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let told: Vec<_> = found.parted.iter().map(|parted| (parted.left.as_str(), own(parted))).collect();
+        assert_eq!(told, [("a", "param `text` \"1\" → \"2\"".to_owned()), ("cut", String::new())]);
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dag_cache::{CacheError, Digest, Output, View};
+use dag_cache::{CacheError, Digest, Moment, Output, View};
 use serde_json::Value;
 
 pub use explain::difference;
@@ -22,7 +22,7 @@ use explain::difference_named;
 pub use last::LastActions;
 pub use reason::{Cause, InputChange, Reason};
 
-use crate::graph::{FileInput, Graph, NodeId, NodeInput};
+use crate::graph::{FileInput, Graph, Node, NodeId, NodeInput};
 use crate::key::ActionKey;
 use crate::manifest::{Manifest, ManifestInput};
 use crate::publish;
@@ -187,6 +187,8 @@ pub struct Planner<'g> {
     settled: Vec<Option<Arc<Settled>>>,
     actions: Vec<Option<ActionKey>>,
     reasons: BTreeMap<NodeId, Vec<Reason>>,
+    /// While a plan is made: as of when the store is read.
+    moment: Option<Moment>,
 }
 
 impl<'g> Planner<'g> {
@@ -202,6 +204,7 @@ impl<'g> Planner<'g> {
             settled: vec![None; graph.len()],
             actions: vec![None; graph.len()],
             reasons: BTreeMap::new(),
+            moment: None,
         }
     }
 
@@ -215,6 +218,7 @@ impl<'g> Planner<'g> {
         let mut plan =
             Plan { nodes: Vec::with_capacity(order.len()), positions: vec![None; self.graph.len()] };
         let mut missing = Vec::new();
+        self.moment = Some(Moment::default());
         for id in order {
             match self.decide(id) {
                 Ok((decision, work)) => {
@@ -226,9 +230,13 @@ impl<'g> Planner<'g> {
                     plan.nodes.push(PlannedNode { id, action, decision });
                 }
                 Err(PlanError::Sources(faults)) => missing.extend(faults),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.moment = None;
+                    return Err(error);
+                }
             }
         }
+        self.moment = None;
         if !missing.is_empty() {
             return Err(PlanError::Sources(missing));
         }
@@ -248,15 +256,13 @@ impl<'g> Planner<'g> {
             return Ok((Decision::Run(vec![reason]), None));
         };
         let sources = self.sources(id)?;
-        let contents: Vec<(String, Vec<Digest>)> = node
-            .files
-            .iter()
-            .zip(&sources)
-            .map(|(input, source)| (input.pointer.clone(), source.digests.clone()))
-            .collect();
+        let contents = contents(node, &sources);
         let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed);
         let action = ActionKey(manifest.digest());
-        let known = self.view.summary(&action.0)?;
+        let known = match &mut self.moment {
+            Some(moment) => self.view.summary_at(moment, &action.0)?,
+            None => self.view.summary(&action.0)?,
+        };
         let complete = |outputs: &BTreeMap<String, Output>| {
             node.step.ports().outputs().iter().all(|port| outputs.contains_key(&port.name))
         };
@@ -322,7 +328,8 @@ impl<'g> Planner<'g> {
         self.required.remove(&id);
     }
 
-    pub(crate) fn files(&mut self) -> &mut StatCache {
+    /// The digests of local files, as far as they are known.
+    pub fn files(&mut self) -> &mut StatCache {
         &mut self.files
     }
 
@@ -354,7 +361,7 @@ impl<'g> Planner<'g> {
         let node = self.graph.node(id);
         let mut missing = Vec::new();
         let mut sources = Vec::with_capacity(node.files.len());
-        for input in &node.files {
+        for input in node.files.iter() {
             match self.files.source(input) {
                 Ok(source) => sources.push(source),
                 Err(fault) => {
@@ -508,12 +515,7 @@ impl<'g> Planner<'g> {
         let node = graph.node(id);
         let before = self.last.get(&node.name);
         let sources = self.sources(id)?;
-        let contents: Vec<_> = node
-            .files
-            .iter()
-            .zip(&sources)
-            .map(|(input, source)| (input.pointer.clone(), source.digests.clone()))
-            .collect();
+        let contents = contents(node, &sources);
         // An artifact that is not known yet gets a digest that no artifact has, so that it shows as changed.
         let inputs = node.inputs.iter().map(|input| ManifestInput {
             port: &input.port,
@@ -535,6 +537,11 @@ impl<'g> Planner<'g> {
         }
         Ok(Explanation { node: node.name.to_string(), before, after, reasons })
     }
+}
+
+/// The contents of the local files that a node's params name, by pointer.
+fn contents<'a>(node: &'a Node, sources: &'a [Source]) -> Vec<(&'a str, &'a [Digest])> {
+    node.files.iter().zip(sources).map(|(input, source)| (&*input.pointer, &*source.digests)).collect()
 }
 
 /// The node whose artifact is the `number`-th of `port` of `id`.

@@ -365,7 +365,7 @@ fn what_is_missing_is_told_at_once_and_nothing_is_begun() {
     };
     let told: Vec<(&str, usize)> =
         missing.iter().map(|thing| (thing.what.as_str(), thing.nodes.len())).collect();
-    assert_eq!(told, [("1 of `gpus`", 1), ("`KEY` is not set", 2)]);
+    assert_eq!(told, [("`KEY` is not set", 2), ("1 of `gpus`", 1)]);
     assert!(!sandbox.store().join("runs").exists());
 }
 

@@ -283,7 +283,7 @@ fn file_name(path: &Path) -> String {
 
 /// `path` without `.` and with `..` applied, by its text alone.
 pub(crate) fn normalised(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
+    let mut out = PathBuf::with_capacity(path.as_os_str().len());
     for component in path.components() {
         match component {
             Component::CurDir => {}

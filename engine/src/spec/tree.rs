@@ -1,5 +1,6 @@
 //! `Tree`: a value as written, with the place of every part of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -134,9 +135,12 @@ impl Tree {
     pub fn pointer(&self, pointer: &str) -> Option<(Span, &Self)> {
         let mut at = (self.span, self);
         for segment in pointer.split('/').skip(1) {
-            let segment = segment.replace("~1", "/").replace("~0", "~");
+            let segment = match segment.contains('~') {
+                true => Cow::Owned(segment.replace("~1", "/").replace("~0", "~")),
+                false => Cow::Borrowed(segment),
+            };
             at = match &at.1.value {
-                Value::Map(map) => map.get(segment.as_str()).map(|field| (field.key, &field.tree))?,
+                Value::Map(map) => map.get(&*segment).map(|field| (field.key, &field.tree))?,
                 Value::List(items) => {
                     items.get(segment.parse::<usize>().ok()?).map(|item| (item.span, item))?
                 }

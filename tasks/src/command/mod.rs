@@ -126,12 +126,8 @@ impl Task for Command {
         }
         for (index, name) in params.outputs.iter().enumerate() {
             let again = params.outputs[..index].contains(name) || params.stdout.as_ref() == Some(name);
-            let pointer = format!("/outputs/{index}");
-            match check_name(name) {
-                Err(what) => faults.push(Fault::new(pointer, what)),
-                Ok(()) if again => faults.push(Fault::new(pointer, format!("`{name}` is named twice"))),
-                Ok(()) => {}
-            }
+            let what = check_name(name).err().or_else(|| again.then(|| format!("`{name}` is named twice")));
+            faults.extend(what.map(|what| Fault::new(format!("/outputs/{index}"), what)));
         }
         if let Some(Err(what)) = params.stdout.as_deref().map(check_name) {
             faults.push(Fault::new("/stdout", what));
@@ -144,18 +140,17 @@ impl Task for Command {
                 faults.push(Fault::new(format!("/files/{name}"), what));
             }
         }
-        let texts = params.argv.iter().enumerate().map(|(index, text)| (format!("/argv/{index}"), text));
-        let values = params.env.iter().map(|(name, text)| (format!("/env/{name}"), text));
-        for (pointer, text) in texts.chain(values) {
-            match Word::parse(text) {
-                Err(what) => faults.push(Fault::new(pointer, what)),
-                Ok(word) => {
-                    if let Some(what) = word.unknown(&params.files, &params.outputs) {
-                        faults.push(Fault::new(pointer, what));
-                    }
-                }
-            }
-        }
+        let wrong = |text: &String| match Word::parse(text) {
+            Err(what) => Some(what),
+            Ok(word) => word.unknown(&params.files, &params.outputs),
+        };
+        let argv = params.argv.iter().enumerate();
+        let argv = argv.filter_map(|(at, text)| Some(Fault::new(format!("/argv/{at}"), wrong(text)?)));
+        let env = params
+            .env
+            .iter()
+            .filter_map(|(name, text)| Some(Fault::new(format!("/env/{name}"), wrong(text)?)));
+        faults.extend(argv.chain(env));
         faults
     }
 
@@ -176,13 +171,7 @@ impl Task for Command {
         let Some(program) = params.argv.first().filter(|program| !program.contains('{')) else {
             return Vec::new();
         };
-        let is_there = if program.contains('/') {
-            Path::new(program).is_file()
-        } else {
-            let path = environment.var("PATH").unwrap_or_default();
-            std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-        };
-        if is_there {
+        if environment.has_program(program) {
             return Vec::new();
         }
         let help = "install it, or give its path; a script of your own goes under `files:` and into `argv` as `{files.NAME}`";

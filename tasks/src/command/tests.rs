@@ -111,7 +111,7 @@ fn the_first_output_is_the_declared_one() {
     let step = registry
         .bind(
             "command",
-            json!({ "argv": ["a"], "outputs": ["x"], "stdout": "said", "types": { "x": "table" } }),
+            &json!({ "argv": ["a"], "outputs": ["x"], "stdout": "said", "types": { "x": "table" } }),
         )
         .unwrap()
         .unwrap();

@@ -7,8 +7,14 @@
 //! characters escaped; integers in decimal; other numbers in the shortest form that reads back to the same `f64`, with
 //! `.0` on whole ones, so that `1` and `1.0` stay different as they are in YAML.
 
+mod encode;
+
+use std::ops::Range;
+
 use dag_cache::Digest;
 use serde_json::{Number, Value};
+
+pub use encode::{EncodeError, encode};
 
 /// The canonical bytes of `value`.
 ///
@@ -56,6 +62,90 @@ pub fn write_value(value: &Value, out: &mut Vec<u8>) {
                 write_value(item, out);
             }
             out.push(b'}');
+        }
+    }
+}
+
+/// The fields of canonical bytes that are an object: the name as it is written, and where the value lies.
+pub fn fields(bytes: &[u8]) -> impl Iterator<Item = (&str, Range<usize>)> {
+    let mut at = 1;
+    std::iter::from_fn(move || {
+        let name = at..end_of_value(bytes, at)?;
+        let value = name.end + 1..end_of_value(bytes, name.end + 1)?;
+        at = value.end + 1;
+        Some((std::str::from_utf8(&bytes[name.start + 1..name.end - 1]).ok()?, value))
+    })
+}
+
+/// Where the value at a JSON pointer lies in canonical bytes.
+pub fn find(bytes: &[u8], pointer: &str) -> Option<Range<usize>> {
+    let mut at = 0;
+    let mut name = Vec::new();
+    for segment in pointer.split('/').skip(1) {
+        let is_map = bytes.get(at)? == &b'{';
+        name.clear();
+        match is_map {
+            true if segment.contains('~') => {
+                write_string(&segment.replace("~1", "/").replace("~0", "~"), &mut name);
+            }
+            true => write_string(segment, &mut name),
+            false => {}
+        }
+        let mut index = if is_map { 0 } else { segment.parse::<usize>().ok()? };
+        loop {
+            // Behind the bracket or the comma.
+            at += 1;
+            if is_map {
+                let key = at..end_of_value(bytes, at)?;
+                at = key.end + 1;
+                if bytes[key] == name {
+                    break;
+                }
+            } else if index == 0 {
+                break;
+            } else {
+                index -= 1;
+            }
+            at = end_of_value(bytes, at)?;
+            if bytes.get(at)? != &b',' {
+                return None;
+            }
+        }
+    }
+    Some(at..end_of_value(bytes, at)?)
+}
+
+/// Where the value ends that begins at `at`.
+fn end_of_value(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        match bytes.get(at)? {
+            b'"' => {
+                at += 1;
+                while bytes.get(at)? != &b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+                continue;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                at += 1;
+            }
+            b',' | b':' => {
+                at += 1;
+                continue;
+            }
+            _ => {
+                at += bytes[at..].iter().position(|byte| b",]}".contains(byte)).unwrap_or(bytes.len() - at);
+            }
+        }
+        if depth == 0 {
+            return Some(at);
         }
     }
 }
@@ -126,7 +216,54 @@ mod tests {
         assert_ne!(text(&json!(1)), text(&json!(1.0)));
     }
 
+    /// JSON of some depth, and the pointers of everything in it.
+    pub(super) fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a,\"\\\\\\[\\]{}:/~é]{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("[a\"\\\\/~,:{]{0,3}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
+        out.push(at.to_owned());
+        let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
+        match value {
+            Value::Array(items) => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(index, item)| pointers(item, &format!("{at}/{index}"), out));
+            }
+            Value::Object(map) => {
+                map.iter().for_each(|(name, item)| pointers(item, &format!("{at}/{}", escaped(name)), out));
+            }
+            _ => {}
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_value_is_found_where_its_bytes_are(value in values()) {
+            let bytes = to_bytes(&value);
+            let mut all = Vec::new();
+            pointers(&value, "", &mut all);
+            for pointer in all {
+                let range = find(&bytes, &pointer).unwrap();
+                prop_assert_eq!(&bytes[range], &to_bytes(value.pointer(&pointer).unwrap())[..], "{}", pointer);
+                prop_assert_eq!(find(&bytes, &format!("{pointer}/none")), None);
+                prop_assert_eq!(find(&bytes, &format!("{pointer}/99")), None);
+            }
+        }
+
         #[test]
         fn order_of_keys_is_irrelevant(entries in proptest::collection::btree_map("[a-z]{0,4}", any::<i64>(), 0..8)) {
             let forward: serde_json::Map<_, _> = entries.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
