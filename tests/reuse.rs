@@ -7,7 +7,7 @@ use crate::store;
 use crate::support::{Ran, Sandbox};
 
 /// Problems from a file, answered by a scripted teacher and judged by a model.
-const JUDGING: &str = r#"
+const JUDGING: &str = r"
 name: judging
 seed: 17
 params: { synonyms: false, temperature: 0.6 }
@@ -36,7 +36,7 @@ nodes:
     task: filter
     inputs: { answers: judged }
     with: { keep: match }
-"#;
+";
 
 /// A line of the data file: `n` makes the problem, and so the answer to it, unlike any other.
 fn problem(n: u32) -> Value {
@@ -44,7 +44,7 @@ fn problem(n: u32) -> Value {
 }
 
 fn data(numbers: impl IntoIterator<Item = u32>) -> String {
-    numbers.into_iter().map(|n| format!("{}\n", problem(n))).collect()
+    numbers.into_iter().map(|n| problem(n).to_string() + "\n").collect()
 }
 
 fn judging(server: &ChatServer, rows: u32) -> Sandbox {

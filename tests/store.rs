@@ -44,7 +44,7 @@ pub(crate) fn logged(store: &Path) -> BTreeMap<(String, String), u32> {
             let length = u32::from_le_bytes(bytes[at + 12..at + 16].try_into().unwrap()) as usize;
             let is_whole = bytes.len() >= at + HEADER + length;
             if is_whole && bytes[at + 4] == 0 {
-                let key: String = bytes[at + 16..at + 48].iter().map(|byte| format!("{byte:02x}")).collect();
+                let key = blake3::Hash::from_slice(&bytes[at + 16..at + 48]).unwrap().to_hex().to_string();
                 *found.entry((stream.clone(), key)).or_insert(0) += 1;
             }
             at += HEADER + length;

@@ -40,6 +40,7 @@ pub(crate) fn experiments() -> Sandbox {
 
 /// A file or folder of the large real data, or `None`, said aloud, where there is none.
 #[expect(clippy::disallowed_methods, reason = "the data lies where the caller of the tests says")]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let path = std::env::var("DAG_SHARED").map_or_else(|_| beside(), PathBuf::from).join(path);

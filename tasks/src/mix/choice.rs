@@ -49,7 +49,7 @@ impl Choice {
                     clashes.see(&canonical::digest(&json!([inside, id, repeat])), id);
                     let repeat = repeat.as_u64().map(u64::to_le_bytes);
                     let mut parts: Vec<&[u8]> = vec![b"rank", id.as_bytes()];
-                    parts.extend(repeat.as_ref().map(|repeat| repeat.as_slice()));
+                    parts.extend(repeat.as_ref().map(<[u8; 8]>::as_slice));
                     candidates.push(Candidate { rank: seed::derive(seed, &parts), side: index, row: rows });
                 } else {
                     taken_elsewhere += 1;

@@ -244,10 +244,10 @@ impl Part {
     }
 
     /// The rows, with the names of the output; of these only the `wanted` are read.
-    fn rows<'a>(
-        &'a self,
+    fn rows(
+        &self,
         wanted: fn(&str) -> bool,
-    ) -> Result<impl Iterator<Item = Result<Row, TaskError>> + use<'a>, TaskError> {
+    ) -> Result<impl Iterator<Item = Result<Row, TaskError>> + use<'_>, TaskError> {
         let originals: Vec<&str> = self
             .columns
             .iter()
