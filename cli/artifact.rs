@@ -128,25 +128,40 @@ impl Condition {
         text.map(parse).transpose().map(Self)
     }
 
+    /// The columns of a table that decide whether it holds.
+    fn columns<'a>(&self, table: &'a TableReader) -> Vec<&'a str> {
+        let names = self.0.as_ref().map(Expression::names).unwrap_or_default();
+        let is_read = |column: &&str| {
+            let is_inside =
+                |whole: &str, part: &str| part.strip_prefix(whole).is_some_and(|rest| rest.starts_with('.'));
+            // The whole row, the column, a field inside it, or the side of a joined table that it belongs to.
+            let reads = |name: &String| {
+                name == "row" || name == column || is_inside(column, name) || is_inside(name, column)
+            };
+            names.iter().any(reads)
+        };
+        table.schema().names().filter(is_read).collect()
+    }
+
     /// Whether it holds for a row. One that it cannot be asked of, such as a row without the column, is not meant.
     pub fn holds(&self, row: &Row) -> bool {
         self.0.as_ref().is_none_or(|expression| expression.holds(&Scope::of(row)).unwrap_or(false))
     }
 }
 
-/// The first `head` rows of a table for which the condition holds, and how many there were in what was read.
+/// The first `head` rows of a table for which the condition holds. Only the columns that it reads are looked through.
 pub fn rows(table: &TableReader, condition: &Condition, head: usize) -> Result<Vec<Row>, Failure> {
+    let columns = condition.columns(table);
     let mut found = Vec::new();
-    for row in table.rows()? {
+    for (row, number) in table.rows_of(&columns)?.zip(0..) {
         if found.len() == head {
             break;
         }
-        let row = row?;
-        if condition.holds(&row) {
-            found.push(row);
+        if condition.holds(&row?) {
+            found.push(number);
         }
     }
-    Ok(found)
+    Ok(table.rows_at(&found)?.collect::<Result<_, _>>()?)
 }
 
 impl From<TableError> for Failure {

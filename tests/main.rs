@@ -4,12 +4,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod chat_server;
 mod cli_commands;
 mod cli_errors;
 mod cli_live;
 mod cli_run;
+mod crash;
+mod gsm8k_traces;
 mod layering;
 mod main_job;
+mod reuse;
+mod store;
 mod support;
 
 /// A file that is not listed would never be compiled, and its tests would pass by not existing.

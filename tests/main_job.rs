@@ -1,43 +1,9 @@
 //! The main job in small: `experiments/mistral-nemo.yaml` with few problems and few steps, through every property that the
 //! full run promises.
 
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
-use crate::support::{Ran, Sandbox, kill};
-
-/// Sizes at which the whole graph takes a second or two.
-const SMALL: [&str; 12] = [
-    "--set",
-    "problems.source.count=60",
-    "--set",
-    "take=50",
-    "--set",
-    "train.steps=12",
-    "--set",
-    "evaluate.repeats=2",
-    "--set",
-    "evaluate.max_tokens=48",
-    "--set",
-    "benchmark_size=6",
-];
+use crate::support::{Ran, SMALL, Sandbox, experiments};
 
 const FILE: &str = "experiments/mistral-nemo.yaml";
-
-/// A sandbox with this repository's experiments.
-fn experiments() -> Sandbox {
-    let sandbox = Sandbox::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            sandbox.write(&format!("experiments/{name}"), &fs::read_to_string(&path).unwrap());
-        }
-    }
-    sandbox
-}
 
 fn dag(sandbox: &Sandbox, command: &str, more: &[&str]) -> Ran {
     let arguments: Vec<&str> = [command, FILE].into_iter().chain(SMALL).chain(more.iter().copied()).collect();
@@ -64,7 +30,7 @@ fn not_hit(plan: &Ran) -> Vec<String> {
 #[test]
 fn every_experiment_compiles_in_every_profile() {
     let sandbox = experiments();
-    for file in ["mistral-nemo.yaml", "nemotron-nano.yaml"] {
+    for file in ["mistral-nemo.yaml", "nemotron-nano.yaml", "hybrid.yaml"] {
         for profile in ["local", "paper"] {
             sandbox.dag(&["check", &format!("experiments/{file}"), "--profile", profile]).expect(0);
             sandbox.dag(&["plan", &format!("experiments/{file}"), "--profile", profile]).expect(0);
@@ -124,23 +90,49 @@ fn more_repeats_ask_only_for_the_new_ones() {
 }
 
 #[test]
-fn killed_again_and_again_it_ends_with_the_same_bytes() {
-    let whole = experiments();
-    dag(&whole, "run", &[]);
-    let broken = experiments();
-    let arguments: Vec<&str> = ["run", FILE].into_iter().chain(SMALL).collect();
-    for wait in [60, 150, 250, 400, 600, 900] {
-        let mut child = broken.start(&arguments);
-        std::thread::sleep(Duration::from_millis(wait));
-        if child.try_wait().unwrap().is_none() {
-            kill(&child, libc::SIGKILL);
-        }
-        child.wait().unwrap();
+fn every_task_kind_is_in_the_smoke_test() {
+    let sandbox = experiments();
+    let first = sandbox.dag(&["run", "experiments/smoke.yaml"]).expect(0);
+    let line = first.stderr.lines().find(|line| line.contains(" nodes: ")).unwrap_or_default();
+    assert!(line.starts_with("26 nodes: 26 ran, 0 up to date"), "{}", first.stderr);
+    let kinds = sandbox.dag(&["schema", "--tasks", "--json"]).expect(0).json();
+    let graph = sandbox.dag(&["graph", "experiments/smoke.yaml", "--json"]).expect(0).json();
+    let used: Vec<&str> =
+        graph["nodes"].as_array().unwrap().iter().map(|node| node["task"].as_str().unwrap()).collect();
+    let kinds = kinds.as_array().unwrap();
+    assert!(kinds.len() >= 11, "{kinds:?}");
+    for kind in kinds {
+        let kind = kind["task"].as_str().unwrap();
+        assert!(used.contains(&kind), "no node of experiments/smoke.yaml is a `{kind}`");
     }
-    dag(&broken, "run", &[]);
-    for page in ["report.json", "table.csv", "loss.csv", "report.md"] {
-        let path = format!("reports/mistral-nemo/{page}");
-        assert_eq!(whole.read(&path), broken.read(&path), "{page}");
+}
+
+#[test]
+fn a_hybrid_arm_runs_beside_the_two() {
+    let sandbox = experiments();
+    let arguments: Vec<&str> = ["run", "experiments/hybrid.yaml"].into_iter().chain(SMALL).collect();
+    let ran = sandbox.dag(&arguments).expect(0);
+    for arm in ["r1", "gpt-oss", "hybrid"] {
+        let row = ran.stdout.lines().find(|line| line.trim_start().starts_with(&format!("{arm}  ")));
+        assert!(row.is_some(), "no row for {arm}:\n{}", ran.stdout);
     }
-    broken.dag(&["verify"]).expect(0);
+    let show = |node: &str| {
+        let mut arguments = vec!["show", "experiments/hybrid.yaml", node, "--json", "--head", "1000"];
+        arguments.extend(SMALL);
+        sandbox.dag(&arguments).expect(0).json()
+    };
+    let halves = show("halves");
+    let of = &halves["metrics"]["rows_of"];
+    assert_eq!(of["r1"], of["gpt_oss"], "{of}");
+    assert!(of["r1"].as_u64().unwrap() > 10, "{of}");
+    let rows = halves["content"]["rows"].as_array().unwrap();
+    let ids: std::collections::BTreeSet<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), rows.len(), "no problem twice");
+    for row in rows {
+        // The verbose teacher says each step several times over, with commas between.
+        let is_verbose = row["response"].as_str().unwrap().contains(',');
+        assert_eq!(is_verbose, row["source"] == "r1", "{row}");
+    }
+    // All of them are what the third arm is trained on.
+    assert_eq!(show("packs@hybrid")["metrics"]["examples"], rows.len());
 }

@@ -8,6 +8,49 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Sizes at which the whole graph of `experiments/mistral-nemo.yaml` takes a second or two.
+pub(crate) const SMALL: [&str; 12] = [
+    "--set",
+    "problems.source.count=60",
+    "--set",
+    "take=50",
+    "--set",
+    "train.steps=12",
+    "--set",
+    "evaluate.repeats=2",
+    "--set",
+    "evaluate.max_tokens=48",
+    "--set",
+    "benchmark_size=6",
+];
+
+/// A sandbox with this repository's experiments.
+pub(crate) fn experiments() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            sandbox.write(&format!("experiments/{name}"), &fs::read_to_string(&path).unwrap());
+        }
+    }
+    sandbox
+}
+
+/// A file or folder of the large real data, or `None`, said aloud, where there is none.
+#[expect(clippy::disallowed_methods, reason = "the data lies where the caller of the tests says")]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let path = std::env::var("DAG_SHARED").map_or_else(|_| beside(), PathBuf::from).join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: no `{}`; set DAG_SHARED to the folder that has it", path.display());
+    None
+}
+
 /// A folder for one test. The store is its `.dag`.
 pub(crate) struct Sandbox {
     root: TempDir,

@@ -63,15 +63,13 @@ pub fn run(arguments: &Trace, context: &Context) -> Outcome {
         return Err(Failure::user(format!("`{name}` holds no table to trace"))
             .hint(format!("trace one of its inputs: {}", inputs.join(", "))));
     }
-    let mut trails = Vec::new();
-    for (artifact, row) in seeds {
-        trails.push(trail(&compiled.graph, artifact, id, row, &upstream)?);
-    }
+    let mut trails = trails(&compiled.graph, id, seeds, &upstream)?;
     if trails.is_empty() {
         // Not in the table, so look further up: what is not there was lost on the way.
-        let found = first_upstream(&condition, &upstream, arguments.head)?;
-        for (at, row) in found {
-            trails.push(trail(&compiled.graph, &upstream[at].1, upstream[at].0, row, &upstream[at + 1..])?);
+        if let Some((at, rows)) = first_upstream(&condition, &upstream, arguments.head)? {
+            let (source, artifact) = &upstream[at];
+            let seeds = rows.into_iter().map(|row| (artifact, row)).collect();
+            trails = self::trails(&compiled.graph, *source, seeds, &upstream[at + 1..])?;
         }
         if trails.is_empty() {
             return Err(Failure::failed(format!(
@@ -110,20 +108,20 @@ fn upstream_tables(
     Ok(found)
 }
 
-/// The records from the nearest upstream table that has any.
+/// The nearest upstream table that has records that are meant, and these.
 fn first_upstream(
     condition: &Condition,
     upstream: &[(NodeId, Artifact)],
     head: usize,
-) -> Result<Vec<(usize, Row)>, Failure> {
+) -> Result<Option<(usize, Vec<Row>)>, Failure> {
     for (at, (_, artifact)) in upstream.iter().enumerate() {
         let Some(table) = artifact.table()? else { continue };
         let rows = crate::artifact::rows(&table, condition, head)?;
         if !rows.is_empty() {
-            return Ok(rows.into_iter().map(|row| (at, row)).collect());
+            return Ok(Some((at, rows)));
         }
     }
-    Ok(Vec::new())
+    Ok(None)
 }
 
 /// What a record is known by upstream.
@@ -159,46 +157,76 @@ impl Marks {
     fn knows_id(&self, row: &Row) -> bool {
         row.get("id").and_then(Value::as_str).is_some_and(|id| self.ids.contains(id))
     }
+}
 
-    /// The rows of `table` that are meant: by their key, and if it has none of those by their id.
-    fn find(&self, table: &TableReader) -> Result<Vec<Row>, Failure> {
-        let (mut by_key, mut by_id) = (Vec::new(), Vec::new());
-        for row in table.rows()? {
-            let row = row?;
-            if self.knows_key(&row) {
-                by_key.push(row);
-            } else if by_key.is_empty() && self.knows_id(&row) {
-                by_id.push(row);
-            }
+/// A record and what was found behind it so far.
+struct Trail {
+    steps: Vec<Step>,
+    /// What a record is known by flows from each node to its inputs only, so that one arm's keys find nothing in the other.
+    marks: BTreeMap<NodeId, Marks>,
+}
+
+impl Trail {
+    fn learn(&mut self, graph: &Graph, from: NodeId, artifact: &Artifact, row: Row) -> Result<(), Failure> {
+        for source in graph.closure(&[from]) {
+            self.marks.entry(source).or_default().learn(&row);
         }
-        Ok(if by_key.is_empty() { by_id } else { by_key })
+        self.steps.push(Step::of(graph, from, artifact, row)?);
+        Ok(())
     }
 }
 
-fn trail(
+/// The trails of some records of one node. Every table upstream is looked through once for all of them.
+fn trails(
     graph: &Graph,
-    start: &Artifact,
     id: NodeId,
-    row: Row,
+    seeds: Vec<(&Artifact, Row)>,
     upstream: &[(NodeId, Artifact)],
-) -> Result<Vec<Step>, Failure> {
-    // What a record is known by flows from each node to its inputs only, so that one arm's keys find nothing in the other.
-    let mut marks: BTreeMap<NodeId, Marks> = BTreeMap::new();
-    let pass_on = |marks: &mut BTreeMap<NodeId, Marks>, from: NodeId, row: &Row| {
-        for source in graph.closure(&[from]) {
-            marks.entry(source).or_default().learn(row);
-        }
-    };
-    pass_on(&mut marks, id, &row);
-    let mut steps = vec![Step::of(graph, id, start, row)?];
+) -> Result<Vec<Vec<Step>>, Failure> {
+    let mut trails = Vec::new();
+    for (artifact, row) in seeds {
+        let mut trail = Trail { steps: Vec::new(), marks: BTreeMap::new() };
+        trail.learn(graph, id, artifact, row)?;
+        trails.push(trail);
+    }
     for (source, artifact) in upstream {
-        let (Some(known), Some(table)) = (marks.get(source), artifact.table()?) else { continue };
-        for row in known.find(&table)? {
-            pass_on(&mut marks, *source, &row);
-            steps.push(Step::of(graph, *source, artifact, row)?);
+        if trails.iter().all(|trail| !trail.marks.contains_key(source)) {
+            continue;
+        }
+        let Some(table) = artifact.table()? else { continue };
+        let found = find(&table, trails.iter().map(|trail| trail.marks.get(source)).collect())?;
+        let all: BTreeSet<u64> = found.iter().flatten().copied().collect();
+        let all: Vec<u64> = all.into_iter().collect();
+        for (row, number) in table.rows_at(&all)?.zip(&all) {
+            let row = row?;
+            for (trail, found) in trails.iter_mut().zip(&found) {
+                if found.binary_search(number).is_ok() {
+                    trail.learn(graph, *source, artifact, row.clone())?;
+                }
+            }
         }
     }
-    Ok(steps)
+    Ok(trails.into_iter().map(|trail| trail.steps).collect())
+}
+
+/// The numbers of the rows that each of `marks` means: by their key, and if none has such a key by their id. Only these two
+/// columns are read.
+fn find(table: &TableReader, marks: Vec<Option<&Marks>>) -> Result<Vec<Vec<u64>>, Failure> {
+    let columns: Vec<&str> =
+        table.schema().names().filter(|name| matches!(*name, "record_key" | "id")).collect();
+    let mut found = vec![(Vec::new(), Vec::new()); marks.len()];
+    for (row, number) in table.rows_of(&columns)?.zip(0..) {
+        let row = row?;
+        for (marks, (by_key, by_id)) in marks.iter().zip(&mut found) {
+            let Some(marks) = marks else { continue };
+            if marks.knows_key(&row) {
+                by_key.push(number);
+            } else if by_key.is_empty() && marks.knows_id(&row) {
+                by_id.push(number);
+            }
+        }
+    }
+    Ok(found.into_iter().map(|(by_key, by_id)| if by_key.is_empty() { by_id } else { by_key }).collect())
 }
 
 impl Step {

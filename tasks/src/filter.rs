@@ -350,24 +350,8 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
     use super::*;
-
-    fn table(path: PathBuf, rows: Value) -> PathBuf {
-        let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
-        let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-        for row in &rows {
-            writer.write(row).unwrap();
-        }
-        writer.finish().unwrap();
-        path
-    }
-
-    fn rows(path: &Path) -> Value {
-        let rows: Result<Vec<Row>, _> = TableReader::open(path).unwrap().rows().unwrap().collect();
-        json!(rows.unwrap())
-    }
+    use crate::table::testing::{rows, table};
 
     fn params(value: Value) -> Params {
         serde_json::from_value(value).unwrap()
@@ -396,13 +380,11 @@ mod tests {
             .unwrap();
         Filter::run(&params(json!({ "keep": "r1.match and oss.match" })), &mut cx).unwrap();
         assert_eq!(
-            rows(&cx.output("kept")),
+            json!(rows(&cx.output("kept"))),
             json!([{ "id": "a", "r1.id": "a", "r1.match": true, "r1.response": "x", "oss.id": "a", "oss.match": true, "oss.response": "1" }])
         );
         let dropped = rows(&cx.output("dropped"));
         let reasons: Vec<(&str, &str)> = dropped
-            .as_array()
-            .unwrap()
             .iter()
             .map(|row| (row["id"].as_str().unwrap(), row["reason"].as_str().unwrap()))
             .collect();
@@ -426,7 +408,7 @@ mod tests {
         let mut cx =
             TaskCx::for_test(dir.path()).input("rows", table(dir.path().join("rows"), data)).build().unwrap();
         Filter::run(&params(json!({ "keep": "level > 3" })), &mut cx).unwrap();
-        assert_eq!(rows(&cx.output("kept")), json!([{ "id": "a", "level": 5 }]));
+        assert_eq!(json!(rows(&cx.output("kept"))), json!([{ "id": "a", "level": 5 }]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod expression;
 pub mod filter;
 pub mod judge;
 pub mod math;
+pub mod mix;
 pub mod model;
 pub mod pack;
 pub mod packing;
@@ -33,6 +34,7 @@ pub fn registry() -> Registry {
         .with::<evaluate::Evaluate>()
         .with::<filter::Filter>()
         .with::<judge::Judge>()
+        .with::<mix::Mix>()
         .with::<model::ModelTask>()
         .with::<pack::Pack>()
         .with::<report::Report>()

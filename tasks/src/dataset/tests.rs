@@ -1,33 +1,19 @@
 //! `dataset` on files of every format, and its rules of selection.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::table::{Row, Schema, TableReader, TableWriter};
+use crate::table::testing::{rows, table};
 
 fn params(value: Value) -> Params {
     serde_json::from_value(value).unwrap()
 }
 
-fn rows(path: &Path) -> Vec<Row> {
-    TableReader::open(path).unwrap().rows().unwrap().collect::<Result<_, _>>().unwrap()
-}
-
 fn column(cx: &TaskCx, name: &str) -> Vec<Value> {
     rows(&cx.output("records")).iter().map(|row| row[name].clone()).collect()
-}
-
-fn table(path: PathBuf, rows: Value) -> PathBuf {
-    let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
-    let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-    for row in &rows {
-        writer.write(row).unwrap();
-    }
-    writer.finish().unwrap();
-    path
 }
 
 /// Runs on rows given in the file.

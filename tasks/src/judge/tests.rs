@@ -3,25 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::table::Schema;
-
-fn table(path: PathBuf, rows: Value) -> PathBuf {
-    let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
-    let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-    for row in &rows {
-        writer.write(row).unwrap();
-    }
-    writer.finish().unwrap();
-    path
-}
+use crate::table::testing::{rows, table};
 
 fn verdicts(path: &std::path::Path) -> Vec<(String, Value)> {
-    let rows = TableReader::open(path).unwrap().rows().unwrap();
-    rows.map(|row| {
-        let row = row.unwrap();
-        (row["verdict"].as_str().unwrap().to_owned(), row["match"].clone())
-    })
-    .collect()
+    let verdict = |row: &Row| (row["verdict"].as_str().unwrap().to_owned(), row["match"].clone());
+    rows(path).iter().map(verdict).collect()
 }
 
 #[test]

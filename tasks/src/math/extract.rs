@@ -1,7 +1,7 @@
 //! Finding the answer of a response: a ladder of rungs, the first that holds is used and recorded.
 use serde::{Deserialize, Serialize};
 
-use super::Policy;
+use super::{Canonical, Policy, canonical, lenient};
 
 /// Which form an answer was found in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -13,7 +13,7 @@ pub enum Rung {
     Framed,
     /// A configured phrase such as "the answer is …".
     Phrase,
-    /// The last number, where the policy allows it.
+    /// The last number, or the one in bold beside it, where the policy allows it.
     Number,
 }
 
@@ -43,7 +43,10 @@ pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
     let text = after_thinking(response);
     let found = |answer: &str, rung| Extracted { answer: answer.to_owned(), rung };
     if let Some(answer) = last_box(text, r"\boxed") {
-        return Some(found(answer, Rung::Boxed));
+        let is_understood = || !matches!(canonical(answer, policy), Ok(Canonical::Other(_)));
+        let sentence = policy.last_number && !is_understood();
+        let number = sentence.then(|| lenient::number_in_box(answer)).flatten();
+        return Some(found(number.unwrap_or(answer), Rung::Boxed));
     }
     if let Some(answer) = last_box(text, r"\fbox") {
         return Some(found(answer, Rung::Framed));
@@ -54,7 +57,8 @@ pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
         .find_map(|phrase| after_phrase(text, phrase))
         .map(|answer| found(answer, Rung::Phrase))
         .or_else(|| {
-            policy.last_number.then(|| last_number(text)).flatten().map(|answer| found(answer, Rung::Number))
+            let number = policy.last_number.then(|| lenient::number(text)).flatten();
+            number.map(|answer| found(answer, Rung::Number))
         })
 }
 
@@ -124,27 +128,6 @@ fn after_phrase<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
     (!answer.is_empty()).then_some(answer)
 }
 
-/// The last number of a text: digits with separators and a decimal point inside, and a sign that follows no digit or
-/// letter (`7-3` ends in `3`).
-fn last_number(text: &str) -> Option<&str> {
-    let bytes = text.as_bytes();
-    let end = bytes.iter().rposition(u8::is_ascii_digit)? + 1;
-    let inside = |at: usize| {
-        bytes[at].is_ascii_digit()
-            || (matches!(bytes[at], b',' | b'.')
-                && bytes[at + 1].is_ascii_digit()
-                && at > 0
-                && bytes[at - 1].is_ascii_digit())
-    };
-    let mut start = end - 1;
-    while start > 0 && inside(start - 1) {
-        start -= 1;
-    }
-    let is_signed =
-        start > 0 && bytes[start - 1] == b'-' && !(start > 1 && bytes[start - 2].is_ascii_alphanumeric());
-    Some(&text[start - usize::from(is_signed)..end])
-}
-
 /// Like `rfind`, with ASCII letters of either case equal.
 fn rfind_ignoring_case(text: &str, phrase: &str) -> Option<usize> {
     let (text, phrase) = (text.as_bytes(), phrase.as_bytes());
@@ -211,12 +194,13 @@ mod tests {
         let number = |response: &str| extract(response, &lenient).map(|found| (found.answer, found.rung));
         let found = |answer: &str| Some((answer.to_owned(), Rung::Number));
         assert_eq!(number(r"She makes **\$18 per day**."), found("18"));
-        assert_eq!(number("1,234.5 in all."), found("1,234.5"));
-        assert_eq!(number("It is -3"), found("-3"));
-        assert_eq!(number("so 7-3"), found("3"));
         assert_eq!(number("<think>5</think>none"), None);
         assert_eq!(number("<think>5</think>7é, 8."), found("8"));
         assert_eq!(extract("it may be 18", &Policy::default()), None);
+        let boxed = r"\boxed{\text{She has 3 apples}}";
+        assert_eq!(number(boxed), Some(("3".to_owned(), Rung::Boxed)));
+        check(boxed, Some((r"\text{She has 3 apples}", Rung::Boxed)));
+        assert_eq!(number(r"\boxed{\frac{1}{2}}"), Some((r"\frac{1}{2}".to_owned(), Rung::Boxed)));
     }
 
     proptest! {

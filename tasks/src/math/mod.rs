@@ -7,6 +7,7 @@
 //! products and powers of them, with units) exactly, and words; other LaTeX is compared as text.
 mod canonical;
 mod extract;
+mod lenient;
 mod number;
 mod policy;
 mod strip;
@@ -18,7 +19,7 @@ pub use extract::{Extracted, Rung, after_thinking, extract};
 pub use policy::{Percent, Policy};
 
 /// Bumped when any verdict could change; graded results depend on it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What grading one response came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -20,8 +20,9 @@ pub struct Policy {
     /// Phrases that announce an answer where there is no box, tried in this order, letter case
     /// ignored. The answer is the text from the last occurrence to the end of its line or sentence.
     pub phrases: Vec<String>,
-    /// Whether the last number of a response is its answer where there is neither a box nor a phrase. Lenient: a response
-    /// that only mentions the right number last passes. For traces whose prompt did not ask for a box.
+    /// Whether the last number of a response is its answer where there is neither a box nor a phrase; in the line where it
+    /// stands, a number in bold goes before it. Of a sentence in a box the number counts. Lenient: a response that only
+    /// mentions the right number last passes. For traces whose prompt did not ask for a box.
     pub last_number: bool,
     /// Whether `016` equals `16`. Graders that compare digits as text say no.
     pub leading_zeros: bool,

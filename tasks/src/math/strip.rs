@@ -56,7 +56,8 @@ pub(super) fn strip(answer: &str) -> String {
             // An exponent stays with its unit: `\text{cm}^2`.
             '}' if braces.pop() == Some(true) => text.push_str(if rest.starts_with('^') { "" } else { " " }),
             '}' => text.push('}'),
-            '$' | '€' | '£' | '°' | '~' => {}
+            // Signs of currencies have a block of their own, but for the oldest.
+            '$' | '¢'..='¥' | '\u{20a0}'..='\u{20cf}' | '°' | '~' => {}
             '−' | '–' => text.push('-'),
             '×' | '·' => text.push('*'),
             character if character.is_whitespace() => text.push(' '),
@@ -158,6 +159,8 @@ mod tests {
             (r"90^\circ", "90"),
             (r"90^{\circ}", "90"),
             (r"\$18", "18"),
+            ("₱250", "250"),
+            ("£3 or 3€", "3 or 3"),
             (r"50\%", "50%"),
             (r"1{,}000", "1,000"),
             (r"1\,000", "1 000"),

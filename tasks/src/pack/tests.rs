@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::model::ModelTask;
+use crate::table::testing::{rows, table};
 
 fn base(dir: &Path) -> PathBuf {
     let mut cx = TaskCx::for_test(&dir.join("base")).build().unwrap();
@@ -13,16 +14,6 @@ fn base(dir: &Path) -> PathBuf {
     });
     ModelTask::run(&serde_json::from_value(params).unwrap(), &mut cx).unwrap();
     cx.output("model")
-}
-
-fn table(path: PathBuf, rows: Value) -> PathBuf {
-    let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
-    let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-    for row in &rows {
-        writer.write(row).unwrap();
-    }
-    writer.finish().unwrap();
-    path
 }
 
 fn examples(dir: &Path) -> PathBuf {
@@ -39,8 +30,7 @@ fn examples(dir: &Path) -> PathBuf {
 }
 
 fn packs(folder: &Path) -> Vec<Row> {
-    let table = TableReader::open(folder.join("packs.parquet")).unwrap();
-    table.rows().unwrap().collect::<Result<_, _>>().unwrap()
+    rows(&folder.join("packs.parquet"))
 }
 
 #[test]

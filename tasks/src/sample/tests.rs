@@ -4,17 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::table::Schema;
-
-fn table(path: PathBuf, rows: Value) -> PathBuf {
-    let rows: Vec<Row> = serde_json::from_value(rows).unwrap();
-    let mut writer = TableWriter::create(&path, Schema::infer(&rows)).unwrap();
-    for row in &rows {
-        writer.write(row).unwrap();
-    }
-    writer.finish().unwrap();
-    path
-}
+use crate::table::testing::{self, table};
 
 fn problems(dir: &Path, count: u32) -> PathBuf {
     let row = |number| json!({ "id": format!("p{number}"), "record_key": format!("k{number}"), "problem": format!("{number}+1*2 mod 10?") });
@@ -22,7 +12,7 @@ fn problems(dir: &Path, count: u32) -> PathBuf {
 }
 
 fn rows(cx: &TaskCx) -> Vec<Row> {
-    TableReader::open(cx.output("responses")).unwrap().rows().unwrap().collect::<Result<_, _>>().unwrap()
+    testing::rows(&cx.output("responses"))
 }
 
 /// Runs a scripted teacher in one store, and gives what was asked and the rows.

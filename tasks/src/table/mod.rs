@@ -7,6 +7,8 @@
 //! JSON has no NaN and no infinity: non-finite numbers of foreign files are read as null.
 mod read;
 mod schema;
+#[cfg(test)]
+pub(crate) mod testing;
 mod write;
 
 use std::path::PathBuf;

@@ -11,8 +11,10 @@ use arrow_array::temporal_conversions::{
 use arrow_array::{Array, RecordBatch, types};
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    RowSelection,
+};
 use parquet::errors::ParquetError;
 use serde_json::Value;
 
@@ -73,8 +75,26 @@ impl TableReader {
         Ok(Rows { batches: self.batches(columns)?, path: self.path.clone(), batch: None, index: 0, row: 0 })
     }
 
+    /// The rows with the given numbers, which count from 0 and ascend; pages that hold none of them are not decoded.
+    pub fn rows_at(&self, numbers: &[u64]) -> Result<Rows, TableError> {
+        let ranges = numbers.iter().map(|number| *number as usize..*number as usize + 1);
+        let selection = RowSelection::from_consecutive_ranges(ranges, self.len() as usize);
+        let all: Vec<&str> = self.schema.names().collect();
+        let batches = self
+            .builder(&all)?
+            .with_row_selection(selection)
+            .build()
+            .map_err(|source| TableError::Parquet { path: self.path.clone(), row: 0, source })?;
+        Ok(Rows { batches, path: self.path.clone(), batch: None, index: 0, row: 0 })
+    }
+
     /// Arrow batches of the named columns, for callers that read millions of numbers.
     pub fn batches(&self, columns: &[&str]) -> Result<ParquetRecordBatchReader, TableError> {
+        let failed = |source| TableError::Parquet { path: self.path.clone(), row: 0, source };
+        self.builder(columns)?.build().map_err(failed)
+    }
+
+    fn builder(&self, columns: &[&str]) -> Result<ParquetRecordBatchReaderBuilder<File>, TableError> {
         let mut roots = Vec::with_capacity(columns.len());
         for name in columns {
             let root = self.schema.names().position(|present| present == *name);
@@ -84,15 +104,12 @@ impl TableReader {
                 present: self.schema.names().map(str::to_owned).collect(),
             })?);
         }
-        let failed = |source| TableError::Parquet { path: self.path.clone(), row: 0, source };
         let file =
             self.file.try_clone().map_err(|source| TableError::File { path: self.path.clone(), source })?;
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots);
-        ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
             .with_batch_size(self.batch_rows())
-            .with_projection(mask)
-            .build()
-            .map_err(failed)
+            .with_projection(mask))
     }
 
     fn batch_rows(&self) -> usize {

@@ -32,7 +32,7 @@ pub enum ColumnKind {
 }
 
 impl ColumnKind {
-    pub(super) fn describe(self) -> &'static str {
+    pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Bool => "a boolean",
             Self::Int => "a 64-bit integer",

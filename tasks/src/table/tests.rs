@@ -147,6 +147,18 @@ fn tables_made_elsewhere_are_read() {
     );
 }
 
+#[test]
+fn single_rows_are_read_by_their_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("table.parquet");
+    let rows: Vec<Row> = (0..5000).map(|n| row(json!({ "n": n, "text": format!("row {n}") }))).collect();
+    write(&path, &Schema::infer(&rows), &rows).unwrap();
+    let reader = TableReader::open(&path).unwrap();
+    let at = |numbers: &[u64]| reader.rows_at(numbers).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    assert_eq!(at(&[0, 1, 4097, 4999]), [&rows[0], &rows[1], &rows[4097], &rows[4999]].map(Clone::clone));
+    assert!(at(&[]).is_empty());
+}
+
 /// The digest of a small table; a change here means that every table of every store gets new bytes.
 #[test]
 fn the_bytes_are_pinned() {

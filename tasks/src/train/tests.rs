@@ -89,6 +89,19 @@ fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn a_log_that_is_read_back_is_the_same_to_the_last_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(dir.path()).unwrap();
+    for step in 1..=2000 {
+        let loss = (step as f64).sqrt().sin().abs() / 3.0;
+        log.push(StepStats { step, loss, grad_norm: loss.exp(), lr: loss * 1e-4, loss_tokens: 7 });
+    }
+    log.save().unwrap();
+    let again = Log::open(dir.path()).unwrap();
+    assert!(again.steps == log.steps && again.text().unwrap() == log.text().unwrap());
+}
+
+#[test]
 fn how_long_is_one_of_two() {
     let faults = |value: Value| Train::check(&serde_json::from_value(value).unwrap()).len();
     assert_eq!(faults(json!({ "steps": 1, "batch": 1, "peak_lr": 1e-3 })), 0);

@@ -1,0 +1,214 @@
+//! The number that a response means which does not set its answer apart: no box, no phrase, or a sentence in the box.
+//!
+//! Without a box such a response ends in a sentence. Its answer is what is in bold there, as in "You can run **10 cycles** for
+//! $1"; and where nothing is, the last number. Inside the bold, or a box, it is the first number, since what an answer counts
+//! precedes what it is for ("**18 vlogs for the 72 of the month**"), but for an equation or a label, whose end counts
+//! ("**Total: 6 + 1 = 7**"). The number of a compound ("the 8-pack") counts only where there is no other.
+
+/// What a thousands separator may look like beside a plain comma: kinds of space that do not break, and LaTeX's.
+const SEPARATORS: [&str; 6] = ["\u{202f}", "\u{a0}", "\u{2009}", "{,}", ",\\!", "\\,"];
+
+/// The number given by the last line that holds any.
+pub(super) fn number(text: &str) -> Option<&str> {
+    let line = text.lines().rev().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
+    in_bold(line).or_else(|| choose(line, |numbers| numbers.last()))
+}
+
+/// The number of a box that holds a sentence or an equation of numbers: `\text{She has 3 apples.}`, `5 + 2 = 7`.
+pub(super) fn number_in_box(content: &str) -> Option<&str> {
+    let words: Vec<&str> = words(content).collect();
+    // Several answers are none.
+    let is_joined = words.iter().any(|word| matches!(*word, "or" | "and"));
+    if is_joined && (Numbers { text: content, at: 0 }).count() > 1 {
+        return None;
+    }
+    let is_equation = content.contains('=') && !content.contains(|c: char| c.is_ascii_alphabetic());
+    (is_equation || !words.is_empty()).then(|| in_statement(content)).flatten()
+}
+
+/// The words of two letters or more that are no commands: `x`, `2x` and `\frac` are none.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_word = |part: &&str| part.len() > 1 && part.bytes().all(|byte| byte.is_ascii_alphabetic());
+    text.split(|c: char| !(c.is_alphanumeric() || c == '\\')).filter(is_word)
+}
+
+/// The number of the last piece in bold that holds any and is no label.
+fn in_bold(line: &str) -> Option<&str> {
+    let pieces: Vec<&str> = line.split("**").collect();
+    // Every second piece is bold, if a mark follows it.
+    let bold = (1..pieces.len().saturating_sub(1)).step_by(2).rev();
+    let no_label =
+        bold.filter(|&at| !pieces[at].trim_end().ends_with(':') && !pieces[at + 1].starts_with(':'));
+    no_label.map(|at| pieces[at]).find_map(in_statement)
+}
+
+/// The first number after what leads up to it.
+fn in_statement(text: &str) -> Option<&str> {
+    let end = text.rsplit(['=', '≈']).next().unwrap_or(text);
+    let end = end.rsplit(": ").next().unwrap_or(end);
+    let first = |text| choose(text, |numbers| numbers.next());
+    first(end).or_else(|| first(text))
+}
+
+/// One of the numbers that stand by themselves, or else of those in compounds.
+fn choose<'a>(
+    text: &'a str,
+    which: impl Fn(&mut dyn Iterator<Item = &'a str>) -> Option<&'a str>,
+) -> Option<&'a str> {
+    let numbers = || Numbers { text, at: 0 };
+    let alone = which(&mut numbers().filter(|(_, is_compound)| !is_compound).map(|(number, _)| number));
+    alone.or_else(|| which(&mut numbers().map(|(number, _)| number)))
+}
+
+/// The numbers of a text from left to right: digits with separators and a decimal point inside, and a sign that follows no
+/// digit or letter (`7-3` ends in `3`). Times such as `2:30` are left out. Each with whether a hyphen joins it to a word, as in `8-pack`.
+struct Numbers<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Numbers<'a> {
+    type Item = (&'a str, bool);
+
+    fn next(&mut self) -> Option<(&'a str, bool)> {
+        loop {
+            let (start, end) = self.span()?;
+            self.at = end;
+            let rest = &self.text[end..];
+            let is_time =
+                rest.strip_prefix(':').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+            if is_time {
+                // The minutes belong to it.
+                self.at =
+                    self.text.len() - rest.trim_start_matches(|c: char| c == ':' || c.is_ascii_digit()).len();
+                continue;
+            }
+            let joined = rest.strip_prefix(['-', '\u{2011}']);
+            let is_compound = joined.is_some_and(|rest| rest.starts_with(char::is_alphabetic));
+            return Some((&self.text[start..end], is_compound));
+        }
+    }
+}
+
+impl Numbers<'_> {
+    /// Where the next number begins, its sign included, and where it ends.
+    fn span(&self) -> Option<(usize, usize)> {
+        let bytes = self.text.as_bytes();
+        let start = self.at + bytes[self.at..].iter().position(u8::is_ascii_digit)?;
+        let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let mut end = start + digits(start);
+        let mut can_group = end - start <= 3;
+        loop {
+            if matches!(bytes.get(end), Some(b',' | b'.')) && digits(end + 1) > 0 {
+                can_group &= bytes[end] == b',';
+                end += 1 + digits(end + 1);
+                continue;
+            }
+            let rest = &self.text[end..];
+            let separator = SEPARATORS.iter().find(|separator| can_group && rest.starts_with(**separator));
+            match separator {
+                // A space may also stand between two numbers, but seldom before exactly three digits.
+                Some(separator) if digits(end + separator.len()) == 3 => end += separator.len() + 3,
+                _ => break,
+            }
+        }
+        let is_signed =
+            start > 0 && bytes[start - 1] == b'-' && !(start > 1 && bytes[start - 2].is_ascii_alphanumeric());
+        Some((start - usize::from(is_signed), end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(number(text), Some(expected), "{text}");
+    }
+
+    #[test]
+    fn the_last_number_of_the_last_line_with_any() {
+        check("1,234.5 in all.", "1,234.5");
+        check("It is -3", "-3");
+        check("so 7-3", "3");
+        check("7é, 8.", "8");
+        check("first 5\nthen 6 of 7\nand that is all", "7");
+        check("**Total:** 16\n\nShe has 18 left.", "18");
+        assert_eq!(number("none"), None);
+        assert_eq!(number(""), None);
+    }
+
+    #[test]
+    fn bold_goes_before_what_stands_behind_it() {
+        check("The car takes **16 hours** to cover 480 miles.", "16");
+        check("So **8 pieces** make a 32-page paper.", "8");
+        check("He needs **7 packs**. This gives 56 sticks and 2 are left.", "7");
+        check("**Answer: 12 cups of water for her 20 plants.**", "12");
+        check("Each gets **3**, and **2** are left of 11.", "2");
+        check("**Final answer**\n\nIt costs **\\$2,640** for 12 months.", "2,640");
+    }
+
+    #[test]
+    fn bold_labels_and_equations_are_read_to_their_end() {
+        check("**Day 2:** 18 eggs", "18");
+        check("**Day 2**: 18 eggs", "18");
+        check("**6 + 1 = 7** in all 9", "7");
+        check("**Total for 5 days: 40 miles** of 60", "40");
+        check("**Total for 5 days: none**", "5");
+        check("2 ** 3 is 8", "8");
+        check("a **b and 4", "4");
+    }
+
+    #[test]
+    fn a_compound_counts_only_alone() {
+        check("**The 8-pack will cost \\$12.**", "12");
+        check("**The 8\u{2011}pack will cost 12 dollars.**", "12");
+        check("She earns 75 in a 30-day month.", "75");
+        check("It lasts a 30-day month.", "30");
+        check("from 7-3 on", "3");
+        check("at 2:30 in room 4", "4");
+        check("in room 4 at 12:30:05", "4");
+        assert_eq!(number("at 2:30"), None);
+    }
+
+    #[test]
+    fn a_sentence_in_a_box_has_a_number() {
+        let cases = [
+            (r"\text{She has 3 apples.}", Some("3")),
+            (r"Jean\text{ is }23\text{ years old}.", Some("23")),
+            (r"\$50\text{ per day for each of the last 15 days}", Some("50")),
+            (r"\text{The total is } \$11,\!232.", Some("11,\\!232")),
+            (r"1{,}200 + 900 = \$2{,}100", Some("2{,}100")),
+            (r"\text{3 apples and pears}", Some("3")),
+            (r"\text{5 or 6}", None),
+            (r"2x", None),
+            (r"x^2 + 3", None),
+            (r"x^2 = 9", None),
+            (r"\frac{2x}{3}", None),
+            (r"\sqrt{2}", None),
+            (r"2:30\ \text{pm}", None),
+        ];
+        for (content, expected) in cases {
+            assert_eq!(number_in_box(content), expected, "{content}");
+        }
+    }
+
+    #[test]
+    fn thousands_are_separated_in_many_ways() {
+        for number in [
+            "4\u{202f}000",
+            "72\u{a0}000",
+            "1\u{2009}234\u{2009}567",
+            "5{,}400",
+            "11,\\!050",
+            "14\\,400",
+            "1,234",
+        ] {
+            check(&format!("so {number} in all"), number);
+        }
+        check("seats 12\u{202f}34", "34");
+        check("in 2024\u{a0}100 came", "100");
+        check("1.5\u{a0}100", "100");
+    }
+}
