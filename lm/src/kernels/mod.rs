@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bias;
 pub mod math;
 pub mod matmul;
 pub mod norm;

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Config, ModelError};
-use crate::weights::{Saved, Weights};
+use super::Config;
+use crate::weights::Saved;
 
 /// One weight: its name in the file, its shape and its places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,26 +24,55 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// Whether this is a matrix: the others are the scales of normalisations.
+    /// Whether this is a matrix: the others are biases and the scales of normalisations.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
+
+    /// Whether this is added rather than multiplied.
+    pub fn is_bias(&self) -> bool {
+        self.name.rsplit('.').next() == Some("bias")
+    }
 }
 
-/// Places of the weights of one layer.
+/// Places of the weights of one residual block, which adds `mixer(norm(x))` to the stream `x`. A layer of the Llama family is
+/// two of them: attention, then the feed-forward block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerPlaces {
-    /// Scale before attention.
-    pub attention_norm: Range<usize>,
+pub struct BlockPlaces {
+    /// Scale of the normalisation.
+    pub norm: Range<usize>,
+    /// What the block does.
+    pub mixer: MixerPlaces,
+}
+
+/// Places of the weights between a block's normalisation and its sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MixerPlaces {
+    /// Attention over the sequence.
+    Attention(AttentionPlaces),
+    /// A gated feed-forward block.
+    Gated(GatedPlaces),
+}
+
+/// Places of the weights of attention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionPlaces {
     /// Query, key and value projections.
     pub qkv: Range<usize>,
+    /// Their biases, if they have any.
+    pub bias: Option<Range<usize>>,
+    /// Scales of the normalisation of every query head and of every key head, if they are normalised.
+    pub head_norms: Option<[Range<usize>; 2]>,
     /// Projection out of attention.
     pub output: Range<usize>,
-    /// Scale before the feed-forward block.
-    pub feed_norm: Range<usize>,
+}
+
+/// Places of the weights of a gated feed-forward block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatedPlaces {
     /// Gate and up projections.
     pub gate_up: Range<usize>,
-    /// Projection out of the feed-forward block.
+    /// Projection out of the block.
     pub down: Range<usize>,
 }
 
@@ -55,62 +83,95 @@ pub struct Places {
     pub parameters: Vec<Parameter>,
     /// The embedding.
     pub embedding: Range<usize>,
-    /// The layers.
-    pub layers: Vec<LayerPlaces>,
-    /// Scale after the last layer.
+    /// The residual blocks.
+    pub blocks: Vec<BlockPlaces>,
+    /// Scale after the last block.
     pub norm: Range<usize>,
     /// The output projection: the embedding's places if the two are tied.
     pub head: Range<usize>,
 }
 
-impl Places {
-    /// The layout for a configuration.
-    pub fn new(config: &Config) -> Self {
-        let heads = config.heads();
+/// The parameters named so far.
+#[derive(Default)]
+struct Layout(Vec<Parameter>);
+
+impl Layout {
+    fn add(&mut self, name: String, shape: &[usize]) -> Range<usize> {
+        let start = self.0.last().map_or(0, |last| last.places.end);
+        let places = start..start + shape.iter().product::<usize>();
+        self.0.push(Parameter { name, shape: shape.to_vec(), places: places.clone() });
+        places
+    }
+
+    /// A projection to `outputs` elements.
+    fn matrix(&mut self, prefix: &str, name: &str, outputs: usize, inputs: usize) -> Range<usize> {
+        self.add(format!("{prefix}.{name}.weight"), &[outputs, inputs])
+    }
+
+    /// The scale of a normalisation.
+    fn norm(&mut self, prefix: &str, name: &str, length: usize) -> Range<usize> {
+        self.add(format!("{prefix}.{name}.weight"), &[length])
+    }
+
+    fn attention(&mut self, config: &Config, prefix: &str) -> MixerPlaces {
+        let (hidden, heads) = (config.hidden_size, config.heads());
+        let widths = [("q_proj", heads.queries), ("k_proj", heads.keys), ("v_proj", heads.keys)]
+            .map(|(name, count)| (name, count * heads.dim));
+        let [query, _, value] = widths.map(|(name, width)| self.matrix(prefix, name, width, hidden));
+        let bias = config.has_qkv_bias().then(|| {
+            let [query, _, value] =
+                widths.map(|(name, width)| self.add(format!("{prefix}.{name}.bias"), &[width]));
+            query.start..value.end
+        });
+        let head_norms = config
+            .has_head_norms()
+            .then(|| ["q_norm", "k_norm"].map(|name| self.norm(prefix, name, heads.dim)));
+        let output = self.matrix(prefix, "o_proj", hidden, heads.out());
+        MixerPlaces::Attention(AttentionPlaces { qkv: query.start..value.end, bias, head_norms, output })
+    }
+
+    fn gated(&mut self, config: &Config, prefix: &str) -> MixerPlaces {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let mut parameters: Vec<Parameter> = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            let start = parameters.last().map_or(0, |last| last.places.end);
-            let places = start..start + shape.iter().product::<usize>();
-            parameters.push(Parameter { name, shape: shape.to_vec(), places: places.clone() });
-            places
-        };
-        let embedding = add("model.embed_tokens.weight".to_owned(), &[config.vocab_size, hidden]);
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| {
-                let mut add =
-                    |name: &str, shape: &[usize]| add(format!("model.layers.{layer}.{name}.weight"), shape);
-                let attention_norm = add("input_layernorm", &[hidden]);
-                let query = add("self_attn.q_proj", &[heads.out(), hidden]);
-                add("self_attn.k_proj", &[heads.keys * heads.dim, hidden]);
-                let value = add("self_attn.v_proj", &[heads.keys * heads.dim, hidden]);
-                let output = add("self_attn.o_proj", &[hidden, heads.out()]);
-                let feed_norm = add("post_attention_layernorm", &[hidden]);
-                let gate = add("mlp.gate_proj", &[inner, hidden]);
-                let up = add("mlp.up_proj", &[inner, hidden]);
-                let down = add("mlp.down_proj", &[hidden, inner]);
-                LayerPlaces {
-                    attention_norm,
-                    qkv: query.start..value.end,
-                    output,
-                    feed_norm,
-                    gate_up: gate.start..up.end,
-                    down,
-                }
-            })
-            .collect();
-        let norm = add("model.norm.weight".to_owned(), &[hidden]);
+        let gate = self.matrix(prefix, "gate_proj", inner, hidden);
+        let up = self.matrix(prefix, "up_proj", inner, hidden);
+        let down = self.matrix(prefix, "down_proj", hidden, inner);
+        MixerPlaces::Gated(GatedPlaces { gate_up: gate.start..up.end, down })
+    }
+}
+
+impl Places {
+    /// The layout for a configuration that was checked.
+    pub fn new(config: &Config) -> Self {
+        let (mut layout, hidden) = (Layout::default(), config.hidden_size);
+        let embedding = layout.matrix("model", "embed_tokens", config.vocab_size, hidden);
+        let mut blocks = Vec::new();
+        for layer in 0..config.num_hidden_layers {
+            let prefix = format!("model.layers.{layer}");
+            let norm = layout.norm(&prefix, "input_layernorm", hidden);
+            let mixer = layout.attention(config, &format!("{prefix}.self_attn"));
+            blocks.push(BlockPlaces { norm, mixer });
+            let norm = layout.norm(&prefix, "post_attention_layernorm", hidden);
+            let mixer = layout.gated(config, &format!("{prefix}.mlp"));
+            blocks.push(BlockPlaces { norm, mixer });
+        }
+        let norm = layout.norm("model", "norm", hidden);
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            add("lm_head.weight".to_owned(), &[config.vocab_size, hidden])
+            layout.add("lm_head.weight".to_owned(), &[config.vocab_size, hidden])
         };
-        Self { parameters, embedding, layers, norm, head }
+        Self { parameters: layout.0, embedding, blocks, norm, head }
     }
 
     /// Number of weights.
     pub fn total(&self) -> usize {
         self.parameters.last().map_or(0, |last| last.places.end)
+    }
+
+    /// The parameters that fill `places`, which is one of this layout's ranges.
+    pub fn within(&self, places: &Range<usize>) -> &[Parameter] {
+        let at = |place| self.parameters.partition_point(|parameter| parameter.places.start < place);
+        &self.parameters[at(places.start)..at(places.end)]
     }
 }
 
@@ -118,6 +179,9 @@ impl Places {
 pub(crate) fn random(config: &Config, places: &Places, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut weights = vec![1.0; places.total()];
+    for bias in places.parameters.iter().filter(|parameter| parameter.is_bias()) {
+        weights[bias.places.clone()].fill(0.0);
+    }
     let deviation = 1.0 / (config.hidden_size as f64).sqrt();
     let residual = deviation / (2.0 * config.num_hidden_layers as f64).sqrt();
     for parameter in places.parameters.iter().filter(|parameter| parameter.is_matrix()) {
@@ -135,16 +199,6 @@ pub(crate) fn random(config: &Config, places: &Places, seed: u64) -> Vec<f32> {
 /// A standard normal number: a sum of twelve uniform ones, which needs no library function and is exact on every machine.
 fn normal(random: &mut ChaCha8Rng) -> f64 {
     (0..12).map(|_| f64::from(random.next_u32()) / 4_294_967_296.0).sum::<f64>() - 6.0
-}
-
-/// Reads the weights of a model directory, of any floating-point type, in one file or several.
-pub(crate) fn load(dir: &Path, places: &Places) -> Result<Vec<f32>, ModelError> {
-    let stored = Weights::open(dir)?;
-    let mut weights = Vec::with_capacity(places.total());
-    for parameter in &places.parameters {
-        weights.extend(stored.floats(&parameter.name, &parameter.shape)?);
-    }
-    Ok(weights)
 }
 
 /// The weights by name.

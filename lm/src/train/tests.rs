@@ -1,7 +1,7 @@
 //! Training against worked examples, finite differences and itself.
 
 use super::*;
-use crate::model::init;
+use crate::model::{Family, varied};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
@@ -16,8 +16,18 @@ fn shape() -> Config {
 
 fn base(config: &Config) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    init(config, 11, dir.path()).unwrap();
+    varied(config, 11, dir.path());
     dir
+}
+
+/// Every family, and a tied head.
+fn shapes() -> Vec<Config> {
+    let of = |family: Family| Config {
+        architectures: vec![family.class().to_owned()],
+        tie_word_embeddings: false,
+        ..shape()
+    };
+    Family::ALL.into_iter().map(of).chain([shape()]).collect()
 }
 
 /// A sample whose labels are its second half.
@@ -79,8 +89,7 @@ fn a_pack_that_would_train_something_else_is_refused() {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for tied in [true, false] {
-        let config = Config { tie_word_embeddings: tied, ..shape() };
+    for config in shapes() {
         let dir = base(&config);
         let mut trainer = trainer(dir.path(), 2);
         let packs = packs();
@@ -103,15 +112,25 @@ fn gradients_are_those_of_finite_differences() {
                 loss
             };
             let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * reach);
-            assert!((slope / squares - 1.0).abs() < 0.02, "`{}`: {slope} against {squares}", parameter.name);
+            assert!(
+                (slope / squares - 1.0).abs() < 0.02,
+                "{} `{}`: {slope} against {squares}",
+                config.architectures[0],
+                parameter.name
+            );
         }
     }
 }
 
 #[test]
 fn packing_changes_neither_loss_nor_gradient() {
-    let config = shape();
-    let dir = base(&config);
+    for config in shapes() {
+        packing(&config);
+    }
+}
+
+fn packing(config: &Config) {
+    let dir = base(config);
     let packs = packs();
     let single: Vec<Pack> = packs
         .iter()
@@ -195,8 +214,7 @@ fn a_model_learns_what_it_is_shown_and_is_read_back() {
     assert!(losses[0] > 2.5 && losses[59] < 0.5, "{losses:?}");
     let saved = tempfile::tempdir().unwrap();
     trainer.save_model(saved.path()).unwrap();
-    let places = Places::new(&Config::load(saved.path()).unwrap());
-    assert_eq!(bits(&model::load(saved.path(), &places).unwrap()), bits(&trainer.weights));
+    assert_eq!(bits(&model::load(saved.path()).unwrap().2), bits(&trainer.weights));
 }
 
 #[test]
