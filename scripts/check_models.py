@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds the model runtime against transformers and PyTorch, which are the references.
 
-Needs torch, transformers, safetensors, gguf and numpy (`pip install` them into an environment of their own) and cargo.
+Needs torch, transformers, accelerate, gguf and numpy (`pip install` them into an environment of their own) and cargo.
 
     python scripts/check_models.py [PART ...]      PART: tiny, gguf, training; all of them without one
 
@@ -203,6 +203,7 @@ def main():
     chosen = sys.argv[1:] or list(parts)
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     subprocess.run(["cargo", "build", "--release", "--locked", "-p", "dag-lm", "--example", "logits", "--example", "train_steps"], cwd=ROOT, check=True)
     for part in chosen:
         parts[part]()
