@@ -154,10 +154,10 @@ impl<'a> Worker<'a> {
 
     /// Whether the caches may take one more sequence; one alone always may.
     fn has_room_for(&self, prefilled: &Prefilled) -> bool {
-        let token_bytes = self.model.cache_bytes_per_token();
-        let taken = self.active.iter().map(|active| active.request.prompt.len() + active.room).sum::<usize>();
-        let needed = prefilled.request.prompt.len() + prefilled.room;
-        self.active.is_empty() || (taken + needed) * token_bytes <= self.cache_bytes
+        let bytes = |prompt: &[u32], room: usize| self.model.cache_bytes(prompt.len() + room);
+        let taken: usize = self.active.iter().map(|active| bytes(&active.request.prompt, active.room)).sum();
+        let needed = bytes(&prefilled.request.prompt, prefilled.room);
+        self.active.is_empty() || taken + needed <= self.cache_bytes
     }
 }
 

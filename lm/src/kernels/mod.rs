@@ -11,6 +11,7 @@
 pub mod activation;
 pub mod attention;
 pub mod bias;
+pub mod mamba;
 pub mod math;
 pub mod matmul;
 pub mod norm;

@@ -23,7 +23,6 @@ const PAGE: usize = 512;
 pub struct Rotation {
     /// Radians per position.
     frequencies: Vec<f32>,
-    positions: usize,
     /// Per position of a page: as many cosines as there are frequencies, then the sines.
     pages: Vec<OnceLock<Vec<f32>>>,
 }
@@ -32,12 +31,7 @@ impl Rotation {
     /// Angles at `positions` positions for heads of twice as many elements as there are `frequencies`.
     pub fn new(frequencies: Vec<f32>, positions: usize) -> Self {
         let pages = (0..positions.div_ceil(PAGE)).map(|_| OnceLock::new()).collect();
-        Self { frequencies, positions, pages }
-    }
-
-    /// Number of positions with an angle.
-    pub fn positions(&self) -> usize {
-        self.positions
+        Self { frequencies, pages }
     }
 
     /// Turns the first `heads` heads of every row in place; rows are `stride` long.

@@ -12,9 +12,9 @@ mod tape;
 
 use std::path::{Path, PathBuf};
 
-pub use config::{Config, Family, RopeParameters, Scaling};
+pub use config::{BlockKind, Config, Family, RopeParameters, Scaling};
 pub use decoder::{Cache, Model, Turn};
-pub use parameters::{AttentionPlaces, BlockPlaces, GatedPlaces, MixerPlaces, Parameter, Places};
+pub use parameters::{AttentionPlaces, BlockPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places};
 pub(crate) use source::Source;
 pub(crate) use tape::{Batch, Tape};
 
@@ -133,4 +133,19 @@ pub(crate) fn varied(config: &Config, seed: u64, dir: &Path) {
         }
     }
     save(config, &places, &weights, dir).unwrap();
+}
+
+/// The same shape in a family; a hybrid has blocks of every kind.
+#[cfg(test)]
+pub(crate) fn of_family(config: Config, family: Family) -> Config {
+    let mut config = Config { architectures: vec![family.class().to_owned()], ..config };
+    if family == Family::NemotronH {
+        let options = serde_json::json!({
+            "hybrid_override_pattern": "M-M*-M", "mamba_num_heads": 4, "mamba_head_dim": 12, "ssm_state_size": 10,
+            "n_groups": 2, "conv_kernel": 4, "time_step_limit": [0.001, 100.0]
+        });
+        config.other = options.as_object().cloned().unwrap_or_default();
+        config.num_hidden_layers = 6;
+    }
+    config
 }

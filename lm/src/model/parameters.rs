@@ -9,7 +9,10 @@ use std::ops::Range;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::Config;
+use super::{BlockKind, Config, Family};
+use crate::kernels::activation::Activation;
+use crate::kernels::mamba::MambaShape;
+use crate::kernels::math::ln;
 use crate::weights::Saved;
 
 /// One weight: its name in the file, its shape and its places.
@@ -37,7 +40,7 @@ impl Parameter {
 
 /// Places of the weights of one residual block, which adds `mixer(norm(x))` to the stream `x`. A layer of the Llama family is
 /// two of them: attention, then the feed-forward block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BlockPlaces {
     /// Scale of the normalisation.
     pub norm: Range<usize>,
@@ -46,12 +49,14 @@ pub struct BlockPlaces {
 }
 
 /// Places of the weights between a block's normalisation and its sum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum MixerPlaces {
     /// Attention over the sequence.
     Attention(AttentionPlaces),
-    /// A gated feed-forward block.
-    Gated(GatedPlaces),
+    /// A feed-forward block.
+    Feed(FeedPlaces),
+    /// A selective state space.
+    Mamba(MambaPlaces),
 }
 
 /// Places of the weights of attention.
@@ -67,17 +72,42 @@ pub struct AttentionPlaces {
     pub output: Range<usize>,
 }
 
-/// Places of the weights of a gated feed-forward block.
+/// Places of the weights of a feed-forward block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatedPlaces {
-    /// Gate and up projections.
-    pub gate_up: Range<usize>,
+pub struct FeedPlaces {
+    /// Between the projections.
+    pub activation: Activation,
+    /// The projection into the block: gate and up, where it is gated.
+    pub inward: Range<usize>,
     /// Projection out of the block.
     pub down: Range<usize>,
 }
 
+/// Places of the weights of a Mamba-2 block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MambaPlaces {
+    /// The block's shape.
+    pub shape: MambaShape,
+    /// Projection into the block.
+    pub inward: Range<usize>,
+    /// The convolution, a row per channel.
+    pub convolution: Range<usize>,
+    /// Its bias, if it has one.
+    pub convolution_bias: Option<Range<usize>>,
+    /// What is added to the raw steps.
+    pub step_bias: Range<usize>,
+    /// ln(-A) of every head.
+    pub a_log: Range<usize>,
+    /// The share of its input that every head passes on.
+    pub d: Range<usize>,
+    /// Scale of the normalisation of the output.
+    pub norm: Range<usize>,
+    /// Projection out of the block.
+    pub output: Range<usize>,
+}
+
 /// Where every weight lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Places {
     /// All weights, in order of their places.
     pub parameters: Vec<Parameter>,
@@ -130,12 +160,63 @@ impl Layout {
         MixerPlaces::Attention(AttentionPlaces { qkv: query.start..value.end, bias, head_norms, output })
     }
 
-    fn gated(&mut self, config: &Config, prefix: &str) -> MixerPlaces {
+    fn feed(&mut self, config: &Config, prefix: &str) -> MixerPlaces {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let gate = self.matrix(prefix, "gate_proj", inner, hidden);
-        let up = self.matrix(prefix, "up_proj", inner, hidden);
+        let (activation, names) = match config.family() {
+            Some(Family::NemotronH) => (Activation::SquaredRelu, ["up_proj", "up_proj"]),
+            _ => (Activation::SwiGlu, ["gate_proj", "up_proj"]),
+        };
+        let first = self.matrix(prefix, names[0], inner, hidden);
+        let last = match activation {
+            Activation::SwiGlu => self.matrix(prefix, names[1], inner, hidden),
+            Activation::SquaredRelu => first.clone(),
+        };
         let down = self.matrix(prefix, "down_proj", hidden, inner);
-        MixerPlaces::Gated(GatedPlaces { gate_up: gate.start..up.end, down })
+        MixerPlaces::Feed(FeedPlaces { activation, inward: first.start..last.end, down })
+    }
+
+    fn mamba(&mut self, hidden: usize, shape: MambaShape, has_bias: bool, prefix: &str) -> MixerPlaces {
+        let (heads, channels) = (&[shape.heads], shape.channels());
+        MixerPlaces::Mamba(MambaPlaces {
+            shape,
+            inward: self.matrix(prefix, "in_proj", shape.row(), hidden),
+            convolution: self.add(format!("{prefix}.conv1d.weight"), &[channels, 1, shape.kernel]),
+            convolution_bias: has_bias.then(|| self.add(format!("{prefix}.conv1d.bias"), &[channels])),
+            step_bias: self.add(format!("{prefix}.dt_bias"), heads),
+            a_log: self.add(format!("{prefix}.A_log"), heads),
+            d: self.add(format!("{prefix}.D"), heads),
+            norm: self.norm(prefix, "norm", shape.inner()),
+            output: self.matrix(prefix, "out_proj", hidden, shape.inner()),
+        })
+    }
+}
+
+/// What a family calls its parts.
+struct Names {
+    /// All but the head.
+    model: &'static str,
+    embedding: &'static str,
+    norm: &'static str,
+    /// The normalisation and the mixer of the blocks of a layer.
+    blocks: &'static [[&'static str; 2]],
+}
+
+impl Names {
+    fn of(family: Option<Family>) -> Self {
+        match family {
+            Some(Family::NemotronH) => Self {
+                model: "backbone",
+                embedding: "embeddings",
+                norm: "norm_f",
+                blocks: &[["norm", "mixer"]],
+            },
+            _ => Self {
+                model: "model",
+                embedding: "embed_tokens",
+                norm: "norm",
+                blocks: &[["input_layernorm", "self_attn"], ["post_attention_layernorm", "mlp"]],
+            },
+        }
     }
 }
 
@@ -143,18 +224,26 @@ impl Places {
     /// The layout for a configuration that was checked.
     pub fn new(config: &Config) -> Self {
         let (mut layout, hidden) = (Layout::default(), config.hidden_size);
-        let embedding = layout.matrix("model", "embed_tokens", config.vocab_size, hidden);
+        let names = Names::of(config.family());
+        let mamba = config.mamba();
+        let embedding = layout.matrix(names.model, names.embedding, config.vocab_size, hidden);
         let mut blocks = Vec::new();
-        for layer in 0..config.num_hidden_layers {
-            let prefix = format!("model.layers.{layer}");
-            let norm = layout.norm(&prefix, "input_layernorm", hidden);
-            let mixer = layout.attention(config, &format!("{prefix}.self_attn"));
-            blocks.push(BlockPlaces { norm, mixer });
-            let norm = layout.norm(&prefix, "post_attention_layernorm", hidden);
-            let mixer = layout.gated(config, &format!("{prefix}.mlp"));
-            blocks.push(BlockPlaces { norm, mixer });
+        for (layer, kinds) in config.layers().into_iter().enumerate() {
+            for (kind, [norm, mixer]) in kinds.into_iter().zip(names.blocks) {
+                let prefix = format!("{}.layers.{layer}", names.model);
+                let norm = layout.norm(&prefix, norm, hidden);
+                let prefix = format!("{prefix}.{mixer}");
+                let mixer = match (kind, mamba) {
+                    (BlockKind::Mamba, Some((shape, has_bias))) => {
+                        layout.mamba(hidden, shape, has_bias, &prefix)
+                    }
+                    (BlockKind::Attention, _) => layout.attention(config, &prefix),
+                    _ => layout.feed(config, &prefix),
+                };
+                blocks.push(BlockPlaces { norm, mixer });
+            }
         }
-        let norm = layout.norm("model", "norm", hidden);
+        let norm = layout.norm(names.model, names.norm, hidden);
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
@@ -182,13 +271,24 @@ pub(crate) fn random(config: &Config, places: &Places, seed: u64) -> Vec<f32> {
     for bias in places.parameters.iter().filter(|parameter| parameter.is_bias()) {
         weights[bias.places.clone()].fill(0.0);
     }
+    for decay in places.parameters.iter().filter(|parameter| parameter.name.ends_with(".A_log")) {
+        for (head, weight) in weights[decay.places.clone()].iter_mut().enumerate() {
+            *weight = ln((head + 1) as f64) as f32;
+        }
+    }
     let deviation = 1.0 / (config.hidden_size as f64).sqrt();
     let residual = deviation / (2.0 * config.num_hidden_layers as f64).sqrt();
     for parameter in places.parameters.iter().filter(|parameter| parameter.is_matrix()) {
-        let adds = parameter.name.ends_with("o_proj.weight") || parameter.name.ends_with("down_proj.weight");
-        let deviation =
-            if parameter.places == places.embedding { 0.02_f64.max(deviation / 4.0) } else { deviation };
-        let deviation = if adds { residual } else { deviation };
+        let adds = ["o_proj.weight", "down_proj.weight", "out_proj.weight"]
+            .into_iter()
+            .any(|name| parameter.name.ends_with(name));
+        let deviation = match parameter.shape.as_slice() {
+            _ if adds => residual,
+            _ if parameter.places == places.embedding => 0.02_f64.max(deviation / 4.0),
+            // A convolution: few inputs for each output.
+            [_, 1, kernel] => 1.0 / (*kernel as f64).sqrt(),
+            _ => deviation,
+        };
         for weight in &mut weights[parameter.places.clone()] {
             *weight = (normal(&mut random) * deviation) as f32;
         }

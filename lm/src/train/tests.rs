@@ -1,7 +1,7 @@
 //! Training against worked examples, finite differences and itself.
 
 use super::*;
-use crate::model::{Family, varied};
+use crate::model::{Family, of_family, varied};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
@@ -22,11 +22,7 @@ fn base(config: &Config) -> tempfile::TempDir {
 
 /// Every family, and a tied head.
 fn shapes() -> Vec<Config> {
-    let of = |family: Family| Config {
-        architectures: vec![family.class().to_owned()],
-        tie_word_embeddings: false,
-        ..shape()
-    };
+    let of = |family| of_family(Config { tie_word_embeddings: false, ..shape() }, family);
     Family::ALL.into_iter().map(of).chain([shape()]).collect()
 }
 
@@ -99,9 +95,10 @@ fn gradients_are_those_of_finite_differences() {
         for parameter in &trainer.places.parameters.clone() {
             let squares: f64 = gradients[parameter.places.clone()].iter().map(|&g| f64::from(g * g)).sum();
             assert!(squares > 0.0, "`{}` gets no gradient", parameter.name);
-            // Along the gradient the loss rises by the gradient's square; the step is small against the curvature.
+            // Along the gradient the loss rises by the gradient's square; the step is small against the curvature, which grows
+            // with the gradient.
             let norm = squares.sqrt();
-            let reach = 5e-3 / norm.max(0.05);
+            let reach = 2e-3 / norm.max(0.05).max(squares);
             let mut loss_at = |sign: f64| {
                 let weights = trainer.weights.clone();
                 for place in parameter.places.clone() {

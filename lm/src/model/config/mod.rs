@@ -1,5 +1,6 @@
 //! The shape of a model, as `config.json` of a Hugging Face directory says it.
 
+mod hybrid;
 mod rope;
 
 use std::path::Path;
@@ -9,6 +10,9 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 use crate::kernels::attention::Heads;
+use crate::kernels::mamba::MambaShape;
+use crate::kernels::rope::Rotation;
+use hybrid::Hybrid;
 pub use rope::{RopeParameters, Scaling};
 
 /// The shape of a decoder.
@@ -94,18 +98,32 @@ pub enum Family {
     Qwen2,
     /// Qwen3: queries and keys are normalised per head.
     Qwen3,
+    /// Nemotron-H: Mamba-2 blocks, attention without positions, and feed-forward blocks with a squared ReLU, in any order.
+    NemotronH,
+}
+
+/// What a residual block does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// Attention over the sequence.
+    Attention,
+    /// A feed-forward block.
+    Feed,
+    /// A selective state space.
+    Mamba,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+    pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::NemotronH];
 
     /// Every family with its class name in transformers.
-    const CLASSES: [(Self, &str); 4] = [
+    const CLASSES: [(Self, &str); 5] = [
         (Self::Llama, "LlamaForCausalLM"),
         (Self::Mistral, "MistralForCausalLM"),
         (Self::Qwen2, "Qwen2ForCausalLM"),
         (Self::Qwen3, "Qwen3ForCausalLM"),
+        (Self::NemotronH, "NemotronHForCausalLM"),
     ];
 
     /// The class in transformers.
@@ -136,10 +154,21 @@ impl Config {
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let bytes = std::fs::read(&path).map_err(|source| ModelError::io(&path, source))?;
-        let config: Self = serde_json::from_slice(&bytes)
+        let config = Self::parse(&String::from_utf8_lossy(&bytes))
             .map_err(|source| ModelError::Config { path: path.clone(), source })?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads the text of a `config.json`.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        // Python writes infinity (in `time_step_limit`) as JSON has not; no model means more than the largest number by it.
+        let mut json: Value =
+            serde_json::from_str(&text.replace(": Infinity", ": 1e308").replace(" Infinity", " 1e308"))?;
+        if json["architectures"][0] == Family::NemotronH.class() {
+            hybrid::complete(&mut json);
+        }
+        serde_json::from_value(json)
     }
 
     /// Refuses what the runtime would compute wrongly, and sizes that no model has.
@@ -152,6 +181,11 @@ impl Config {
         };
         self.check_sizes()?;
         if let Err(what) = self.scaling() {
+            return refuse(what);
+        }
+        if family == Family::NemotronH
+            && let Err(what) = Hybrid::read(&self.other)
+        {
             return refuse(what);
         }
         let heads = self.heads();
@@ -221,6 +255,30 @@ impl Config {
         self.family() == Some(Family::Qwen3)
     }
 
+    /// Whether queries and keys are turned by their positions.
+    pub fn has_rotation(&self) -> bool {
+        self.family() != Some(Family::NemotronH)
+    }
+
+    /// The residual blocks of every layer, in order. Layers of Nemotron-H have one, the others two.
+    pub fn layers(&self) -> Vec<Vec<BlockKind>> {
+        match self.hybrid() {
+            // Blocks that are not supported were refused by `check`.
+            Some(hybrid) => hybrid.blocks().unwrap_or_default().into_iter().map(|kind| vec![kind]).collect(),
+            None => vec![vec![BlockKind::Attention, BlockKind::Feed]; self.num_hidden_layers],
+        }
+    }
+
+    /// The shape of Mamba blocks, and whether their convolutions have biases, if there are any.
+    pub fn mamba(&self) -> Option<(MambaShape, bool)> {
+        let hybrid = self.hybrid()?;
+        Some((hybrid.mamba().ok()?, hybrid.has_convolution_bias()))
+    }
+
+    fn hybrid(&self) -> Option<Hybrid> {
+        if self.family() == Some(Family::NemotronH) { Hybrid::read(&self.other).ok() } else { None }
+    }
+
     /// The heads of every attention layer.
     pub fn heads(&self) -> Heads {
         let dim = match self.family() {
@@ -241,16 +299,18 @@ impl Config {
         let slides = match self.family() {
             Some(Family::Mistral) => true,
             Some(Family::Qwen2 | Family::Qwen3) => self.use_sliding_window,
-            Some(Family::Llama) | None => false,
+            Some(Family::Llama | Family::NemotronH) | None => false,
         };
         let window = self.sliding_window.filter(|_| slides);
         window.map_or(self.max_position_embeddings, |window| window.min(self.max_position_embeddings))
     }
 
-    /// Radians per position for each pair of a head's elements.
-    pub(crate) fn frequencies(&self) -> Vec<f32> {
+    /// The angles by which queries and keys are turned, if they are.
+    pub(crate) fn rotation(&self) -> Option<Rotation> {
         // A scaling that is not supported was refused by `check`.
-        self.scaling().unwrap_or(Scaling::None).frequencies(self.theta(), self.heads().dim)
+        let scaling = self.scaling().unwrap_or(Scaling::None);
+        let frequencies = || scaling.frequencies(self.theta(), self.heads().dim);
+        self.has_rotation().then(|| Rotation::new(frequencies(), self.context()))
     }
 
     fn scaling(&self) -> Result<Scaling, String> {

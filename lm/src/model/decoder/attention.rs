@@ -61,8 +61,10 @@ impl Attention {
                 head_norm(qkv, part, norm, pass.epsilon, scales);
             }
         }
-        let turning = heads.queries + heads.keys;
-        pass.rotation.apply(qkv, heads.row(), turning, pass.positions, rope::Turn::Forward);
+        if let Some(rotation) = pass.rotation {
+            let turning = heads.queries + heads.keys;
+            rotation.apply(qkv, heads.row(), turning, pass.positions, rope::Turn::Forward);
+        }
         for (turn, &end) in turns.iter_mut().zip(pass.ends) {
             let first = end - turn.tokens.len();
             turn.cache.put(self.layer, &qkv[first * heads.row()..end * heads.row()]);

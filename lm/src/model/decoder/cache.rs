@@ -1,14 +1,17 @@
-//! What a sequence has left behind in the layers: keys and values.
+//! What a sequence has left behind in the layers: keys and values, and states.
 
 use crate::kernels::attention::Heads;
+use crate::kernels::mamba::MambaShape;
 use crate::kernels::matmul::{PanelView, WIDTH};
 
-/// The keys and values of one sequence in every layer. A clone continues independently.
+/// The keys, values and states of one sequence in every layer. A clone continues independently.
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// Per attention layer and key head.
     heads: Vec<HeadCache>,
     shape: Heads,
+    /// Per Mamba layer.
+    states: Vec<MambaState>,
     length: usize,
     capacity: usize,
 }
@@ -20,9 +23,35 @@ struct HeadCache {
     values: Vec<f32>,
 }
 
+/// What a Mamba layer knows of a sequence.
+#[derive(Clone, Debug)]
+pub(super) struct MambaState {
+    /// The last channels that the convolution read.
+    pub(super) history: Vec<f32>,
+    /// The states of all heads.
+    pub(super) states: Vec<f32>,
+}
+
 impl Cache {
     pub(super) fn new(layers: usize, shape: Heads) -> Self {
-        Self { heads: vec![HeadCache::default(); layers * shape.keys], shape, length: 0, capacity: 0 }
+        Self {
+            heads: vec![HeadCache::default(); layers * shape.keys],
+            shape,
+            states: Vec::new(),
+            length: 0,
+            capacity: 0,
+        }
+    }
+
+    /// The same with states of zero for so many Mamba layers.
+    pub(super) fn with_states(self, layers: usize, shape: MambaShape) -> Self {
+        let state = MambaState { history: vec![0.0; shape.history()], states: vec![0.0; shape.states()] };
+        Self { states: vec![state; layers], ..self }
+    }
+
+    /// What a Mamba layer goes on from.
+    pub(super) fn state(&mut self, layer: usize) -> &mut MambaState {
+        &mut self.states[layer]
     }
 
     /// Number of tokens held.
@@ -63,7 +92,7 @@ impl Cache {
 
     /// Stores the keys and values of `rows`, which are the next tokens, in an attention layer; there is room for them.
     pub(super) fn put(&mut self, layer: usize, rows: &[f32]) {
-        let Self { heads, shape, length, capacity } = self;
+        let Self { heads, shape, length, capacity, .. } = self;
         for (position, row) in (*length..).zip(rows.chunks_exact(shape.row())) {
             for (head, store) in heads[layer * shape.keys..][..shape.keys].iter_mut().enumerate() {
                 let key = &row[shape.key(head)..][..shape.dim];

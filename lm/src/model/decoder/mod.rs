@@ -2,7 +2,8 @@
 
 mod attention;
 mod cache;
-mod gated;
+mod feed;
+mod mamba;
 
 use std::ops::Range;
 use std::path::Path;
@@ -18,7 +19,8 @@ use crate::kernels::norm::rms_norm;
 use crate::kernels::rope::Rotation;
 use attention::Attention;
 pub use cache::Cache;
-use gated::Gated;
+use feed::Feed;
+use mamba::Mamba;
 
 /// A model ready to run on the CPU. Cheap to share between threads by reference.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub struct Model {
     blocks: Vec<Block>,
     norm: Vec<f32>,
     head: Panels,
-    rotation: Rotation,
+    rotation: Option<Rotation>,
     pool: Arc<ThreadPool>,
 }
 
@@ -43,7 +45,8 @@ struct Block {
 #[derive(Debug)]
 enum Mixer {
     Attention(Attention),
-    Gated(Gated),
+    Feed(Feed),
+    Mamba(Mamba),
 }
 
 /// New tokens of one sequence.
@@ -60,7 +63,7 @@ struct Pass<'a> {
     hidden: usize,
     heads: Heads,
     epsilon: f32,
-    rotation: &'a Rotation,
+    rotation: Option<&'a Rotation>,
     /// The position of every row in its sequence.
     positions: &'a [u32],
     /// Where the rows of each turn end.
@@ -116,14 +119,18 @@ impl Model {
 
     fn read(config: Config, reader: &WeightReader<'_>, pool: Arc<ThreadPool>) -> Result<Self, ModelError> {
         let places = reader.places;
-        let mut attention_layers = 0..;
+        let (mut attention_layers, mut mamba_layers) = (0.., 0..);
         let block = |block: &BlockPlaces| {
             let mixer = match &block.mixer {
                 MixerPlaces::Attention(places) => {
                     let layer = attention_layers.next().unwrap_or_default();
                     Mixer::Attention(Attention::read(reader, places, layer)?)
                 }
-                MixerPlaces::Gated(places) => Mixer::Gated(Gated::read(reader, places)?),
+                MixerPlaces::Feed(places) => Mixer::Feed(Feed::read(reader, places)?),
+                MixerPlaces::Mamba(places) => {
+                    let layer = mamba_layers.next().unwrap_or_default();
+                    Mixer::Mamba(Mamba::read(reader, places, layer)?)
+                }
             };
             Ok(Block { norm: reader.vector(&block.norm)?, mixer })
         };
@@ -132,7 +139,7 @@ impl Model {
             embedding: reader.vector(&places.embedding)?,
             norm: reader.vector(&places.norm)?,
             head: reader.panels(&places.head)?,
-            rotation: Rotation::new(config.frequencies(), config.context()),
+            rotation: config.rotation(),
             config,
             pool,
         })
@@ -145,17 +152,28 @@ impl Model {
 
     /// An empty cache for one sequence.
     pub fn cache(&self) -> Cache {
-        Cache::new(self.attention_layers(), self.config.heads())
+        let cache = Cache::new(self.attention_layers(), self.config.heads());
+        match self.config.mamba() {
+            Some((shape, _)) => cache.with_states(self.mamba_layers(), shape),
+            None => cache,
+        }
+    }
+
+    fn mamba_layers(&self) -> usize {
+        self.blocks.iter().filter(|block| matches!(block.mixer, Mixer::Mamba(_))).count()
     }
 
     fn attention_layers(&self) -> usize {
         self.blocks.iter().filter(|block| matches!(block.mixer, Mixer::Attention(_))).count()
     }
 
-    /// Bytes that the cache of a sequence takes per token.
-    pub fn cache_bytes_per_token(&self) -> usize {
+    /// Bytes that the cache of a sequence of so many tokens takes.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
         let heads = self.config.heads();
-        self.attention_layers() * heads.keys * heads.dim * 2 * size_of::<f32>()
+        let per_token = self.attention_layers() * heads.keys * heads.dim * 2;
+        let mamba = self.config.mamba();
+        let states = mamba.map_or(0, |(shape, _)| self.mamba_layers() * (shape.states() + shape.history()));
+        (tokens * per_token + states) * size_of::<f32>()
     }
 
     /// Appends each turn's tokens to its sequence and returns the logits after its last token, one row of the vocabulary per turn.
@@ -178,7 +196,7 @@ impl Model {
         for turn in turns.iter_mut() {
             assert!(!turn.tokens.is_empty(), "a turn has at least one token");
             let end = turn.cache.len() + turn.tokens.len();
-            assert!(end <= self.rotation.positions(), "the sequence outgrows the model's context");
+            assert!(end <= self.config.context(), "the sequence outgrows the model's context");
             turn.cache.reserve(turn.tokens.len());
             positions.extend((turn.cache.len()..end).map(|position| position as u32));
             for &token in turn.tokens {
@@ -190,7 +208,7 @@ impl Model {
             hidden,
             heads: self.config.heads(),
             epsilon: self.config.rms_norm_eps as f32,
-            rotation: &self.rotation,
+            rotation: self.rotation.as_ref(),
             positions: &positions,
             ends: &ends,
         };
@@ -201,7 +219,8 @@ impl Model {
             rms_norm(&x, norm, pass.epsilon, &mut normed, &mut scales);
             match mixer {
                 Mixer::Attention(attention) => attention.add(&pass, turns, &normed, &mut x, &mut scratch),
-                Mixer::Gated(gated) => gated.add(&pass, &normed, &mut x, &mut scratch),
+                Mixer::Feed(feed) => feed.add(&pass, &normed, &mut x, &mut scratch),
+                Mixer::Mamba(mamba) => mamba.add(&pass, turns, &normed, &mut x, &mut scratch),
             }
         }
         for turn in turns.iter_mut() {

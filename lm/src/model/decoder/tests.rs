@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::{llama, mistral, qwen2, qwen3};
+use candle_transformers::models::{llama, mamba2, mistral, qwen2, qwen3};
+use serde_json::json;
 
 use super::*;
-use crate::model::{Family, RopeParameters, varied};
+use crate::model::{Family, RopeParameters, of_family, varied};
 
 fn shape(family: Family) -> Config {
     let mut config = Config::small(50, 48, 2, 16, 128);
-    config.architectures = vec![family.class().to_owned()];
     config.num_attention_heads = 4;
     config.num_key_value_heads = Some(2);
     if matches!(family, Family::Llama | Family::Qwen2) {
@@ -17,7 +17,7 @@ fn shape(family: Family) -> Config {
         config.head_dim = Some(12);
     }
     config.tie_word_embeddings = false;
-    config
+    of_family(config, family)
 }
 
 fn tokens(count: usize) -> Vec<u32> {
@@ -70,6 +70,19 @@ fn reference(family: Family, dir: &Path) -> Reference {
                 model.forward(input, 0)
             })
         }
+        Family::NemotronH => {
+            json["state_size"] = json["ssm_state_size"].clone();
+            let config: mamba2::Config = serde_json::from_value(json).unwrap();
+            let model = mamba2::Model::new(&config, weights.pp("backbone")).unwrap();
+            Box::new(move |input| {
+                let mut state = mamba2::State::new(1, &config, DType::F32, &place)?;
+                let mut logits = None;
+                for token in input.flatten_all()?.to_vec1::<u32>()? {
+                    logits = Some(model.forward(&Tensor::new(&[token], &place)?, &mut state)?);
+                }
+                logits.ok_or_else(|| candle_core::Error::msg("no token"))
+            })
+        }
         Family::Qwen3 => {
             let config = serde_json::from_value(json).unwrap();
             let mut model = qwen3::ModelForCausalLM::new(&config, weights).unwrap();
@@ -92,15 +105,26 @@ fn logits_are_those_of_the_reference() {
         original_max_position_embeddings: Some(64),
         ..RopeParameters::default()
     };
-    for (family, rope_scaling) in [
-        (Family::Mistral, None),
-        (Family::Llama, None),
-        (Family::Llama, Some(llama3)),
-        (Family::Qwen2, None),
-        (Family::Qwen3, None),
+    // Candle has no hybrid, but a model of Mamba-2 blocks alone, with one group, a padded vocabulary and a tied head.
+    let mut mamba = Config { tie_word_embeddings: true, vocab_size: 64, ..shape(Family::NemotronH) };
+    mamba.num_hidden_layers = 3;
+    let options =
+        [("hybrid_override_pattern", "MMM".into()), ("n_groups", 1.into()), ("mamba_num_heads", 6.into())];
+    for (key, value) in
+        options.into_iter().chain([("mamba_head_dim", 16.into()), ("time_step_limit", json!([0, 1e9]))])
+    {
+        mamba.other.insert(key.to_owned(), value);
+    }
+    for config in [
+        shape(Family::Mistral),
+        shape(Family::Llama),
+        Config { rope_scaling: Some(llama3), ..shape(Family::Llama) },
+        shape(Family::Qwen2),
+        shape(Family::Qwen3),
+        mamba,
     ] {
-        let dir = tempfile::tempdir().unwrap();
-        varied(&Config { rope_scaling, ..shape(family) }, 5, dir.path());
+        let (dir, family) = (tempfile::tempdir().unwrap(), config.family().unwrap());
+        varied(&config, 5, dir.path());
         let model = Model::load(dir.path(), &Device::Cpu { threads: 2 }).unwrap();
         let mut reference = reference(family, dir.path());
         for length in [1, 2, 40, 101] {

@@ -55,8 +55,10 @@ impl AttentionTape {
                 head_norm(qkv, part, at(weights, norm), shape.epsilon, scales);
             }
         }
-        let turning = heads.queries + heads.keys;
-        shape.rotation.apply(qkv, heads.row(), turning, &batch.positions, Turn::Forward);
+        if let Some(rotation) = &shape.rotation {
+            let turning = heads.queries + heads.keys;
+            rotation.apply(qkv, heads.row(), turning, &batch.positions, Turn::Forward);
+        }
         let attended = room(&mut self.attended, rows * heads.out());
         attention(heads, qkv, &batch.bounds, attended, room(&mut self.kept, kept_len(heads, rows)));
         project(stream, attended, at(weights, &places.output), rows, Into::Accumulate);
@@ -71,8 +73,10 @@ impl AttentionTape {
         project_backward(attended, to, gradient, &self.attended, at(weights, &places.output), rows);
         let qkv = room(&mut scratch.inner, rows * heads.row());
         attention_backward(heads, &self.qkv, &batch.bounds, &self.attended, &self.kept, attended, qkv);
-        let turning = heads.queries + heads.keys;
-        shape.rotation.apply(qkv, heads.row(), turning, &batch.positions, Turn::Backward);
+        if let Some(rotation) = &shape.rotation {
+            let turning = heads.queries + heads.keys;
+            rotation.apply(qkv, heads.row(), turning, &batch.positions, Turn::Backward);
+        }
         if let Some(norms) = &places.head_norms {
             for ((part, norm), scales) in heads.turned().into_iter().zip(norms).zip(&self.head_scales) {
                 let to = &mut gradients[norm.clone()];

@@ -4,7 +4,8 @@
 //! what a projection's gradient is.
 
 mod attention;
-mod gated;
+mod feed;
+mod mamba;
 
 use std::ops::Range;
 
@@ -14,7 +15,8 @@ use crate::kernels::matmul::{Into, Matrix, matmul};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
 use crate::kernels::rope::Rotation;
 use attention::AttentionTape;
-use gated::GatedTape;
+use feed::FeedTape;
+use mamba::MambaTape;
 
 /// Samples laid end to end, without padding.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +57,8 @@ struct Shape {
     hidden: usize,
     heads: Heads,
     epsilon: f32,
-    rotation: Rotation,
+    /// Of queries and keys by their positions, if they are turned.
+    rotation: Option<Rotation>,
 }
 
 /// What one block keeps.
@@ -73,7 +76,8 @@ struct BlockTape {
 #[derive(Debug)]
 enum MixerTape {
     Attention(AttentionTape),
-    Gated(GatedTape),
+    Feed(FeedTape),
+    Mamba(MambaTape),
 }
 
 /// Gradients inside a mixer on the way back.
@@ -127,7 +131,8 @@ impl Tape {
             normed: Vec::new(),
             mixer: match &block.mixer {
                 MixerPlaces::Attention(places) => MixerTape::Attention(AttentionTape::new(places)),
-                MixerPlaces::Gated(places) => MixerTape::Gated(GatedTape::new(places)),
+                MixerPlaces::Feed(places) => MixerTape::Feed(FeedTape::new(places)),
+                MixerPlaces::Mamba(places) => MixerTape::Mamba(MambaTape::new(places)),
             },
         };
         Self {
@@ -137,7 +142,7 @@ impl Tape {
                 hidden: config.hidden_size,
                 heads: config.heads(),
                 epsilon: config.rms_norm_eps as f32,
-                rotation: Rotation::new(config.frequencies(), config.context()),
+                rotation: config.rotation(),
             },
             last: Vec::new(),
             scales: Vec::new(),
@@ -165,7 +170,8 @@ impl Tape {
             rms_norm(&tape.before, at(weights, &tape.norm), shape.epsilon, normed, scales);
             match &mut tape.mixer {
                 MixerTape::Attention(tape) => tape.forward(shape, weights, batch, normed, last),
-                MixerTape::Gated(tape) => tape.forward(weights, normed, rows, last),
+                MixerTape::Feed(tape) => tape.forward(weights, normed, rows, last),
+                MixerTape::Mamba(tape) => tape.forward(weights, batch, shape.epsilon, normed, last),
             }
         }
         let normed = room(&mut self.normed, rows * hidden);
@@ -193,7 +199,8 @@ impl Tape {
             };
             match &mut tape.mixer {
                 MixerTape::Attention(tape) => tape.backward(shape, batch, back),
-                MixerTape::Gated(tape) => tape.backward(rows, back),
+                MixerTape::Feed(tape) => tape.backward(rows, back),
+                MixerTape::Mamba(tape) => tape.backward(batch, back),
             }
             let to = &mut gradients[tape.norm.clone()];
             rms_norm_backward(&tape.before, at(weights, &tape.norm), &tape.scales, narrow, stream, to);

@@ -1,30 +1,29 @@
-//! The gated feed-forward block in training.
+//! A feed-forward block in training.
 
 use super::{Backward, at, project, project_backward};
-use crate::kernels::activation::{swiglu, swiglu_backward};
 use crate::kernels::matmul::Into;
-use crate::model::{GatedPlaces, room};
+use crate::model::{FeedPlaces, room};
 
 /// What the way back needs.
 #[derive(Debug)]
-pub(super) struct GatedTape {
-    places: GatedPlaces,
-    gate_up: Vec<f32>,
+pub(super) struct FeedTape {
+    places: FeedPlaces,
+    input: Vec<f32>,
     active: Vec<f32>,
 }
 
-impl GatedTape {
-    pub(super) fn new(places: &GatedPlaces) -> Self {
-        Self { places: places.clone(), gate_up: Vec::new(), active: Vec::new() }
+impl FeedTape {
+    pub(super) fn new(places: &FeedPlaces) -> Self {
+        Self { places: places.clone(), input: Vec::new(), active: Vec::new() }
     }
 
     pub(super) fn forward(&mut self, weights: &[f32], normed: &[f32], rows: usize, stream: &mut [f32]) {
         let places = &self.places;
         let inner = places.down.len() / (stream.len() / rows);
-        let gate_up = room(&mut self.gate_up, rows * 2 * inner);
-        project(gate_up, normed, at(weights, &places.gate_up), rows, Into::Replace);
+        let input = room(&mut self.input, rows * places.activation.inputs() * inner);
+        project(input, normed, at(weights, &places.inward), rows, Into::Replace);
         let active = room(&mut self.active, rows * inner);
-        swiglu(gate_up, inner, active);
+        places.activation.forward(input, inner, active);
         project(stream, active, at(weights, &places.down), rows, Into::Accumulate);
     }
 
@@ -35,8 +34,8 @@ impl GatedTape {
         let active = room(&mut scratch.inner, rows * inner);
         let to = &mut gradients[places.down.clone()];
         project_backward(active, to, gradient, &self.active, at(weights, &places.down), rows);
-        swiglu_backward(&mut self.gate_up, inner, active);
-        let to = &mut gradients[places.gate_up.clone()];
-        project_backward(normed_gradient, to, &self.gate_up, normed, at(weights, &places.gate_up), rows);
+        places.activation.backward(&mut self.input, inner, active);
+        let to = &mut gradients[places.inward.clone()];
+        project_backward(normed_gradient, to, &self.input, normed, at(weights, &places.inward), rows);
     }
 }
