@@ -193,7 +193,7 @@ impl Trainer {
         let total = weights.len();
         Ok(Self {
             config: config.clone(),
-            tape: Tape::new(&model, &places),
+            tape: Tape::new(&model, &places)?,
             loss: CrossEntropy::default(),
             gradients: vec![0.0; total],
             moments: Moments::new(total),

@@ -301,8 +301,9 @@ pub fn scan_backward(
     to: ScanGradients<'_>,
 ) {
     let per_group = shape.heads / shape.groups;
-    let to_active = Shared::new(to.active);
-    let (to_steps, to_a, to_d) = (Shared::new(to.steps), Shared::new(to.a_log), Shared::new(to.d));
+    let ScanGradients { active, steps, a_log, d } = to;
+    let to_active = Shared::new(active);
+    let (to_steps, to_a, to_d) = (Shared::new(steps), Shared::new(a_log), Shared::new(d));
     share(shape.groups, 1, |groups| {
         for group in groups {
             let mut head_gradients = HeadGradients::new(shape, scanned.steps.len() / shape.heads);
@@ -394,11 +395,14 @@ impl HeadGradients {
                 let (before, after) = self.states[index * size..].split_at(size);
                 let token = Token { x, b, c, step, decay: exp(step * a), d };
                 let gradient = &scanned.gradient[row * shape.inner()..][shape.x(head)];
-                let (state, to_x) = (&mut self.state, &mut self.x[row * shape.dim..(row + 1) * shape.dim]);
-                let to_b = &mut self.b[row * shape.state..(row + 1) * shape.state];
-                let to_c = &mut self.c[row * shape.state..(row + 1) * shape.state];
-                let [along_x, along_state] =
-                    retreat(token, before, &after[..size], gradient, state, to_x, to_b, to_c);
+                let place = |width: usize| row * width..(row + 1) * width;
+                let to = TokenGradients {
+                    state: &mut self.state,
+                    x: &mut self.x[place(shape.dim)],
+                    b: &mut self.b[place(shape.state)],
+                    c: &mut self.c[place(shape.state)],
+                };
+                let [along_x, along_state] = retreat(token, before, &after[..size], gradient, to);
                 self.steps[row] = along_state.mul_add(a * token.decay, along_x);
                 // d/d a_log = a · d/da
                 a_gradient += along_state * token.decay * step * a;
@@ -418,6 +422,15 @@ struct Token<'a> {
     step: f32,
     decay: f32,
     d: f32,
+}
+
+/// The gradients of what one token of one head read: the state's becomes that of the state before, x's is written, those of b
+/// and c are added to.
+struct TokenGradients<'a> {
+    state: &'a mut [f32],
+    x: &'a mut [f32],
+    b: &'a mut [f32],
+    c: &'a mut [f32],
 }
 
 vectorised! {
@@ -445,9 +458,10 @@ vectorised! {
         }
     }
 
-    /// The way back through [`advance`] and [`read`]: `state` is the gradient of the state after the token and becomes that of
-    /// the state before. Returns the gradient of the step that goes by x, and that of the decay.
-    fn retreat(token: Token<'_>, before: &[f32], after: &[f32], gradient: &[f32], state: &mut [f32], to_x: &mut [f32], to_b: &mut [f32], to_c: &mut [f32]) -> [f32; 2] {
+    /// The way back through [`advance`] and [`read`], given the gradient of the output. Returns the gradient of the step that
+    /// goes by x, and that of the decay.
+    fn retreat(token: Token<'_>, before: &[f32], after: &[f32], gradient: &[f32], to: TokenGradients<'_>) -> [f32; 2] {
+        let TokenGradients { state, x: to_x, b: to_b, c: to_c } = to;
         let Token { x, b, c, step, decay, d } = token;
         let width = b.len();
         let (mut along_x, mut along_state) = (0.0, 0.0);

@@ -12,9 +12,11 @@ mod tape;
 
 use std::path::{Path, PathBuf};
 
-pub use config::{BlockKind, Config, Family, RopeParameters, Scaling};
+pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
 pub use decoder::{Cache, Model, Turn};
-pub use parameters::{AttentionPlaces, BlockPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places};
+pub use parameters::{
+    AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,
+};
 pub(crate) use source::Source;
 pub(crate) use tape::{Batch, Tape};
 
@@ -146,6 +148,14 @@ pub(crate) fn of_family(config: Config, family: Family) -> Config {
         });
         config.other = options.as_object().cloned().unwrap_or_default();
         config.num_hidden_layers = 6;
+    }
+    if family == Family::Qwen3Moe {
+        let options = serde_json::json!({
+            "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
+            "decoder_sparse_step": 2
+        });
+        config.other = options.as_object().cloned().unwrap_or_default();
+        config.num_hidden_layers = 4;
     }
     config
 }

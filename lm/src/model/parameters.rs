@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{BlockKind, Config, Family};
+use super::{BlockKind, Config, Experts, Family};
 use crate::kernels::activation::Activation;
 use crate::kernels::mamba::MambaShape;
 use crate::kernels::math::ln;
@@ -55,6 +55,8 @@ pub enum MixerPlaces {
     Attention(AttentionPlaces),
     /// A feed-forward block.
     Feed(FeedPlaces),
+    /// A mixture of feed-forward blocks.
+    Experts(ExpertsPlaces),
     /// A selective state space.
     Mamba(MambaPlaces),
 }
@@ -81,6 +83,19 @@ pub struct FeedPlaces {
     pub inward: Range<usize>,
     /// Projection out of the block.
     pub down: Range<usize>,
+}
+
+/// Places of the weights of a mixture of experts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertsPlaces {
+    /// Projection to a score per expert.
+    pub router: Range<usize>,
+    /// The experts.
+    pub experts: Vec<FeedPlaces>,
+    /// Experts that compute a token.
+    pub chosen: usize,
+    /// Whether their weights are made to add up to 1.
+    pub adds_up_to_one: bool,
 }
 
 /// Places of the weights of a Mamba-2 block.
@@ -160,8 +175,8 @@ impl Layout {
         MixerPlaces::Attention(AttentionPlaces { qkv: query.start..value.end, bias, head_norms, output })
     }
 
-    fn feed(&mut self, config: &Config, prefix: &str) -> MixerPlaces {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    fn feed(&mut self, config: &Config, inner: usize, prefix: &str) -> FeedPlaces {
+        let hidden = config.hidden_size;
         let (activation, names) = match config.family() {
             Some(Family::NemotronH) => (Activation::SquaredRelu, ["up_proj", "up_proj"]),
             _ => (Activation::SwiGlu, ["gate_proj", "up_proj"]),
@@ -172,7 +187,21 @@ impl Layout {
             Activation::SquaredRelu => first.clone(),
         };
         let down = self.matrix(prefix, "down_proj", hidden, inner);
-        MixerPlaces::Feed(FeedPlaces { activation, inward: first.start..last.end, down })
+        FeedPlaces { activation, inward: first.start..last.end, down }
+    }
+
+    fn experts(&mut self, config: &Config, options: &Experts, prefix: &str) -> MixerPlaces {
+        let router = self.matrix(prefix, "gate", options.num_experts, config.hidden_size);
+        let inner = options.moe_intermediate_size;
+        let experts = 0..options.num_experts;
+        MixerPlaces::Experts(ExpertsPlaces {
+            router,
+            experts: experts
+                .map(|expert| self.feed(config, inner, &format!("{prefix}.experts.{expert}")))
+                .collect(),
+            chosen: options.num_experts_per_tok,
+            adds_up_to_one: options.norm_topk_prob,
+        })
     }
 
     fn mamba(&mut self, hidden: usize, shape: MambaShape, has_bias: bool, prefix: &str) -> MixerPlaces {
@@ -225,7 +254,7 @@ impl Places {
     pub fn new(config: &Config) -> Self {
         let (mut layout, hidden) = (Layout::default(), config.hidden_size);
         let names = Names::of(config.family());
-        let mamba = config.mamba();
+        let (mamba, experts) = (config.mamba(), config.experts());
         let embedding = layout.matrix(names.model, names.embedding, config.vocab_size, hidden);
         let mut blocks = Vec::new();
         for (layer, kinds) in config.layers().into_iter().enumerate() {
@@ -233,12 +262,13 @@ impl Places {
                 let prefix = format!("{}.layers.{layer}", names.model);
                 let norm = layout.norm(&prefix, norm, hidden);
                 let prefix = format!("{prefix}.{mixer}");
-                let mixer = match (kind, mamba) {
-                    (BlockKind::Mamba, Some((shape, has_bias))) => {
+                let mixer = match (kind, mamba, &experts) {
+                    (BlockKind::Mamba, Some((shape, has_bias)), _) => {
                         layout.mamba(hidden, shape, has_bias, &prefix)
                     }
-                    (BlockKind::Attention, _) => layout.attention(config, &prefix),
-                    _ => layout.feed(config, &prefix),
+                    (BlockKind::Experts, _, Some(options)) => layout.experts(config, options, &prefix),
+                    (BlockKind::Attention, ..) => layout.attention(config, &prefix),
+                    _ => MixerPlaces::Feed(layout.feed(config, config.intermediate_size, &prefix)),
                 };
                 blocks.push(BlockPlaces { norm, mixer });
             }

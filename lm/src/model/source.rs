@@ -119,7 +119,7 @@ mod tests {
         for value in [f32::NAN, f32::NEG_INFINITY] {
             let bad = fault(|dir| {
                 rewrite(dir, |tensors| {
-                    tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap().1[77] = value
+                    tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap().1[77] = value;
                 });
             });
             assert!(
@@ -131,7 +131,7 @@ mod tests {
         let more = fault(|dir| {
             let tensor = (vec![32], vec![1.0; 32]);
             rewrite(dir, |tensors| {
-                drop(tensors.insert("model.layers.0.self_attn.q_norm.weight".to_owned(), tensor.clone()))
+                drop(tensors.insert("model.layers.0.self_attn.q_norm.weight".to_owned(), tensor.clone()));
             });
         });
         assert!(

@@ -10,7 +10,8 @@ use crate::kernels::mamba::MambaShape;
 #[derive(Deserialize)]
 pub(super) struct Hybrid {
     /// A letter per block: `M` Mamba-2, `*` attention, `-` feed-forward, `E` a mixture of experts.
-    hybrid_override_pattern: Option<String>,
+    #[serde(rename = "hybrid_override_pattern")]
+    pattern: Option<String>,
     /// The same in words, in newer directories.
     layers_block_type: Option<Vec<String>>,
     mamba_num_heads: usize,
@@ -105,7 +106,7 @@ impl Hybrid {
             "-" | "mlp" => Ok(BlockKind::Feed),
             other => Err(format!("a block of the kind `{other}`")),
         };
-        match (&self.layers_block_type, &self.hybrid_override_pattern) {
+        match (&self.layers_block_type, &self.pattern) {
             (Some(names), _) => names.iter().map(|name| kind(name)).collect(),
             (None, Some(pattern)) => {
                 pattern.chars().map(|letter| kind(letter.encode_utf8(&mut [0; 4]))).collect()

@@ -1,5 +1,6 @@
 //! The shape of a model, as `config.json` of a Hugging Face directory says it.
 
+mod experts;
 mod hybrid;
 mod rope;
 
@@ -12,6 +13,7 @@ use super::ModelError;
 use crate::kernels::attention::Heads;
 use crate::kernels::mamba::MambaShape;
 use crate::kernels::rope::Rotation;
+pub use experts::Experts;
 use hybrid::Hybrid;
 pub use rope::{RopeParameters, Scaling};
 
@@ -98,6 +100,8 @@ pub enum Family {
     Qwen2,
     /// Qwen3: queries and keys are normalised per head.
     Qwen3,
+    /// Qwen3 with mixtures of experts.
+    Qwen3Moe,
     /// Nemotron-H: Mamba-2 blocks, attention without positions, and feed-forward blocks with a squared ReLU, in any order.
     NemotronH,
 }
@@ -109,20 +113,24 @@ pub enum BlockKind {
     Attention,
     /// A feed-forward block.
     Feed,
+    /// A mixture of feed-forward blocks.
+    Experts,
     /// A selective state space.
     Mamba,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::NemotronH];
+    pub const ALL: [Self; 6] =
+        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Qwen3Moe, Self::NemotronH];
 
     /// Every family with its class name in transformers.
-    const CLASSES: [(Self, &str); 5] = [
+    const CLASSES: [(Self, &str); 6] = [
         (Self::Llama, "LlamaForCausalLM"),
         (Self::Mistral, "MistralForCausalLM"),
         (Self::Qwen2, "Qwen2ForCausalLM"),
         (Self::Qwen3, "Qwen3ForCausalLM"),
+        (Self::Qwen3Moe, "Qwen3MoeForCausalLM"),
         (Self::NemotronH, "NemotronHForCausalLM"),
     ];
 
@@ -162,9 +170,9 @@ impl Config {
 
     /// Reads the text of a `config.json`.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        // Python writes infinity (in `time_step_limit`) as JSON has not; no model means more than the largest number by it.
-        let mut json: Value =
-            serde_json::from_str(&text.replace(": Infinity", ": 1e308").replace(" Infinity", " 1e308"))?;
+        // Python writes infinity (in `time_step_limit`), which JSON has not; no model means more by it than a large number.
+        let mut json: Value = serde_json::from_str(text)
+            .or_else(|_| serde_json::from_str(&text.replace("Infinity", "1e308")))?;
         if json["architectures"][0] == Family::NemotronH.class() {
             hybrid::complete(&mut json);
         }
@@ -183,9 +191,12 @@ impl Config {
         if let Err(what) = self.scaling() {
             return refuse(what);
         }
-        if family == Family::NemotronH
-            && let Err(what) = Hybrid::read(&self.other)
-        {
+        let options = match family {
+            Family::NemotronH => Hybrid::read(&self.other).map(|_| ()),
+            Family::Qwen3Moe => Experts::read(&self.other).map(|_| ()),
+            _ => Ok(()),
+        };
+        if let Err(what) = options {
             return refuse(what);
         }
         let heads = self.heads();
@@ -252,7 +263,7 @@ impl Config {
 
     /// Whether every query and key head is normalised before it is turned.
     pub fn has_head_norms(&self) -> bool {
-        self.family() == Some(Family::Qwen3)
+        matches!(self.family(), Some(Family::Qwen3 | Family::Qwen3Moe))
     }
 
     /// Whether queries and keys are turned by their positions.
@@ -262,11 +273,21 @@ impl Config {
 
     /// The residual blocks of every layer, in order. Layers of Nemotron-H have one, the others two.
     pub fn layers(&self) -> Vec<Vec<BlockKind>> {
-        match self.hybrid() {
+        if let Some(hybrid) = self.hybrid() {
             // Blocks that are not supported were refused by `check`.
-            Some(hybrid) => hybrid.blocks().unwrap_or_default().into_iter().map(|kind| vec![kind]).collect(),
-            None => vec![vec![BlockKind::Attention, BlockKind::Feed]; self.num_hidden_layers],
+            return hybrid.blocks().unwrap_or_default().into_iter().map(|kind| vec![kind]).collect();
         }
+        let experts = self.experts();
+        let feed = |layer| match &experts {
+            Some(experts) if experts.are_in(layer) => BlockKind::Experts,
+            _ => BlockKind::Feed,
+        };
+        (0..self.num_hidden_layers).map(|layer| vec![BlockKind::Attention, feed(layer)]).collect()
+    }
+
+    /// The mixtures of experts, if there are any.
+    pub fn experts(&self) -> Option<Experts> {
+        if self.family() == Some(Family::Qwen3Moe) { Experts::read(&self.other).ok() } else { None }
     }
 
     /// The shape of Mamba blocks, and whether their convolutions have biases, if there are any.
@@ -298,7 +319,7 @@ impl Config {
     pub fn context(&self) -> usize {
         let slides = match self.family() {
             Some(Family::Mistral) => true,
-            Some(Family::Qwen2 | Family::Qwen3) => self.use_sliding_window,
+            Some(Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe) => self.use_sliding_window,
             Some(Family::Llama | Family::NemotronH) | None => false,
         };
         let window = self.sliding_window.filter(|_| slides);
@@ -403,6 +424,34 @@ mod tests {
             let config: Config = serde_json::from_value(json).unwrap();
             assert!(matches!(config.check(), Err(ModelError::Unsupported { .. })), "{key}");
         }
+    }
+
+    #[test]
+    fn a_hybrid_says_its_blocks_in_letters_or_words() {
+        let text = r#"{
+            "architectures": ["NemotronHForCausalLM"], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "attention_head_dim": 24, "max_position_embeddings": 512,
+            "layer_norm_epsilon": 1e-5, "BLOCKS", "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 32,
+            "n_groups": 2, "conv_kernel": 4, "time_step_limit": [0.0, LIMIT], "mlp_hidden_act": "relu2"
+        }"#;
+        let letters = r#""hybrid_override_pattern": "M-*M""#;
+        let words =
+            r#""layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"]"#;
+        let parse = |blocks: &str, limit: &str| {
+            let config = Config::parse(&text.replace(r#""BLOCKS""#, blocks).replace("LIMIT", limit)).unwrap();
+            config.check().map(|()| config)
+        };
+        for (blocks, limit) in [(letters, "Infinity"), (words, r#"{"__float__": "Infinity"}"#)] {
+            let config = parse(blocks, limit).unwrap();
+            let [mamba, feed, attention] =
+                [BlockKind::Mamba, BlockKind::Feed, BlockKind::Attention].map(|kind| vec![kind]);
+            assert_eq!(config.layers(), [mamba.clone(), feed, attention, mamba]);
+            let (shape, has_bias) = config.mamba().unwrap();
+            assert_eq!((shape.inner(), shape.channels(), shape.row(), has_bias), (128, 256, 392, true));
+            assert!(shape.limit.1.is_infinite() && config.heads().dim == 24 && config.num_hidden_layers == 4);
+        }
+        let experts = parse(r#""hybrid_override_pattern": "MEM""#, "1.0").unwrap_err().to_string();
+        assert!(experts.contains("a block of the kind `E`"), "{experts}");
     }
 
     #[test]

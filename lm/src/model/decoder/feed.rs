@@ -25,9 +25,21 @@ impl Feed {
 
     /// Adds the block's output to the stream `x`.
     pub(super) fn add(&self, pass: &Pass<'_>, normed: &[f32], x: &mut [f32], scratch: &mut Scratch) {
-        let (rows, inner) = (pass.positions.len(), self.down.depth());
+        self.add_rows(pass.positions.len(), pass.hidden, normed, x, scratch);
+    }
+
+    /// [`Feed::add`] for some of the rows of a pass.
+    pub(super) fn add_rows(
+        &self,
+        rows: usize,
+        hidden: usize,
+        normed: &[f32],
+        x: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let inner = self.down.depth();
         let input = room(&mut scratch.inner, rows * self.activation.inputs() * inner);
-        matmul_packed(input, Matrix::new(normed, rows, pass.hidden), &self.inward, Into::Replace);
+        matmul_packed(input, Matrix::new(normed, rows, hidden), &self.inward, Into::Replace);
         let active = room(&mut scratch.outer, rows * inner);
         self.activation.forward(input, inner, active);
         matmul_packed(x, Matrix::new(active, rows, inner), &self.down, Into::Accumulate);

@@ -2,6 +2,7 @@
 
 mod attention;
 mod cache;
+mod experts;
 mod feed;
 mod mamba;
 
@@ -19,6 +20,7 @@ use crate::kernels::norm::rms_norm;
 use crate::kernels::rope::Rotation;
 use attention::Attention;
 pub use cache::Cache;
+use experts::Experts;
 use feed::Feed;
 use mamba::Mamba;
 
@@ -46,6 +48,7 @@ struct Block {
 enum Mixer {
     Attention(Attention),
     Feed(Feed),
+    Experts(Experts),
     Mamba(Mamba),
 }
 
@@ -127,6 +130,7 @@ impl Model {
                     Mixer::Attention(Attention::read(reader, places, layer)?)
                 }
                 MixerPlaces::Feed(places) => Mixer::Feed(Feed::read(reader, places)?),
+                MixerPlaces::Experts(places) => Mixer::Experts(Experts::read(reader, places)?),
                 MixerPlaces::Mamba(places) => {
                     let layer = mamba_layers.next().unwrap_or_default();
                     Mixer::Mamba(Mamba::read(reader, places, layer)?)
@@ -220,6 +224,7 @@ impl Model {
             match mixer {
                 Mixer::Attention(attention) => attention.add(&pass, turns, &normed, &mut x, &mut scratch),
                 Mixer::Feed(feed) => feed.add(&pass, &normed, &mut x, &mut scratch),
+                Mixer::Experts(experts) => experts.add(&pass, &normed, &mut x, &mut scratch),
                 Mixer::Mamba(mamba) => mamba.add(&pass, turns, &normed, &mut x, &mut scratch),
             }
         }

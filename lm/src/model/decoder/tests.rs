@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::{llama, mamba2, mistral, qwen2, qwen3};
+use candle_transformers::models::{llama, mamba2, mistral, qwen2, qwen3, qwen3_moe};
 use serde_json::json;
 
 use super::*;
@@ -70,6 +70,14 @@ fn reference(family: Family, dir: &Path) -> Reference {
                 model.forward(input, 0)
             })
         }
+        Family::Qwen3Moe => {
+            let config = serde_json::from_value(json).unwrap();
+            let mut model = qwen3_moe::ModelForCausalLM::new(&config, weights).unwrap();
+            Box::new(move |input| {
+                model.clear_kv_cache();
+                model.forward(input, 0)
+            })
+        }
         Family::NemotronH => {
             json["state_size"] = json["ssm_state_size"].clone();
             let config: mamba2::Config = serde_json::from_value(json).unwrap();
@@ -121,6 +129,7 @@ fn logits_are_those_of_the_reference() {
         Config { rope_scaling: Some(llama3), ..shape(Family::Llama) },
         shape(Family::Qwen2),
         shape(Family::Qwen3),
+        shape(Family::Qwen3Moe),
         mamba,
     ] {
         let (dir, family) = (tempfile::tempdir().unwrap(), config.family().unwrap());

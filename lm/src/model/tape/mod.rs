@@ -9,7 +9,7 @@ mod mamba;
 
 use std::ops::Range;
 
-use super::{BlockPlaces, Config, MixerPlaces, Places, room};
+use super::{BlockPlaces, Config, MixerPlaces, ModelError, Places, room};
 use crate::kernels::attention::Heads;
 use crate::kernels::matmul::{Into, Matrix, matmul};
 use crate::kernels::norm::{rms_norm, rms_norm_backward};
@@ -123,20 +123,24 @@ pub(crate) fn project_backward(
 }
 
 impl Tape {
-    pub(crate) fn new(config: &Config, places: &Places) -> Self {
-        let block = |block: &BlockPlaces| BlockTape {
-            norm: block.norm.clone(),
-            before: Vec::new(),
-            scales: Vec::new(),
-            normed: Vec::new(),
-            mixer: match &block.mixer {
+    /// A tape for a model all of whose blocks can be trained.
+    pub(crate) fn new(config: &Config, places: &Places) -> Result<Self, ModelError> {
+        let block = |block: &BlockPlaces| {
+            let mixer = match &block.mixer {
                 MixerPlaces::Attention(places) => MixerTape::Attention(AttentionTape::new(places)),
                 MixerPlaces::Feed(places) => MixerTape::Feed(FeedTape::new(places)),
                 MixerPlaces::Mamba(places) => MixerTape::Mamba(MambaTape::new(places)),
-            },
+                MixerPlaces::Experts(_) => {
+                    return Err(ModelError::Unsupported {
+                        what: "training of mixtures of experts".to_owned(),
+                    });
+                }
+            };
+            let norm = block.norm.clone();
+            Ok(BlockTape { norm, before: Vec::new(), scales: Vec::new(), normed: Vec::new(), mixer })
         };
-        Self {
-            blocks: places.blocks.iter().map(block).collect(),
+        Ok(Self {
+            blocks: places.blocks.iter().map(block).collect::<Result<_, _>>()?,
             places: places.clone(),
             shape: Shape {
                 hidden: config.hidden_size,
@@ -151,7 +155,7 @@ impl Tape {
             stream: Vec::new(),
             narrow: Vec::new(),
             scratch: Scratch::default(),
-        }
+        })
     }
 
     /// Fills [`Tape::normed`] and everything that [`Tape::backward`] needs.
