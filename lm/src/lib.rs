@@ -3,6 +3,7 @@
 mod atomic;
 pub mod device;
 pub mod generate;
+pub mod gguf;
 pub mod kernels;
 pub(crate) mod loss;
 pub mod model;

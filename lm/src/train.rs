@@ -189,13 +189,11 @@ impl Trainer {
         if let Device::Cuda(ordinal) = device {
             return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
         }
-        let model = Config::load(base_dir)?;
-        let places = Places::new(&model);
-        let weights = model::load(base_dir, &places)?;
+        let (model, places, weights) = model::load(base_dir)?;
         let total = weights.len();
         Ok(Self {
             config: config.clone(),
-            tape: Tape::new(&model, &places),
+            tape: Tape::new(&model, &places)?,
             loss: CrossEntropy::default(),
             gradients: vec![0.0; total],
             moments: Moments::new(total),
@@ -366,7 +364,7 @@ fn check(pack: &Pack, model: &Config) -> Result<(), String> {
         if end <= start || end > length {
             return Err(format!("a sample starts at {start} of {length} tokens"));
         }
-        if end - start - 1 > model.max_position_embeddings {
+        if end - start - 1 > model.context() {
             return Err(format!("a sample of {} tokens exceeds the model's context", end - start));
         }
         if pack.loss_mask[start] != 0 {

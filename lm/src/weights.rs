@@ -57,23 +57,52 @@ pub enum WeightsError {
         path: PathBuf,
     },
     /// A tensor that was asked for is not there.
-    #[error("there is no tensor `{0}` in the weights")]
-    MissingTensor(String),
+    #[error("there is no tensor `{name}` in `{path}`")]
+    MissingTensor {
+        /// The tensor.
+        name: String,
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A tensor is there that the model has no use for: it is another model than its configuration says.
+    #[error("tensor `{name}` in `{path}` is none of the model that the configuration describes")]
+    Unexpected {
+        /// The tensor.
+        name: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// An element is not a number that can be computed with.
+    #[error("element {index} of tensor `{name}` in `{path}` is {value}")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// The element, in row-major order.
+        index: usize,
+        /// What it is.
+        value: f32,
+    },
     /// A tensor has another shape than the model's configuration says.
-    #[error("tensor `{name}` has shape {found:?}; the configuration wants {expected:?}")]
+    #[error("tensor `{name}` in `{path}` has shape {found:?}; the configuration wants {expected:?}")]
     Shape {
         /// The tensor.
         name: String,
+        /// The file.
+        path: PathBuf,
         /// The shape in the file.
         found: Vec<usize>,
         /// The shape that was asked for.
         expected: Vec<usize>,
     },
     /// A tensor's element type is none that the runtime computes with.
-    #[error("tensor `{name}` has the unsupported element type {found:?}")]
+    #[error("tensor `{name}` in `{path}` has the unsupported element type {found:?}")]
     ElementType {
         /// The tensor.
         name: String,
+        /// The file.
+        path: PathBuf,
         /// The type in the file.
         found: Dtype,
     },
@@ -97,6 +126,7 @@ struct Shard {
 
 /// The tensors of a model directory, mapped into memory and read when asked for.
 pub struct Weights {
+    directory: PathBuf,
     shards: Vec<Shard>,
     /// Tensor name to the shard that holds it.
     index: BTreeMap<String, usize>,
@@ -105,7 +135,8 @@ pub struct Weights {
 impl Weights {
     /// Opens the weights of a model directory; checks the headers, reads no tensor.
     pub fn open(directory: &Path) -> Result<Self, WeightsError> {
-        let mut weights = Self { shards: Vec::new(), index: BTreeMap::new() };
+        let mut weights =
+            Self { directory: directory.to_owned(), shards: Vec::new(), index: BTreeMap::new() };
         for path in shard_paths(directory)? {
             let shard = Shard::open(path)?;
             for name in shard.metadata.offset_keys() {
@@ -128,37 +159,43 @@ impl Weights {
         self.index.contains_key(name)
     }
 
-    /// A tensor's shape as stored.
-    pub fn shape(&self, name: &str) -> Result<&[usize], WeightsError> {
-        Ok(&self.find(name)?.0.shape)
+    /// Whether a tensor is there in the shape and in an element type that can be computed with; reads no element.
+    pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), WeightsError> {
+        self.typed(name, expected).map(|_| ())
     }
 
-    /// A tensor on `device`, in the element type it is stored in.
-    pub fn tensor(&self, name: &str, expected: &[usize], device: &Device) -> Result<Tensor, WeightsError> {
-        let (info, bytes) = self.find(name)?;
-        if info.shape != expected {
-            return Err(WeightsError::Shape {
-                name: name.to_owned(),
-                found: info.shape.clone(),
-                expected: expected.to_vec(),
-            });
+    /// Whether two tensors are the same in every byte.
+    pub(crate) fn are_equal(&self, one: &str, other: &str) -> bool {
+        match (self.find(one), self.find(other)) {
+            (Ok((_, one, one_bytes)), Ok((_, other, other_bytes))) => {
+                one.dtype == other.dtype && one.shape == other.shape && one_bytes == other_bytes
+            }
+            _ => false,
         }
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F16 => DType::F16,
-            found => return Err(WeightsError::ElementType { name: name.to_owned(), found }),
-        };
-        Tensor::from_raw_buffer(bytes, dtype, expected, device)
-            .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })
+    }
+
+    /// The fault that a tensor is there which the model has no use for.
+    pub(crate) fn unexpected(&self, name: &str) -> WeightsError {
+        let path = self.find(name).map_or(&self.directory, |(shard, ..)| &shard.path);
+        WeightsError::Unexpected { name: name.to_owned(), path: path.clone() }
     }
 
     /// A tensor's elements as 32-bit floats, in row-major order; 16-bit types are widened exactly.
     pub fn floats(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        self.tensor(name, expected, &Device::Cpu)?
-            .to_dtype(DType::F32)
-            .and_then(|tensor| tensor.flatten_all()?.to_vec1())
-            .map_err(|source| WeightsError::Tensor { name: name.to_owned(), source })
+        let (shard, dtype, bytes) = self.typed(name, expected)?;
+        let fault = |source| WeightsError::Tensor { name: name.to_owned(), source };
+        let floats: Vec<f32> = Tensor::from_raw_buffer(bytes, dtype, expected, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1())
+            .map_err(fault)?;
+        match floats.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(WeightsError::NotFinite {
+                name: name.to_owned(),
+                path: shard.path.clone(),
+                index,
+                value: floats[index],
+            }),
+            None => Ok(floats),
+        }
     }
 
     /// The digest of all tensors: what they are, not in which files they lie.
@@ -174,9 +211,34 @@ impl Weights {
         hasher.finalize()
     }
 
-    fn find(&self, name: &str) -> Result<(&TensorInfo, &[u8]), WeightsError> {
+    fn find(&self, name: &str) -> Result<(&Shard, &TensorInfo, &[u8]), WeightsError> {
         let shard = self.index.get(name).map(|&shard| &self.shards[shard]);
-        shard.and_then(|shard| shard.find(name)).ok_or_else(|| WeightsError::MissingTensor(name.to_owned()))
+        let found = shard.and_then(|shard| shard.find(name).map(|(info, bytes)| (shard, info, bytes)));
+        found.ok_or_else(|| WeightsError::MissingTensor {
+            name: name.to_owned(),
+            path: self.directory.clone(),
+        })
+    }
+
+    /// A tensor of the expected shape, its element type and its bytes.
+    fn typed(&self, name: &str, expected: &[usize]) -> Result<(&Shard, DType, &[u8]), WeightsError> {
+        let (shard, info, bytes) = self.find(name)?;
+        if info.shape != expected {
+            return Err(WeightsError::Shape {
+                name: name.to_owned(),
+                path: shard.path.clone(),
+                found: info.shape.clone(),
+                expected: expected.to_vec(),
+            });
+        }
+        match info.dtype {
+            Dtype::F32 => Ok((shard, DType::F32, bytes)),
+            Dtype::BF16 => Ok((shard, DType::BF16, bytes)),
+            Dtype::F16 => Ok((shard, DType::F16, bytes)),
+            found => {
+                Err(WeightsError::ElementType { name: name.to_owned(), path: shard.path.clone(), found })
+            }
+        }
     }
 }
 
@@ -278,9 +340,8 @@ mod tests {
         assert_eq!(weights.floats("norm", &[3]).unwrap(), [1.0, -2.5, f32::MIN_POSITIVE]);
         assert_eq!(weights.floats("embed", &[2, 2]).unwrap(), [0.0, 1.0, 2.0, 3.0]);
         assert!(matches!(weights.floats("embed", &[4]), Err(WeightsError::Shape { .. })));
-        assert!(
-            matches!(weights.floats("head", &[4]), Err(WeightsError::MissingTensor(name)) if name == "head")
-        );
+        let missing = weights.floats("head", &[4]);
+        assert!(matches!(missing, Err(WeightsError::MissingTensor { name, .. }) if name == "head"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use dag_engine::task::{
 };
 use dag_lm::model::{self, Config};
 use dag_lm::tokenizer::{Specials, Tokenizer};
+use dag_lm::weights::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,7 +22,8 @@ const HUB: &str = "hf://";
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// A model directory in Hugging Face's layout, or a model on the hub (`hf://mistralai/Mistral-Nemo-Base-2407`).
+    /// A model directory in Hugging Face's layout, a GGUF file (`….gguf`), whose weights become 32-bit numbers, or a model on
+    /// the hub (`hf://mistralai/Mistral-Nemo-Base-2407`).
     #[serde(default)]
     pub path: Option<String>,
     /// Revision of a model on the hub.
@@ -198,7 +200,8 @@ impl Task for ModelTask {
         };
         let path = params.path.iter().filter(|_| !params.is_on_hub());
         let template = params.chat_template.iter();
-        path.map(|path| refer("/path", path, FileKind::Tree))
+        let kind = if params.is_gguf() { FileKind::File } else { FileKind::Tree };
+        path.map(|path| refer("/path", path, kind))
             .chain(template.map(|path| refer("/chat_template", path, FileKind::File)))
             .collect()
     }
@@ -229,8 +232,18 @@ impl Task for ModelTask {
             model::init(&config, draw(cx.seed(), params.seed), &folder).map_err(|error| failed(&error))?;
             tokenizer
         } else {
-            copy_flat(cx.files("/path"), &folder)?;
-            let tokenizer = Tokenizer::load(&folder).map_err(|error| failed(&error))?;
+            let vocabulary = match cx.files("/path") {
+                [file] if params.is_gguf() => {
+                    model::convert(file, &folder).map_err(|error| failed(&error))?;
+                    file.clone()
+                }
+                files => {
+                    copy_flat(files, &folder)?;
+                    folder.clone()
+                }
+            };
+            let tokenizer = Tokenizer::load(&vocabulary).map_err(|error| failed(&error))?;
+            cx.metric("weights", check(&folder, &tokenizer)?);
             let Some(source) = &template else { return Ok(()) };
             tokenizer.with_chat_template(source)
         };
@@ -240,7 +253,29 @@ impl Task for ModelTask {
     }
 }
 
+/// Whether a model that was taken can be computed with: its weights are all there and numbers, and every token has a row of
+/// the embedding. Returns the digest of the weights.
+fn check(folder: &Path, tokenizer: &Tokenizer) -> Result<String, TaskError> {
+    let failed = |error: &dyn std::fmt::Display| TaskError::failed(error.to_string());
+    let config = model::verify(folder).map_err(|error| failed(&error))?;
+    let tokens = tokenizer.vocab_size();
+    if tokens > config.vocab_size {
+        let rows = config.vocab_size;
+        let what =
+            format!("the tokenizer has {tokens} tokens and the model rows for {rows}: it is another model's");
+        return Err(TaskError::input(folder, None, what));
+    }
+    let weights = Weights::open(folder).map_err(|error| failed(&error))?;
+    Ok(weights.digest().to_hex().to_string())
+}
+
 impl Params {
+    fn is_gguf(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| {
+            Path::new(path).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        })
+    }
+
     fn is_on_hub(&self) -> bool {
         self.path.as_ref().is_some_and(|path| path.starts_with(HUB))
     }
@@ -316,6 +351,27 @@ mod tests {
                 fs::read(cx.output("model").join(name)).unwrap()
             );
         }
+    }
+
+    #[test]
+    fn a_model_with_the_tokenizer_of_another_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = params(json!({
+            "architecture": { "hidden": 32, "layers": 1, "head_dim": 16, "max_positions": 64 },
+            "tokenizer": { "kind": "characters", "alphabet": "0123456789" },
+        }));
+        let mut cx = TaskCx::for_test(&dir.path().join("made")).build().unwrap();
+        ModelTask::run(&made, &mut cx).unwrap();
+        let folder = cx.output("model");
+        let take = |name: &str| {
+            let mut cx = TaskCx::for_test(&dir.path().join(name)).file("/path", &folder).build().unwrap();
+            ModelTask::run(&params(json!({ "path": "somewhere" })), &mut cx)?;
+            Ok::<_, TaskError>(cx.metrics()["weights"].clone())
+        };
+        assert_eq!(take("good").unwrap(), Weights::open(&folder).unwrap().digest().to_hex().to_string());
+        Tokenizer::bytes(&Specials::chat()).unwrap().save(&folder).unwrap();
+        let fault = take("bad").unwrap_err().to_string();
+        assert!(fault.contains("tokens and the model rows for"), "{fault}");
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl<'a> Worker<'a> {
 
     /// Passes a prompt through the model, once for all its samples.
     pub(super) fn prefill(&mut self, number: usize, request: Request) -> Result<(), GenerateError> {
-        let context = self.model.config().max_position_embeddings;
+        let context = self.model.config().context();
         let vocabulary = self.model.config().vocab_size;
         request.sampling.check().map_err(|source| GenerateError::Sampling { request: number, source })?;
         if request.prompt.is_empty() {
@@ -154,12 +154,10 @@ impl<'a> Worker<'a> {
 
     /// Whether the caches may take one more sequence; one alone always may.
     fn has_room_for(&self, prefilled: &Prefilled) -> bool {
-        let heads = self.model.config().heads();
-        let token_bytes =
-            self.model.config().num_hidden_layers * heads.keys * heads.dim * 2 * size_of::<f32>();
-        let taken = self.active.iter().map(|active| active.request.prompt.len() + active.room).sum::<usize>();
-        let needed = prefilled.request.prompt.len() + prefilled.room;
-        self.active.is_empty() || (taken + needed) * token_bytes <= self.cache_bytes
+        let bytes = |prompt: &[u32], room: usize| self.model.cache_bytes(prompt.len() + room);
+        let taken: usize = self.active.iter().map(|active| bytes(&active.request.prompt, active.room)).sum();
+        let needed = bytes(&prefilled.request.prompt, prefilled.room);
+        self.active.is_empty() || taken + needed <= self.cache_bytes
     }
 }
 

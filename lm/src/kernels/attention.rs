@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::math::{dot, exp, max, sum};
 use super::matmul::{Into, Matrix, PanelView, Panels, multiply, multiply_at};
+use super::norm::HeadPart;
 use super::share::{Shared, share};
 use super::vectorised;
 
@@ -36,6 +37,15 @@ impl Heads {
     /// Places of a row of attention output.
     pub fn out(&self) -> usize {
         self.queries * self.dim
+    }
+
+    /// The queries and the keys inside a row: what is turned by its position.
+    pub(crate) fn turned(&self) -> [HeadPart; 2] {
+        let stride = self.row();
+        [
+            HeadPart { stride, first: self.query(0), count: self.queries },
+            HeadPart { stride, first: self.key(0), count: self.keys },
+        ]
     }
 
     fn scale(&self) -> f32 {

@@ -10,6 +10,8 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bias;
+pub mod mamba;
 pub mod math;
 pub mod matmul;
 pub mod norm;

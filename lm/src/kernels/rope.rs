@@ -1,5 +1,7 @@
 //! Rotary position embedding in the layout of the Llama family: element `i` of a head turns with element `i + half`.
 
+use std::sync::OnceLock;
+
 use super::share::{Shared, share};
 use super::vectorised;
 
@@ -12,34 +14,24 @@ pub enum Turn {
     Backward,
 }
 
-/// Cosines and sines per position.
-#[derive(Clone, Debug)]
+/// Positions whose angles are computed together.
+const PAGE: usize = 512;
+
+/// Cosines and sines per position, computed when a position is first asked for: a model's context may be far longer than
+/// any of its sequences.
+#[derive(Debug)]
 pub struct Rotation {
-    half: usize,
-    /// Per position: `half` cosines, then `half` sines.
-    table: Vec<f32>,
+    /// Radians per position.
+    frequencies: Vec<f32>,
+    /// Per position of a page: as many cosines as there are frequencies, then the sines.
+    pages: Vec<OnceLock<Vec<f32>>>,
 }
 
 impl Rotation {
-    /// Angles for heads of `head_dim` elements at `positions` positions.
-    pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
-        let half = head_dim / 2;
-        let mut table = Vec::with_capacity(positions * head_dim);
-        for position in 0..positions {
-            // Rounded to f32 before the cosine is taken, as the reference implementations do.
-            let angles = (0..half).map(|index| {
-                let frequency = theta.powf(-((2 * index) as f64) / head_dim as f64) as f32;
-                f64::from(position as f32 * frequency)
-            });
-            table.extend(angles.clone().map(|angle| angle.cos() as f32));
-            table.extend(angles.map(|angle| angle.sin() as f32));
-        }
-        Self { half, table }
-    }
-
-    /// Number of positions with an angle.
-    pub fn positions(&self) -> usize {
-        self.table.len() / (2 * self.half)
+    /// Angles at `positions` positions for heads of twice as many elements as there are `frequencies`.
+    pub fn new(frequencies: Vec<f32>, positions: usize) -> Self {
+        let pages = (0..positions.div_ceil(PAGE)).map(|_| OnceLock::new()).collect();
+        Self { frequencies, pages }
     }
 
     /// Turns the first `heads` heads of every row in place; rows are `stride` long.
@@ -47,33 +39,43 @@ impl Rotation {
     /// # Panics
     /// If a position has no angle.
     pub fn apply(&self, rows: &mut [f32], stride: usize, heads: usize, positions: &[u32], turn: Turn) {
+        let half = self.frequencies.len();
         let shared = Shared::new(rows);
         share(positions.len(), 128, |range| {
             // SAFETY: every row is written by one call.
             let rows = unsafe { shared.slice(range.start * stride..range.end * stride) };
-            turn_rows(
-                rows,
-                stride,
-                heads,
-                self.half,
-                &self.table,
-                &positions[range],
-                if turn == Turn::Forward { 1.0 } else { -1.0 },
-            );
+            let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+            for (row, &position) in rows.chunks_exact_mut(stride).zip(&positions[range]) {
+                turn_row(&mut row[..heads * 2 * half], half, self.angles(position as usize), sign);
+            }
         });
+    }
+
+    /// The cosines and sines of a position.
+    fn angles(&self, position: usize) -> &[f32] {
+        let width = 2 * self.frequencies.len();
+        let page = self.pages[position / PAGE].get_or_init(|| {
+            let mut table = Vec::with_capacity(PAGE * width);
+            for position in position / PAGE * PAGE..(position / PAGE + 1) * PAGE {
+                // Rounded to f32 before the cosine is taken, as the reference implementations do.
+                let angles = self.frequencies.iter().map(|frequency| f64::from(position as f32 * frequency));
+                table.extend(angles.clone().map(|angle| angle.cos() as f32));
+                table.extend(angles.map(|angle| angle.sin() as f32));
+            }
+            table
+        });
+        &page[position % PAGE * width..][..width]
     }
 }
 
 vectorised! {
-    fn turn_rows(rows: &mut [f32], stride: usize, heads: usize, half: usize, table: &[f32], positions: &[u32], sign: f32) {
-        for (row, &position) in rows.chunks_exact_mut(stride).zip(positions) {
-            let (cosines, sines) = table[position as usize * 2 * half..][..2 * half].split_at(half);
-            for head in row[..heads * 2 * half].chunks_exact_mut(2 * half) {
-                let (first, second) = head.split_at_mut(half);
-                for (((a, b), cosine), sine) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-                    let sine = sign * sine;
-                    (*a, *b) = (a.mul_add(*cosine, -(*b * sine)), b.mul_add(*cosine, *a * sine));
-                }
+    fn turn_row(heads: &mut [f32], half: usize, angles: &[f32], sign: f32) {
+        let (cosines, sines) = angles.split_at(half);
+        for head in heads.chunks_exact_mut(2 * half) {
+            let (first, second) = head.split_at_mut(half);
+            for (((a, b), cosine), sine) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
+                let sine = sign * sine;
+                (*a, *b) = (a.mul_add(*cosine, -(*b * sine)), b.mul_add(*cosine, *a * sine));
             }
         }
     }

@@ -39,6 +39,11 @@ impl<'a> Shared<'a> {
         Self { pointer: slice.as_mut_ptr(), length: slice.len(), borrow: PhantomData }
     }
 
+    /// Number of places.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     /// The first place, for a caller that writes rows interleaved with those of other threads.
     pub(crate) fn pointer(&self) -> *mut f32 {
         self.pointer

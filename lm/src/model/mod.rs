@@ -1,4 +1,4 @@
-//! Models of the Llama family: their shape, their weights, and running them with a cache.
+//! Decoders: their shape, their weights, and running them with a cache.
 //!
 //! [`Config`] says the shape, [`Places`] where each weight lies in one flat slice, [`Model`] runs the weights for generation.
 //! Training keeps what the way back needs and lives in [`crate::train`]; both use the same kernels on the same layout, so a
@@ -7,14 +7,17 @@
 mod config;
 mod decoder;
 mod parameters;
+mod source;
 mod tape;
 
 use std::path::{Path, PathBuf};
 
-pub use config::{Config, RopeParameters};
+pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
 pub use decoder::{Cache, Model, Turn};
-pub(crate) use parameters::load;
-pub use parameters::{LayerPlaces, Parameter, Places};
+pub use parameters::{
+    AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,
+};
+pub(crate) use source::Source;
 pub(crate) use tape::{Batch, Tape};
 
 /// What can be wrong with a model directory or a device.
@@ -45,6 +48,9 @@ pub enum ModelError {
     /// The weights cannot be read or written.
     #[error(transparent)]
     Weights(#[from] crate::weights::WeightsError),
+    /// A GGUF file cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] crate::gguf::GgufError),
     /// The threads cannot be started.
     #[error("failed to start the worker threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -59,11 +65,47 @@ impl ModelError {
     }
 }
 
+/// A slice of `length` places with any contents.
+pub(crate) fn room(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    buffer.resize(length, 0.0);
+    buffer
+}
+
 /// Writes a model directory with random weights: `config.json` and `model.safetensors`.
 pub fn init(config: &Config, seed: u64, dir: &Path) -> Result<(), ModelError> {
     config.check()?;
     let places = Places::new(config);
     save(config, &places, &parameters::random(config, &places, seed), dir)
+}
+
+/// Reads all weights of a model, in the order of their places.
+pub(crate) fn load(path: &Path) -> Result<(Config, Places, Vec<f32>), ModelError> {
+    let (config, source) = Source::open(path)?;
+    let places = Places::new(&config);
+    source.check(&places)?;
+    let mut weights = Vec::with_capacity(places.total());
+    for parameter in &places.parameters {
+        weights.extend(source.read(parameter)?);
+    }
+    Ok((config, places, weights))
+}
+
+/// Writes the model of a GGUF file as a model directory, its weights widened to 32 bits; its tokenizer is another matter.
+pub fn convert(gguf: &Path, dir: &Path) -> Result<Config, ModelError> {
+    let (config, places, weights) = load(gguf)?;
+    save(&config, &places, &weights, dir)?;
+    Ok(config)
+}
+
+/// Reads every weight of a model once, so that a fault comes to light before anything is computed with it.
+pub fn verify(path: &Path) -> Result<Config, ModelError> {
+    let (config, source) = Source::open(path)?;
+    let places = Places::new(&config);
+    source.check(&places)?;
+    for parameter in &places.parameters {
+        source.read(parameter)?;
+    }
+    Ok(config)
 }
 
 /// Writes a model directory that transformers reads.
@@ -79,4 +121,41 @@ pub(crate) fn save(config: &Config, places: &Places, weights: &[f32], dir: &Path
         .map_err(|source| ModelError::io(&path, source))?;
     crate::weights::save(dir, &parameters::named(places, weights))?;
     Ok(())
+}
+
+/// [`init`] with scales and biases that are not all the same, so that a test notices one that is left out.
+#[cfg(test)]
+pub(crate) fn varied(config: &Config, seed: u64, dir: &Path) {
+    config.check().unwrap();
+    let places = Places::new(config);
+    let mut weights = parameters::random(config, &places, seed);
+    for vector in places.parameters.iter().filter(|parameter| !parameter.is_matrix()) {
+        for (index, weight) in weights[vector.places.clone()].iter_mut().enumerate() {
+            *weight += 0.3 * (index as f32 * 1.7 + seed as f32).sin();
+        }
+    }
+    save(config, &places, &weights, dir).unwrap();
+}
+
+/// The same shape in a family; a hybrid has blocks of every kind.
+#[cfg(test)]
+pub(crate) fn of_family(config: Config, family: Family) -> Config {
+    let mut config = Config { architectures: vec![family.class().to_owned()], ..config };
+    if family == Family::NemotronH {
+        let options = serde_json::json!({
+            "hybrid_override_pattern": "M-M*-M", "mamba_num_heads": 4, "mamba_head_dim": 12, "ssm_state_size": 10,
+            "n_groups": 2, "conv_kernel": 4, "time_step_limit": [0.001, 100.0]
+        });
+        config.other = options.as_object().cloned().unwrap_or_default();
+        config.num_hidden_layers = 6;
+    }
+    if family == Family::Qwen3Moe {
+        let options = serde_json::json!({
+            "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
+            "decoder_sparse_step": 2
+        });
+        config.other = options.as_object().cloned().unwrap_or_default();
+        config.num_hidden_layers = 4;
+    }
+    config
 }

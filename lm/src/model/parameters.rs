@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Config, ModelError};
-use crate::weights::{Saved, Weights};
+use super::{BlockKind, Config, Experts, Family};
+use crate::kernels::activation::Activation;
+use crate::kernels::mamba::MambaShape;
+use crate::kernels::math::ln;
+use crate::weights::Saved;
 
 /// One weight: its name in the file, its shape and its places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,92 +27,270 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// Whether this is a matrix: the others are the scales of normalisations.
+    /// Whether this is a matrix: the others are biases and the scales of normalisations.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
+
+    /// Whether this is added rather than multiplied.
+    pub fn is_bias(&self) -> bool {
+        self.name.rsplit('.').next() == Some("bias")
+    }
 }
 
-/// Places of the weights of one layer.
+/// Places of the weights of one residual block, which adds `mixer(norm(x))` to the stream `x`. A layer of the Llama family is
+/// two of them: attention, then the feed-forward block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockPlaces {
+    /// Scale of the normalisation.
+    pub norm: Range<usize>,
+    /// What the block does.
+    pub mixer: MixerPlaces,
+}
+
+/// Places of the weights between a block's normalisation and its sum.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MixerPlaces {
+    /// Attention over the sequence.
+    Attention(AttentionPlaces),
+    /// A feed-forward block.
+    Feed(FeedPlaces),
+    /// A mixture of feed-forward blocks.
+    Experts(ExpertsPlaces),
+    /// A selective state space.
+    Mamba(MambaPlaces),
+}
+
+/// Places of the weights of attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerPlaces {
-    /// Scale before attention.
-    pub attention_norm: Range<usize>,
+pub struct AttentionPlaces {
     /// Query, key and value projections.
     pub qkv: Range<usize>,
+    /// Their biases, if they have any.
+    pub bias: Option<Range<usize>>,
+    /// Scales of the normalisation of every query head and of every key head, if they are normalised.
+    pub head_norms: Option<[Range<usize>; 2]>,
     /// Projection out of attention.
     pub output: Range<usize>,
-    /// Scale before the feed-forward block.
-    pub feed_norm: Range<usize>,
-    /// Gate and up projections.
-    pub gate_up: Range<usize>,
-    /// Projection out of the feed-forward block.
+}
+
+/// Places of the weights of a feed-forward block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedPlaces {
+    /// Between the projections.
+    pub activation: Activation,
+    /// The projection into the block: gate and up, where it is gated.
+    pub inward: Range<usize>,
+    /// Projection out of the block.
     pub down: Range<usize>,
 }
 
-/// Where every weight lies.
+/// Places of the weights of a mixture of experts.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertsPlaces {
+    /// Projection to a score per expert.
+    pub router: Range<usize>,
+    /// The experts.
+    pub experts: Vec<FeedPlaces>,
+    /// Experts that compute a token.
+    pub chosen: usize,
+    /// Whether their weights are made to add up to 1.
+    pub adds_up_to_one: bool,
+}
+
+/// Places of the weights of a Mamba-2 block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MambaPlaces {
+    /// The block's shape.
+    pub shape: MambaShape,
+    /// Projection into the block.
+    pub inward: Range<usize>,
+    /// The convolution, a row per channel.
+    pub convolution: Range<usize>,
+    /// Its bias, if it has one.
+    pub convolution_bias: Option<Range<usize>>,
+    /// What is added to the raw steps.
+    pub step_bias: Range<usize>,
+    /// ln(-A) of every head.
+    pub a_log: Range<usize>,
+    /// The share of its input that every head passes on.
+    pub d: Range<usize>,
+    /// Scale of the normalisation of the output.
+    pub norm: Range<usize>,
+    /// Projection out of the block.
+    pub output: Range<usize>,
+}
+
+/// Where every weight lies.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Places {
     /// All weights, in order of their places.
     pub parameters: Vec<Parameter>,
     /// The embedding.
     pub embedding: Range<usize>,
-    /// The layers.
-    pub layers: Vec<LayerPlaces>,
-    /// Scale after the last layer.
+    /// The residual blocks.
+    pub blocks: Vec<BlockPlaces>,
+    /// Scale after the last block.
     pub norm: Range<usize>,
     /// The output projection: the embedding's places if the two are tied.
     pub head: Range<usize>,
 }
 
-impl Places {
-    /// The layout for a configuration.
-    pub fn new(config: &Config) -> Self {
-        let heads = config.heads();
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let mut parameters: Vec<Parameter> = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            let start = parameters.last().map_or(0, |last| last.places.end);
-            let places = start..start + shape.iter().product::<usize>();
-            parameters.push(Parameter { name, shape: shape.to_vec(), places: places.clone() });
-            places
+/// The parameters named so far.
+#[derive(Default)]
+struct Layout(Vec<Parameter>);
+
+impl Layout {
+    fn add(&mut self, name: String, shape: &[usize]) -> Range<usize> {
+        let start = self.0.last().map_or(0, |last| last.places.end);
+        let places = start..start + shape.iter().product::<usize>();
+        self.0.push(Parameter { name, shape: shape.to_vec(), places: places.clone() });
+        places
+    }
+
+    /// A projection to `outputs` elements.
+    fn matrix(&mut self, prefix: &str, name: &str, outputs: usize, inputs: usize) -> Range<usize> {
+        self.add(format!("{prefix}.{name}.weight"), &[outputs, inputs])
+    }
+
+    /// The scale of a normalisation.
+    fn norm(&mut self, prefix: &str, name: &str, length: usize) -> Range<usize> {
+        self.add(format!("{prefix}.{name}.weight"), &[length])
+    }
+
+    fn attention(&mut self, config: &Config, prefix: &str) -> MixerPlaces {
+        let (hidden, heads) = (config.hidden_size, config.heads());
+        let widths = [("q_proj", heads.queries), ("k_proj", heads.keys), ("v_proj", heads.keys)]
+            .map(|(name, count)| (name, count * heads.dim));
+        let [query, _, value] = widths.map(|(name, width)| self.matrix(prefix, name, width, hidden));
+        let bias = config.has_qkv_bias().then(|| {
+            let [query, _, value] =
+                widths.map(|(name, width)| self.add(format!("{prefix}.{name}.bias"), &[width]));
+            query.start..value.end
+        });
+        let head_norms = config
+            .has_head_norms()
+            .then(|| ["q_norm", "k_norm"].map(|name| self.norm(prefix, name, heads.dim)));
+        let output = self.matrix(prefix, "o_proj", hidden, heads.out());
+        MixerPlaces::Attention(AttentionPlaces { qkv: query.start..value.end, bias, head_norms, output })
+    }
+
+    fn feed(&mut self, config: &Config, inner: usize, prefix: &str) -> FeedPlaces {
+        let hidden = config.hidden_size;
+        let (activation, names) = match config.family() {
+            Some(Family::NemotronH) => (Activation::SquaredRelu, ["up_proj", "up_proj"]),
+            _ => (Activation::SwiGlu, ["gate_proj", "up_proj"]),
         };
-        let embedding = add("model.embed_tokens.weight".to_owned(), &[config.vocab_size, hidden]);
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| {
-                let mut add =
-                    |name: &str, shape: &[usize]| add(format!("model.layers.{layer}.{name}.weight"), shape);
-                let attention_norm = add("input_layernorm", &[hidden]);
-                let query = add("self_attn.q_proj", &[heads.out(), hidden]);
-                add("self_attn.k_proj", &[heads.keys * heads.dim, hidden]);
-                let value = add("self_attn.v_proj", &[heads.keys * heads.dim, hidden]);
-                let output = add("self_attn.o_proj", &[hidden, heads.out()]);
-                let feed_norm = add("post_attention_layernorm", &[hidden]);
-                let gate = add("mlp.gate_proj", &[inner, hidden]);
-                let up = add("mlp.up_proj", &[inner, hidden]);
-                let down = add("mlp.down_proj", &[hidden, inner]);
-                LayerPlaces {
-                    attention_norm,
-                    qkv: query.start..value.end,
-                    output,
-                    feed_norm,
-                    gate_up: gate.start..up.end,
-                    down,
-                }
-            })
-            .collect();
-        let norm = add("model.norm.weight".to_owned(), &[hidden]);
+        let first = self.matrix(prefix, names[0], inner, hidden);
+        let last = match activation {
+            Activation::SwiGlu => self.matrix(prefix, names[1], inner, hidden),
+            Activation::SquaredRelu => first.clone(),
+        };
+        let down = self.matrix(prefix, "down_proj", hidden, inner);
+        FeedPlaces { activation, inward: first.start..last.end, down }
+    }
+
+    fn experts(&mut self, config: &Config, options: &Experts, prefix: &str) -> MixerPlaces {
+        let router = self.matrix(prefix, "gate", options.num_experts, config.hidden_size);
+        let inner = options.moe_intermediate_size;
+        let experts = 0..options.num_experts;
+        MixerPlaces::Experts(ExpertsPlaces {
+            router,
+            experts: experts
+                .map(|expert| self.feed(config, inner, &format!("{prefix}.experts.{expert}")))
+                .collect(),
+            chosen: options.num_experts_per_tok,
+            adds_up_to_one: options.norm_topk_prob,
+        })
+    }
+
+    fn mamba(&mut self, hidden: usize, shape: MambaShape, has_bias: bool, prefix: &str) -> MixerPlaces {
+        let (heads, channels) = (&[shape.heads], shape.channels());
+        MixerPlaces::Mamba(MambaPlaces {
+            shape,
+            inward: self.matrix(prefix, "in_proj", shape.row(), hidden),
+            convolution: self.add(format!("{prefix}.conv1d.weight"), &[channels, 1, shape.kernel]),
+            convolution_bias: has_bias.then(|| self.add(format!("{prefix}.conv1d.bias"), &[channels])),
+            step_bias: self.add(format!("{prefix}.dt_bias"), heads),
+            a_log: self.add(format!("{prefix}.A_log"), heads),
+            d: self.add(format!("{prefix}.D"), heads),
+            norm: self.norm(prefix, "norm", shape.inner()),
+            output: self.matrix(prefix, "out_proj", hidden, shape.inner()),
+        })
+    }
+}
+
+/// What a family calls its parts.
+struct Names {
+    /// All but the head.
+    model: &'static str,
+    embedding: &'static str,
+    norm: &'static str,
+    /// The normalisation and the mixer of the blocks of a layer.
+    blocks: &'static [[&'static str; 2]],
+}
+
+impl Names {
+    fn of(family: Option<Family>) -> Self {
+        match family {
+            Some(Family::NemotronH) => Self {
+                model: "backbone",
+                embedding: "embeddings",
+                norm: "norm_f",
+                blocks: &[["norm", "mixer"]],
+            },
+            _ => Self {
+                model: "model",
+                embedding: "embed_tokens",
+                norm: "norm",
+                blocks: &[["input_layernorm", "self_attn"], ["post_attention_layernorm", "mlp"]],
+            },
+        }
+    }
+}
+
+impl Places {
+    /// The layout for a configuration that was checked.
+    pub fn new(config: &Config) -> Self {
+        let (mut layout, hidden) = (Layout::default(), config.hidden_size);
+        let names = Names::of(config.family());
+        let (mamba, experts) = (config.mamba(), config.experts());
+        let embedding = layout.matrix(names.model, names.embedding, config.vocab_size, hidden);
+        let mut blocks = Vec::new();
+        for (layer, kinds) in config.layers().into_iter().enumerate() {
+            for (kind, [norm, mixer]) in kinds.into_iter().zip(names.blocks) {
+                let prefix = format!("{}.layers.{layer}", names.model);
+                let norm = layout.norm(&prefix, norm, hidden);
+                let prefix = format!("{prefix}.{mixer}");
+                let mixer = match (kind, mamba, &experts) {
+                    (BlockKind::Mamba, Some((shape, has_bias)), _) => {
+                        layout.mamba(hidden, shape, has_bias, &prefix)
+                    }
+                    (BlockKind::Experts, _, Some(options)) => layout.experts(config, options, &prefix),
+                    (BlockKind::Attention, ..) => layout.attention(config, &prefix),
+                    _ => MixerPlaces::Feed(layout.feed(config, config.intermediate_size, &prefix)),
+                };
+                blocks.push(BlockPlaces { norm, mixer });
+            }
+        }
+        let norm = layout.norm(names.model, names.norm, hidden);
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            add("lm_head.weight".to_owned(), &[config.vocab_size, hidden])
+            layout.add("lm_head.weight".to_owned(), &[config.vocab_size, hidden])
         };
-        Self { parameters, embedding, layers, norm, head }
+        Self { parameters: layout.0, embedding, blocks, norm, head }
     }
 
     /// Number of weights.
     pub fn total(&self) -> usize {
         self.parameters.last().map_or(0, |last| last.places.end)
+    }
+
+    /// The parameters that fill `places`, which is one of this layout's ranges.
+    pub fn within(&self, places: &Range<usize>) -> &[Parameter] {
+        let at = |place| self.parameters.partition_point(|parameter| parameter.places.start < place);
+        &self.parameters[at(places.start)..at(places.end)]
     }
 }
 
@@ -118,13 +298,27 @@ impl Places {
 pub(crate) fn random(config: &Config, places: &Places, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut weights = vec![1.0; places.total()];
+    for bias in places.parameters.iter().filter(|parameter| parameter.is_bias()) {
+        weights[bias.places.clone()].fill(0.0);
+    }
+    for decay in places.parameters.iter().filter(|parameter| parameter.name.ends_with(".A_log")) {
+        for (head, weight) in weights[decay.places.clone()].iter_mut().enumerate() {
+            *weight = ln((head + 1) as f64) as f32;
+        }
+    }
     let deviation = 1.0 / (config.hidden_size as f64).sqrt();
     let residual = deviation / (2.0 * config.num_hidden_layers as f64).sqrt();
     for parameter in places.parameters.iter().filter(|parameter| parameter.is_matrix()) {
-        let adds = parameter.name.ends_with("o_proj.weight") || parameter.name.ends_with("down_proj.weight");
-        let deviation =
-            if parameter.places == places.embedding { 0.02_f64.max(deviation / 4.0) } else { deviation };
-        let deviation = if adds { residual } else { deviation };
+        let adds = ["o_proj.weight", "down_proj.weight", "out_proj.weight"]
+            .into_iter()
+            .any(|name| parameter.name.ends_with(name));
+        let deviation = match parameter.shape.as_slice() {
+            _ if adds => residual,
+            _ if parameter.places == places.embedding => 0.02_f64.max(deviation / 4.0),
+            // A convolution: few inputs for each output.
+            [_, 1, kernel] => 1.0 / (*kernel as f64).sqrt(),
+            _ => deviation,
+        };
         for weight in &mut weights[parameter.places.clone()] {
             *weight = (normal(&mut random) * deviation) as f32;
         }
@@ -135,16 +329,6 @@ pub(crate) fn random(config: &Config, places: &Places, seed: u64) -> Vec<f32> {
 /// A standard normal number: a sum of twelve uniform ones, which needs no library function and is exact on every machine.
 fn normal(random: &mut ChaCha8Rng) -> f64 {
     (0..12).map(|_| f64::from(random.next_u32()) / 4_294_967_296.0).sum::<f64>() - 6.0
-}
-
-/// Reads the weights of a model directory, of any floating-point type, in one file or several.
-pub(crate) fn load(dir: &Path, places: &Places) -> Result<Vec<f32>, ModelError> {
-    let stored = Weights::open(dir)?;
-    let mut weights = Vec::with_capacity(places.total());
-    for parameter in &places.parameters {
-        weights.extend(stored.floats(&parameter.name, &parameter.shape)?);
-    }
-    Ok(weights)
 }
 
 /// The weights by name.

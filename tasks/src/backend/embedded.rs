@@ -176,7 +176,7 @@ impl Embedded {
             .render(&messages, true, &sampling.template)
             .map_err(|error| failure(error.to_string()))?;
         let prompt = self.tokenizer.encode(&text).map_err(|error| failure(error.to_string()))?;
-        let context = self.model.config().max_position_embeddings;
+        let context = self.model.config().context();
         if prompt.is_empty() || prompt.len() >= context {
             return Err(failure(format!(
                 "the prompt has {} tokens; the model's context is {context}",

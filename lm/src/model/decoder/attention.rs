@@ -1,0 +1,111 @@
+//! Attention of new tokens over the caches of their sequences.
+
+use super::{Pass, Scratch, Turn, WeightReader};
+use crate::kernels::Panels;
+use crate::kernels::attention::{Heads, KEPT, STRIP, attend};
+use crate::kernels::bias::add_bias;
+use crate::kernels::matmul::{Into, Matrix, matmul_packed};
+use crate::kernels::norm::head_norm;
+use crate::kernels::rope;
+use crate::kernels::share::{Shared, share};
+use crate::model::{AttentionPlaces, ModelError, room};
+
+/// The weights of attention, packed for products.
+#[derive(Debug)]
+pub(super) struct Attention {
+    /// Its number among the model's attention layers, for the cache.
+    layer: usize,
+    qkv: Panels,
+    bias: Option<Vec<f32>>,
+    head_norms: Option<[Vec<f32>; 2]>,
+    output: Panels,
+}
+
+impl Attention {
+    pub(super) fn read(
+        reader: &WeightReader<'_>,
+        places: &AttentionPlaces,
+        layer: usize,
+    ) -> Result<Self, ModelError> {
+        let head_norms = match &places.head_norms {
+            Some([query, key]) => Some([reader.vector(query)?, reader.vector(key)?]),
+            None => None,
+        };
+        Ok(Self {
+            layer,
+            qkv: reader.panels(&places.qkv)?,
+            bias: places.bias.as_ref().map(|bias| reader.vector(bias)).transpose()?,
+            head_norms,
+            output: reader.panels(&places.output)?,
+        })
+    }
+
+    /// Adds the block's output to the stream `x`.
+    pub(super) fn add(
+        &self,
+        pass: &Pass<'_>,
+        turns: &mut [Turn<'_>],
+        normed: &[f32],
+        x: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let (rows, heads) = (pass.positions.len(), pass.heads);
+        let qkv = room(&mut scratch.inner, rows * heads.row());
+        matmul_packed(qkv, Matrix::new(normed, rows, pass.hidden), &self.qkv, Into::Replace);
+        if let Some(bias) = &self.bias {
+            add_bias(qkv, bias);
+        }
+        if let Some(norms) = &self.head_norms {
+            for (part, norm) in heads.turned().into_iter().zip(norms) {
+                let scales = room(&mut scratch.scales, rows * part.count);
+                head_norm(qkv, part, norm, pass.epsilon, scales);
+            }
+        }
+        if let Some(rotation) = pass.rotation {
+            let turning = heads.queries + heads.keys;
+            rotation.apply(qkv, heads.row(), turning, pass.positions, rope::Turn::Forward);
+        }
+        for (turn, &end) in turns.iter_mut().zip(pass.ends) {
+            let first = end - turn.tokens.len();
+            turn.cache.put(self.layer, &qkv[first * heads.row()..end * heads.row()]);
+        }
+        let attended = room(&mut scratch.outer, rows * heads.out());
+        attend_turns(heads, self.layer, turns, pass.ends, qkv, attended);
+        matmul_packed(x, Matrix::new(attended, rows, heads.out()), &self.output, Into::Accumulate);
+    }
+}
+
+/// Attention of every turn's new tokens over its cache, which holds them already.
+fn attend_turns(
+    heads: Heads,
+    layer: usize,
+    turns: &[Turn<'_>],
+    ends: &[usize],
+    qkv: &[f32],
+    out: &mut [f32],
+) {
+    let out = Shared::new(out);
+    share(turns.len() * heads.keys, 1, |tasks| {
+        let (mut scores, mut kept) = (Vec::new(), [0.0; STRIP * KEPT]);
+        for task in tasks {
+            let (turn, key_head) = (task / heads.keys, task % heads.keys);
+            let (start, end) = (ends[turn] - turns[turn].tokens.len(), ends[turn]);
+            let cache = &*turns[turn].cache;
+            let (keys, values) = cache.views(layer, key_head, cache.len() + (end - start));
+            for head in heads.group(key_head) {
+                for first in (start..end).step_by(STRIP) {
+                    let count = (end - first).min(STRIP);
+                    let place = first * heads.row() + head * heads.dim;
+                    let queries = Matrix::strided(&qkv[place..], count, heads.dim, heads.row());
+                    let position = cache.len() + first - start;
+                    let kept = &mut kept[..count * KEPT];
+                    // SAFETY: each task writes the rows of its turn in the columns of its heads.
+                    unsafe {
+                        let out = out.pointer().add(first * heads.out() + head * heads.dim);
+                        attend(heads, queries, position, keys, values, &mut scores, kept, out, heads.out());
+                    }
+                }
+            }
+        }
+    });
+}
