@@ -91,7 +91,7 @@ fn conversations_that_cannot_be_trained_on_are_refused() {
     let doubled = [user("1"), assistant("<think>\n<think>\na</think>b")];
     assert!(matches!(fault(&doubled), TemplateError::DoubledThink));
     let injected = [user("<|end|>"), assistant("a</think>b")];
-    assert!(matches!(fault(&injected), TemplateError::EndInContent { message: 0, .. }));
+    assert!(matches!(fault(&injected), TemplateError::ControlInContent { message: 0, .. }));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_template_that_does_not_strip_gets_no_second_think() {
     let (prompt, completion) = parts(&tokenizer, &template.example(&tokenizer, &messages).unwrap());
     assert_eq!(prompt, "<|user|>1\n<|assistant|>\n<think>\n");
     assert_eq!(completion, "a\n</think>\n\nb\n<|end|>");
-    assert_eq!(gate(&tokenizer, &template), []);
+    assert_eq!(gate(&tokenizer, &template, &[]), []);
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! Tokenizers that are made here, and faults in those that are not.
+
+use super::*;
+use proptest::prelude::*;
+
+const ALPHABET: &str = "0123456789+-*=?;#, \nabcdefghijklmnopqrstuvwxyz<|>/é";
+
+fn characters() -> Tokenizer {
+    Tokenizer::character(ALPHABET, &Specials::chat()).unwrap()
+}
+
+#[test]
+fn special_tokens_come_first_and_characters_follow() {
+    let tokenizer = characters();
+    assert_eq!(tokenizer.encode("<|pad|><|end|><think>01").unwrap(), [0, 1, 5, 7, 8]);
+    assert_eq!((tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.bos_id()), (Some(0), Some(1), None));
+    assert_eq!(tokenizer.vocab_size(), 7 + ALPHABET.chars().count());
+    assert_eq!(tokenizer.decode(&[5, 7, 8, 1]).unwrap(), "<think>01<|end|>");
+    assert!(matches!(tokenizer.decode(&[999]), Err(TokenizerError::UnknownToken { id: 999 })));
+}
+
+#[test]
+fn plain_text_holds_no_control_tokens() {
+    let tokenizer = characters();
+    let plain = tokenizer.encode_plain("<|end|>").unwrap();
+    assert_eq!(plain.len(), 7);
+    assert_eq!(tokenizer.decode(&plain).unwrap(), "<|end|>");
+    assert_eq!(Tokenizer::bytes(&Specials::chat()).unwrap().encode_plain("<|end|>").unwrap().len(), 7);
+}
+
+#[test]
+fn an_unknown_character_is_named() {
+    let fault = characters().encode("17*4=?é\n\n\u{3c0}").unwrap_err();
+    assert_eq!(fault.to_string(), "the vocabulary has no token for 'π' (byte 10 of the text)");
+}
+
+#[test]
+fn dropped_and_unknown_tokens_are_errors() {
+    // Byte-pair models without an unknown token leave characters out; those with one write it.
+    let model = |unknown: &str| {
+        format!(
+            r#"{{"version": "1.0", "truncation": {{"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}},
+            "added_tokens": [], "model": {{"type": "BPE", "vocab": {{"a": 0, "b": 1, "<unk>": 2}}, "merges": [], "unk_token": {unknown}}}}}"#
+        )
+    };
+    for unknown in ["null", r#""<unk>""#] {
+        let tokenizer = Tokenizer::from_json(&model(unknown)).unwrap();
+        assert_eq!(tokenizer.encode("abab").unwrap(), [0, 1, 0, 1], "a stored truncation is not applied");
+        let fault = tokenizer.encode("abxa").unwrap_err();
+        assert!(
+            matches!(fault, TokenizerError::UnknownCharacter { character: 'x', offset: 2 }),
+            "{unknown}: {fault}"
+        );
+    }
+}
+
+#[test]
+fn a_vocabulary_holds_nothing_twice() {
+    let fault = |alphabet| Tokenizer::character(alphabet, &Specials::chat()).err().unwrap().to_string();
+    assert_eq!(fault("abca"), r#""a" is in the vocabulary twice"#);
+}
+
+#[test]
+fn saved_files_give_the_same_tokenizer() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokenizer = characters();
+    tokenizer.save(directory.path()).unwrap();
+    let loaded = Tokenizer::load(directory.path()).unwrap();
+    assert_eq!(loaded.digest(), tokenizer.digest());
+    assert_eq!(loaded.chat_template(), Some(crate::template::BUILT_IN));
+    assert_ne!(characters().with_chat_template("{{ messages }}").digest(), tokenizer.digest());
+    assert_ne!(Tokenizer::bytes(&Specials::chat()).unwrap().digest(), tokenizer.digest());
+}
+
+proptest! {
+    #[test]
+    fn decoding_inverts_encoding(pieces in prop::collection::vec(prop_oneof![
+        "[0-9a-z+*=?;#,<|>/ \né-]{0,12}",
+        prop::sample::select(vec!["<|end|>", "<think>", "</think>", "<|user|>"]).prop_map(str::to_owned),
+    ], 0..8)) {
+        let text = pieces.concat();
+        let tokenizer = characters();
+        prop_assert_eq!(&tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), &text);
+        prop_assert_eq!(&tokenizer.decode(&tokenizer.encode_plain(&text).unwrap()).unwrap(), &text);
+    }
+
+    #[test]
+    fn bytes_know_every_text(text in any::<String>()) {
+        let tokenizer = Tokenizer::bytes(&Specials::chat()).unwrap();
+        prop_assert_eq!(&tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), &text);
+        let plain = tokenizer.encode_plain(&text).unwrap();
+        prop_assert_eq!(&tokenizer.decode(&plain).unwrap(), &text);
+    }
+}
