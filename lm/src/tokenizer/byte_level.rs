@@ -44,6 +44,22 @@ pub(super) fn written(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| LETTERS[byte as usize]).collect()
 }
 
+/// The byte that each character up to U+0143 stands for.
+const BYTES: [Option<u8>; 0x144] = {
+    let mut bytes = [None; 0x144];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[LETTERS[byte] as usize] = Some(byte as u8);
+        byte += 1;
+    }
+    bytes
+};
+
+/// The bytes of what a byte-level vocabulary has written, if all its characters stand for some.
+pub(super) fn bytes_of(written: &str) -> Option<Vec<u8>> {
+    written.chars().map(|letter| BYTES.get(letter as usize).copied().flatten()).collect()
+}
+
 /// A token that is not made by merging, such as one that begins a turn.
 #[derive(Debug, Clone)]
 pub(super) struct Added {
@@ -192,6 +208,9 @@ mod tests {
         let letters: std::collections::BTreeSet<char> = LETTERS.into_iter().collect();
         assert_eq!(letters.len(), 256);
         assert_eq!(written(b" \na\xc3\xbc"), "ĠĊaÃ¼");
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        assert_eq!(bytes_of(&written(&all)), Some(all));
+        assert_eq!((bytes_of("a b"), bytes_of("\u{144}")), (None, None));
     }
 
     #[test]

@@ -59,8 +59,10 @@ fn gpt_oss() -> Option<Tokenizer> {
 /// Texts have these ids, written control tokens taken as text, and the ids these texts.
 fn check_texts(tokenizer: &Tokenizer, rows: &[Row]) {
     assert!(rows.len() > 300, "{} texts", rows.len());
+    assert!(tokenizer.encoder.is_some());
     for row in rows {
         assert_eq!(tokenizer.encode_plain(&row.text).unwrap(), row.ids, "{:?}", row.text);
+        assert_eq!(tokenizer.encode_by_library(&row.text, true).unwrap(), row.ids, "{:?}", row.text);
         assert_eq!(tokenizer.decode(&row.ids).unwrap(), row.text);
     }
 }

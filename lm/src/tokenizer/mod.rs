@@ -10,13 +10,16 @@
 mod base64;
 mod byte_level;
 mod configuration;
+mod encoder;
 mod files;
 mod gguf;
 mod made;
 mod rename;
 mod split;
+mod table;
 mod tekken;
 mod tiktoken;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,6 +28,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 pub(crate) use configuration::Configuration;
+use encoder::Encoder;
 pub use made::Specials;
 pub use rename::Reserved;
 
@@ -128,6 +132,8 @@ pub struct Tokenizer {
     files: BTreeMap<String, Vec<u8>>,
     configuration: Configuration,
     inner: tokenizers::Tokenizer,
+    /// The same for encoding, where the vocabulary is of the kind that it knows.
+    encoder: Option<Encoder>,
     /// The same, but taking control tokens in a text as text; made when first asked for.
     plain: OnceLock<tokenizers::Tokenizer>,
     /// For each id below the vocabulary's size, whether there is such a token.
@@ -189,7 +195,8 @@ impl Tokenizer {
         let control = control.map(|token| token.content).collect();
         let configuration = Configuration::from_files(&files)?;
         let unknown = unknown.map_or(Unknown::Dropped, Unknown::Token);
-        Ok(Self { files, configuration, inner, plain: OnceLock::new(), known, control, unknown })
+        let encoder = Encoder::of(&content);
+        Ok(Self { files, configuration, inner, encoder, plain: OnceLock::new(), known, control, unknown })
     }
 
     /// The same tokenizer with another chat template.
@@ -230,11 +237,24 @@ impl Tokenizer {
 
     /// The tokens of a text in which special tokens are recognised, as in a rendered conversation.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.encode_by(&self.inner, text)
+        match &self.encoder {
+            Some(encoder) => Ok(encoder.encode(text, false)),
+            None => self.encode_by_library(text, false),
+        }
     }
 
     /// The tokens of a text in which control tokens are taken for the characters they are written with.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        match &self.encoder {
+            Some(encoder) => Ok(encoder.encode(text, true)),
+            None => self.encode_by_library(text, true),
+        }
+    }
+
+    fn encode_by_library(&self, text: &str, plain: bool) -> Result<Vec<u32>, TokenizerError> {
+        if !plain {
+            return self.encode_by(&self.inner, text);
+        }
         let plain = self.plain.get_or_init(|| {
             let mut plain = self.inner.clone();
             plain.set_encode_special_tokens(true);

@@ -72,6 +72,53 @@ fn saved_files_give_the_same_tokenizer() {
     assert_ne!(Tokenizer::bytes(&Specials::chat()).unwrap().digest(), tokenizer.digest());
 }
 
+/// A small byte-level vocabulary with merges, some of which overlap, and the pre-tokenizer of each format.
+fn merging(split: split::Split) -> Tokenizer {
+    let words =
+        ["ab", "ba", "aa", "aaa", "aba", "abab", " a", " ab", "\n\n", "  ", "   ", "12", "é", "'s", "<t"];
+    let mut ranks: BTreeMap<u32, Vec<u8>> = (0..=255_u8).map(|byte| (byte.into(), vec![byte])).collect();
+    ranks.extend((256..).zip(words.map(|word| word.as_bytes().to_vec())));
+    let token = |id, content: &str, control| byte_level::Added { id, content: content.to_owned(), control };
+    let added = vec![token(300, "<think>", false), token(301, "<|end|>", true), token(302, "<|end|>x", true)];
+    let json = byte_level::ByteLevel::from_ranks(&ranks, 0, added, split).unwrap().to_json().unwrap();
+    Tokenizer::from_json(std::str::from_utf8(&json).unwrap()).unwrap()
+}
+
+fn splits() -> Vec<Tokenizer> {
+    let gguf = ["gpt-2", "smollm", "llama-bpe", "tekken", "gpt-4o", "smaug-bpe"];
+    let gguf = gguf.map(|name| split::Split::of_gguf(name).unwrap());
+    let tokenizers: Vec<Tokenizer> =
+        gguf.into_iter().chain(split::Split::of_tiktoken("o200k_base")).map(merging).collect();
+    assert!(tokenizers.iter().all(|tokenizer| tokenizer.encoder.is_some()));
+    tokenizers
+}
+
+/// Texts of what pre-tokenizers tell apart.
+fn texts() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        "[ab]{1,9}",
+        "[ \t\n\r\u{a0}\u{3000}]{1,6}",
+        "[a-zA-Z'sStTlLéǅʰ\u{301}ſ漢]{1,6}",
+        "[0-9½Ⅷ٣]{1,5}",
+        "\\PC{0,4}",
+        any::<String>(),
+        prop::sample::select(vec!["<|end|>", "<think>", "<|end|>x", "<t", "/\n", "'ll", " 'S"])
+            .prop_map(str::to_owned),
+    ];
+    prop::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn long_words_and_long_white_space_are_as_in_the_library() {
+    let texts =
+        ["ab".repeat(3000), "aab".repeat(40), " ".repeat(500) + "a", "\n \n".repeat(80), "é".repeat(99)];
+    for tokenizer in splits() {
+        for text in &texts {
+            assert_eq!(tokenizer.encode(text).unwrap(), tokenizer.encode_by_library(text, false).unwrap());
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn decoding_inverts_encoding(pieces in prop::collection::vec(prop_oneof![
@@ -90,5 +137,16 @@ proptest! {
         prop_assert_eq!(&tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), &text);
         let plain = tokenizer.encode_plain(&text).unwrap();
         prop_assert_eq!(&tokenizer.decode(&plain).unwrap(), &text);
+    }
+
+    #[test]
+    fn the_encoder_gives_the_librarys_ids(text in texts()) {
+        for tokenizer in splits() {
+            for plain in [false, true] {
+                let ids = tokenizer.encoder.as_ref().unwrap().encode(&text, plain);
+                prop_assert_eq!(&ids, &tokenizer.encode_by_library(&text, plain).unwrap(), "{:?}", text);
+                prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text.as_str());
+            }
+        }
     }
 }
