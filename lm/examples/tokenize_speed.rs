@@ -32,6 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         tokens += tokenizer.encode_plain(text)?.len();
     }
     let speed = bytes as f64 / 1e6 / begin.elapsed().as_secs_f64();
-    println!("{}", serde_json::json!({ "load_s": load, "mb_per_s": speed, "bytes": bytes, "tokens": tokens }));
+    println!(
+        "{}",
+        serde_json::json!({ "load_s": load, "mb_per_s": speed, "bytes": bytes, "tokens": tokens })
+    );
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(super) struct Encoder {
     words: Words,
     /// Tokens that a word of their text is.
     whole: TokenTable,
-    /// The token of each byte.
+    /// The token of each byte; some vocabularies lack a few that hardly occur.
     bytes: [u32; 256],
     /// The rank of a merge and the token it makes, by the two tokens.
     merges: PairTable,
@@ -32,8 +32,9 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// The encoder of a `tokenizer.json`, if the file says nothing that is not understood here.
-    pub(super) fn of(content: &Value) -> Option<Self> {
+    /// The encoder of a `tokenizer.json`, if the file says nothing that is not understood here. `ids` are those of its
+    /// vocabulary.
+    pub(super) fn of(content: &Value, ids: &TokenTable) -> Option<Self> {
         let model = &content["model"];
         let absent = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"];
         let simple = model["type"].as_str().is_none_or(|kind| kind == "BPE")
@@ -46,84 +47,80 @@ impl Encoder {
         let words = Words::of(&content["pre_tokenizer"])?;
 
         let vocabulary = model["vocab"].as_object()?;
-        let id_of = |token: &str| {
-            let id = u32::try_from(vocabulary.get(token)?.as_u64()?).ok()?;
-            (id != NONE).then_some(id)
-        };
         let mut tokens = Vec::with_capacity(vocabulary.len());
         let mut bytes = [NONE; 256];
         for text in vocabulary.keys() {
             // Control tokens may be written with other characters; no word of a text is one of those.
             let Some(token) = bytes_of(text) else { continue };
-            let id = id_of(text)?;
+            let id = ids.get(text.as_bytes())?;
             if let [byte] = token[..] {
                 bytes[byte as usize] = id;
             }
             tokens.push((token, id));
         }
-        if bytes.contains(&NONE) {
-            return None;
-        }
-        let merges = model["merges"].as_array()?;
-        let mut pairs = PairTable::with_capacity(merges.len());
-        for (rank, merge) in (0..).zip(merges) {
-            let (left, right) = match merge.as_str() {
-                Some(text) => text.split_once(' ')?,
-                None => merge[0].as_str().zip(merge[1].as_str())?,
-            };
-            pairs.insert((id_of(left)?, id_of(right)?), (rank, id_of(&format!("{left}{right}"))?));
+        let list = model["merges"].as_array()?;
+        let mut merges = PairTable::with_capacity(list.len());
+        let mut whole = Vec::new();
+        for (rank, merge) in (0..).zip(list) {
+            let (left, right) = parts(merge)?;
+            whole.clear();
+            whole.extend_from_slice(left.as_bytes());
+            whole.extend_from_slice(right.as_bytes());
+            let pair = (ids.get(left.as_bytes())?, ids.get(right.as_bytes())?);
+            merges.insert(pair, (rank, ids.get(&whole)?));
         }
 
         let (added, plain) = AddedTokens::of(&content["added_tokens"])?;
-        let mut encoder = Self {
-            words,
-            whole: TokenTable::with_capacity(tokens.len()),
-            bytes,
-            merges: pairs,
-            added,
-            plain,
-        };
+        let whole = TokenTable::with_capacity(tokens.len());
+        let mut encoder = Self { words, whole, bytes, merges, added, plain };
         let mut scratch = Scratch::default();
         for (token, id) in tokens {
             // Where the merges decide, a token that they do not lead to is never a word's.
-            if model["ignore_merges"] == true || encoder.merged(&token, &mut scratch) == [id] {
+            if model["ignore_merges"] == true || encoder.merged(&token, &mut scratch) == Some(&[id]) {
                 encoder.whole.insert(&token, id);
             }
         }
         Some(encoder)
     }
 
-    /// The tokens of a text; with `plain`, control tokens in it are taken for the characters they are written with.
-    pub(super) fn encode(&self, text: &str, plain: bool) -> Vec<u32> {
+    /// The tokens of a text, if it has no byte without a token; with `plain`, control tokens in it are taken for the
+    /// characters they are written with.
+    pub(super) fn encode(&self, text: &str, plain: bool) -> Option<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut scratch = Scratch::default();
         let added = if plain { &self.plain } else { &self.added };
         let mut start = 0;
         while let Some((at, length, id)) = added.find(text, start) {
-            self.encode_part(&text[start..at], &mut ids, &mut scratch);
+            self.encode_part(&text[start..at], &mut ids, &mut scratch)?;
             ids.push(id);
             start = at + length;
         }
-        self.encode_part(&text[start..], &mut ids, &mut scratch);
-        ids
+        self.encode_part(&text[start..], &mut ids, &mut scratch)?;
+        Some(ids)
     }
 
-    fn encode_part(&self, text: &str, ids: &mut Vec<u32>, scratch: &mut Scratch) {
-        self.words.each(text, |word| match self.whole.get(word.as_bytes()) {
-            Some(id) => ids.push(id),
-            None => ids.extend_from_slice(self.merged(word.as_bytes(), scratch)),
-        });
+    fn encode_part(&self, text: &str, ids: &mut Vec<u32>, scratch: &mut Scratch) -> Option<()> {
+        self.words.try_each(text, &mut |word: &str| {
+            match self.whole.get(word.as_bytes()) {
+                Some(id) => ids.push(id),
+                None => ids.extend_from_slice(self.merged(word.as_bytes(), scratch)?),
+            }
+            Some(())
+        })
     }
 
     /// The tokens of a word by its merges: always that of the lowest rank, and of several such the first.
-    fn merged<'a>(&self, word: &[u8], scratch: &'a mut Scratch) -> &'a [u32] {
+    fn merged<'a>(&self, word: &[u8], scratch: &'a mut Scratch) -> Option<&'a [u32]> {
         let Scratch { ids, ranks, heap, next, previous } = scratch;
         ids.clear();
         ids.extend(word.iter().map(|&byte| self.bytes[byte as usize]));
+        if ids.contains(&NONE) {
+            return None;
+        }
         let rank = |left: u32, right: u32| self.merges.get((left, right)).map_or(NONE, |(rank, _)| rank);
         if word.len() > LONG_WORD {
             self.merge_long(ids, heap, next, previous);
-            return ids;
+            return Some(ids);
         }
         ranks.clear();
         ranks.extend(ids.windows(2).map(|pair| rank(pair[0], pair[1])));
@@ -139,7 +136,7 @@ impl Encoder {
                 ranks[at] = rank(merged, ids[at + 1]);
             }
         }
-        ids
+        Some(ids)
     }
 
     /// The same in n log n steps: merges that could be made wait in a heap, and those that no longer can are passed over.
@@ -184,6 +181,14 @@ impl Encoder {
             }
         }
         ids.retain(|&id| id != NONE);
+    }
+}
+
+/// The two tokens of a merge, which is a list or a text with a blank.
+pub(super) fn parts(merge: &Value) -> Option<(&str, &str)> {
+    match merge.as_str() {
+        Some(text) => text.split_once(' '),
+        None => merge[0].as_str().zip(merge[1].as_str()),
     }
 }
 

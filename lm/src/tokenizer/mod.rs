@@ -31,6 +31,7 @@ pub(crate) use configuration::Configuration;
 use encoder::Encoder;
 pub use made::Specials;
 pub use rename::Reserved;
+use table::TokenTable;
 
 /// The file that holds vocabulary and rules.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -170,7 +171,8 @@ impl Tokenizer {
         let fault = |reason: String| TokenizerError::content(TOKENIZER_FILE, reason);
         let bytes = files.get(TOKENIZER_FILE).ok_or_else(|| fault("it is absent".to_owned()))?;
         let content: Value = serde_json::from_slice(bytes).map_err(|error| fault(error.to_string()))?;
-        check_merges(&content["model"]).map_err(fault)?;
+        let ids = ids(&content["model"]["vocab"]);
+        check_merges(&content["model"], &ids).map_err(fault)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
         check_added(&content["added_tokens"], &inner).map_err(fault)?;
         // A saved tokenizer may carry the cut and the padding of whoever saved it; both would alter texts silently.
@@ -195,7 +197,7 @@ impl Tokenizer {
         let control = control.map(|token| token.content).collect();
         let configuration = Configuration::from_files(&files)?;
         let unknown = unknown.map_or(Unknown::Dropped, Unknown::Token);
-        let encoder = Encoder::of(&content);
+        let encoder = Encoder::of(&content, &ids);
         Ok(Self { files, configuration, inner, encoder, plain: OnceLock::new(), known, control, unknown })
     }
 
@@ -237,18 +239,18 @@ impl Tokenizer {
 
     /// The tokens of a text in which special tokens are recognised, as in a rendered conversation.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match &self.encoder {
-            Some(encoder) => Ok(encoder.encode(text, false)),
-            None => self.encode_by_library(text, false),
-        }
+        self.encode_as(text, false)
     }
 
     /// The tokens of a text in which control tokens are taken for the characters they are written with.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        match &self.encoder {
-            Some(encoder) => Ok(encoder.encode(text, true)),
-            None => self.encode_by_library(text, true),
-        }
+        self.encode_as(text, true)
+    }
+
+    fn encode_as(&self, text: &str, plain: bool) -> Result<Vec<u32>, TokenizerError> {
+        // The library also finds what cannot be expressed.
+        let ids = self.encoder.as_ref().and_then(|encoder| encoder.encode(text, plain));
+        ids.map_or_else(|| self.encode_by_library(text, plain), Ok)
     }
 
     fn encode_by_library(&self, text: &str, plain: bool) -> Result<Vec<u32>, TokenizerError> {
@@ -346,22 +348,37 @@ impl Tokenizer {
     }
 }
 
+/// The ids of a vocabulary that is a map from token to id.
+fn ids(vocabulary: &Value) -> TokenTable {
+    let tokens = vocabulary.as_object();
+    let mut ids = TokenTable::with_capacity(tokens.map_or(0, serde_json::Map::len));
+    for (token, id) in tokens.into_iter().flatten() {
+        if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX) {
+            ids.insert(token.as_bytes(), id);
+        }
+    }
+    ids
+}
+
 /// Whether every merge is of two tokens to a third; the library would look no further than the tokens' lengths.
-fn check_merges(model: &Value) -> Result<(), String> {
-    let (Some(vocabulary), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array()) else {
-        return Ok(());
-    };
+fn check_merges(model: &Value, ids: &TokenTable) -> Result<(), String> {
     let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
-    for (number, merge) in merges.iter().enumerate() {
-        let parts = match merge.as_str() {
-            Some(text) => text.split_once(' '),
-            None => merge[0].as_str().zip(merge[1].as_str()),
-        };
-        let (left, right) = parts.ok_or_else(|| format!("merge {number} is not of two tokens: {merge}"))?;
-        let whole = format!("{left}{}", right.strip_prefix(prefix).unwrap_or(right));
-        if let Some(absent) = [left, right, &whole].into_iter().find(|token| !vocabulary.contains_key(*token))
-        {
-            return Err(format!("merge {number} ({merge}) names {absent:?}, which is no token"));
+    let mut whole = Vec::new();
+    for (number, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
+        // Lists of texts may begin with a line about themselves.
+        if merge.as_str().is_some_and(|text| text.starts_with("#version")) {
+            continue;
+        }
+        let (left, right) =
+            encoder::parts(merge).ok_or_else(|| format!("merge {number} is not of two tokens: {merge}"))?;
+        whole.clear();
+        whole.extend_from_slice(left.as_bytes());
+        whole.extend_from_slice(right.strip_prefix(prefix).unwrap_or(right).as_bytes());
+        let absent =
+            [left.as_bytes(), right.as_bytes(), &whole].into_iter().find(|token| ids.get(token).is_none());
+        if let Some(token) = absent {
+            let token = String::from_utf8_lossy(token);
+            return Err(format!("merge {number} ({merge}) names {token:?}, which is no token"));
         }
     }
     Ok(())

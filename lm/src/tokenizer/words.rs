@@ -14,7 +14,7 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// An alternative of its own takes line breaks with the white space before them.
 const LINE_BREAKS: &str = r"|\s*[\r\n]+";
 /// Look-around, and quantifiers that do not give back: regular engines have none of them, or read them otherwise.
-const NOT_REGULAR: [&str; 8] = ["(?=", "(?!", "(?<", "(?>", "++", "?+", "*+", "}+"];
+const NOT_REGULAR: [&str; 7] = ["(?=", "(?!", "(?<", "(?>", "++", "?+", "*+"];
 
 /// A pre-tokenizer whose pattern is regular but for its white space.
 pub(super) struct Words {
@@ -45,39 +45,42 @@ impl Words {
     }
 
     fn new(pattern: &str, digits: bool) -> Option<Self> {
-        if NOT_REGULAR.iter().any(|part| pattern.contains(part)) {
+        // `{1,3}+` is such a quantifier, `\p{L}+` is not.
+        let counted = |(at, _)| pattern[..at].ends_with(|last: char| last.is_ascii_digit() || last == ',');
+        if NOT_REGULAR.iter().any(|part| pattern.contains(part)) || pattern.match_indices("}+").any(counted) {
             return None;
         }
         let regex = RegexBuilder::new(&format!(r"{pattern}|\s+")).dfa_size_limit(1 << 25).build().ok()?;
         Some(Self { pattern: regex, line_breaks: pattern.contains(LINE_BREAKS), digits })
     }
 
-    /// Calls `found` with each word, in order; together they are the text.
-    pub(super) fn each(&self, text: &str, mut found: impl FnMut(&str)) {
+    /// Calls `found` with each word, in order, until it gives nothing; together they are the text.
+    pub(super) fn try_each(&self, text: &str, found: &mut impl FnMut(&str) -> Option<()>) -> Option<()> {
         if !self.digits {
-            return self.each_of_part(text, &mut found);
+            return self.try_each_of_part(text, found);
         }
         let mut start = 0;
         for (at, digit) in text.char_indices().filter(|(_, character)| character.is_numeric()) {
-            self.each_of_part(&text[start..at], &mut found);
+            self.try_each_of_part(&text[start..at], found)?;
             start = at + digit.len_utf8();
-            found(&text[at..start]);
+            found(&text[at..start])?;
         }
-        self.each_of_part(&text[start..], &mut found);
+        self.try_each_of_part(&text[start..], found)
     }
 
-    fn each_of_part(&self, text: &str, found: &mut impl FnMut(&str)) {
+    fn try_each_of_part(&self, text: &str, found: &mut impl FnMut(&str) -> Option<()>) -> Option<()> {
         let mut at = 0;
         while let Some(word) = self.pattern.find_at(text, at) {
             if at < word.start() {
-                found(&text[at..word.start()]);
+                found(&text[at..word.start()])?;
             }
             at = word.end() - self.given_back(word.as_str(), word.end() == text.len());
-            found(&text[word.start()..at]);
+            found(&text[word.start()..at])?;
         }
         if at < text.len() {
-            found(&text[at..]);
+            found(&text[at..])?;
         }
+        Some(())
     }
 
     /// The bytes at the end of a match that belong to the next word.
