@@ -175,6 +175,14 @@ mod tests {
         );
         assert_eq!(render("{{ [word] | tojson(ensure_ascii=true) }}").unwrap(), r#"["\u00e9<a>\n"]"#);
         assert_eq!(
+            render("{{ {'b': [1, 2.0], 'a': {}} | tojson(separators=(',', ':'), sort_keys=true) }}").unwrap(),
+            r#"{"a":{},"b":[1,2.0]}"#
+        );
+        assert_eq!(
+            render("{{ none }}{{ true }}{{ [1.0, 'a'] }}{{ undefined }}{{ 1 | string }}").unwrap(),
+            "NoneTrue[1.0, 'a']1"
+        );
+        assert_eq!(
             render("{{ {'a': [1, 2], 'b': []} | tojson(indent=2) }}").unwrap(),
             "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": []\n}"
         );

@@ -157,3 +157,45 @@ fn harmony_prompts_are_as_openai_renders_them() {
         assert_eq!(tokenizer.encode(&text).unwrap(), row.ids);
     }
 }
+
+/// The paper's format: Nemotron's template on Mistral's vocabulary, some reserved ids of which get its control strings.
+#[test]
+fn mistral_nemo_takes_nemotrons_template() {
+    let Some(vocabulary) = fetched("mistral-nemo/tekken.json") else { return };
+    let source = include_str!("../../../experiments/nemotron-nano-v2.jinja");
+    let plain = Tokenizer::load(&vocabulary).unwrap();
+    let digest = plain.digest();
+    let think = ["<think>".to_owned(), "</think>".to_owned()];
+    let faults = |tokenizer: &Tokenizer, as_text: &[String]| {
+        crate::template::gate(tokenizer, &ChatTemplate::of(tokenizer).unwrap(), as_text)
+    };
+    let unnamed = plain.with_chat_template(source);
+    assert!(faults(&unnamed, &think).iter().any(|fault| fault.to_string().contains("`<SPECIAL_11>` is")));
+
+    let names = (10..13).map(|id| (format!("<SPECIAL_{id}>"), Reserved::Id(id))).collect();
+    let tokenizer = unnamed.with_special_tokens(&names).unwrap().with_end_token("<SPECIAL_12>").unwrap();
+    assert_ne!(tokenizer.digest(), digest);
+    assert_eq!(faults(&tokenizer, &think), []);
+    assert_eq!(faults(&tokenizer, &[]).len(), 2, "the thinking tags");
+    let messages = [Message::new("user", "1+1?"), Message::new("assistant", "<think>\nsum\n</think>\n\n2")];
+    let example = ChatTemplate::of(&tokenizer).unwrap().example(&tokenizer, &messages).unwrap();
+    let labels: Vec<u32> = example
+        .tokens
+        .iter()
+        .zip(&example.loss_mask)
+        .filter(|(_, mask)| **mask == 1)
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(tokenizer.decode(&labels).unwrap(), "sum\n</think>\n\n2\n<SPECIAL_12>");
+    assert_eq!((example.tokens[0], labels.last()), (10, Some(&12)));
+
+    // With ids of their own the thinking tags pass, and are no control tokens.
+    let names = [
+        ("<think>".to_owned(), Reserved::Token("<SPECIAL_20>".to_owned())),
+        ("</think>".to_owned(), Reserved::Id(21)),
+    ];
+    let tokenizer = tokenizer.with_special_tokens(&names.into()).unwrap();
+    assert_eq!(faults(&tokenizer, &[]), []);
+    assert_eq!((tokenizer.id("<think>"), tokenizer.control_token_in("<think></think>")), (Some(20), None));
+    check_saved(&tokenizer);
+}

@@ -213,7 +213,12 @@ fn merging(split: split::Split) -> Tokenizer {
     Tokenizer::from_json(std::str::from_utf8(&json).unwrap()).unwrap()
 }
 
-fn splits() -> Vec<Tokenizer> {
+fn splits() -> &'static [Tokenizer] {
+    static MADE: OnceLock<Vec<Tokenizer>> = OnceLock::new();
+    MADE.get_or_init(make_splits)
+}
+
+fn make_splits() -> Vec<Tokenizer> {
     let gguf = ["gpt-2", "smollm", "llama-bpe", "tekken", "gpt-4o", "smaug-bpe"];
     let gguf = gguf.map(|name| split::Split::of_gguf(name).unwrap());
     let tokenizers: Vec<Tokenizer> =
