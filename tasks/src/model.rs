@@ -1,5 +1,6 @@
 //! `model`: a base model, made here from an architecture and a seed or taken from a directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use dag_engine::task::{
     ArtifactType, Environment, Fault, FileKind, FileRef, Missing, NoRun, Ports, Task, TaskCx, TaskError,
 };
 use dag_lm::model::{self, Config};
-use dag_lm::tokenizer::{Specials, Tokenizer};
+use dag_lm::tokenizer::{Reserved, Specials, TOKENIZER_FILE, Tokenizer, TokenizerError};
 use dag_lm::weights::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,9 +39,35 @@ pub struct Params {
     /// A file with a chat template, instead of the model's own or the built-in one.
     #[serde(default)]
     pub chat_template: Option<String>,
+    /// Special tokens that get another name, as a chat template of another model needs it: by the new name the token's id, or
+    /// its present name. Ids keep their place, so weights stay what they are.
+    #[serde(default)]
+    pub special_tokens: BTreeMap<String, SpecialToken>,
+    /// The token that ends a response, instead of the one that the tokenizer names.
+    #[serde(default)]
+    pub end_token: Option<String>,
     /// Another number makes other weights.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// A special token of a vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum SpecialToken {
+    /// By its id.
+    Id(u32),
+    /// By its name.
+    Name(String),
+}
+
+impl From<&SpecialToken> for Reserved {
+    fn from(token: &SpecialToken) -> Self {
+        match token {
+            SpecialToken::Id(id) => Self::Id(*id),
+            SpecialToken::Name(name) => Self::Token(name.clone()),
+        }
+    }
 }
 
 /// The shape of a decoder.
@@ -96,6 +123,9 @@ pub struct TokenizerSpec {
     /// The characters it knows, for `kind: characters`; printable ASCII and the line break if it is left out.
     #[serde(default)]
     pub alphabet: Option<String>,
+    /// The folder of the tokenizer, for `kind: files`.
+    #[serde(default)]
+    pub path: Option<String>,
 }
 
 /// What a token is.
@@ -106,23 +136,24 @@ pub enum TokenizerKind {
     Characters,
     /// A byte, so that every text has tokens.
     Bytes,
+    /// What the files of a folder say: a `tokenizer.json`, Mistral's `tekken.json`, the vocabulary in a `.gguf` file, or
+    /// tiktoken's `o200k_base.tiktoken`.
+    Files,
 }
 
 impl TokenizerSpec {
-    fn make(&self, template: Option<&str>) -> Result<Tokenizer, TaskError> {
+    /// The tokenizer; `folder` is where its files are, for those that have some.
+    fn make(&self, folder: Option<&Path>) -> Result<Tokenizer, TokenizerError> {
         let specials = Specials::chat();
-        let tokenizer = match self.kind {
-            TokenizerKind::Bytes => Tokenizer::bytes(&specials),
-            TokenizerKind::Characters => {
+        match (self.kind, folder) {
+            (TokenizerKind::Files, Some(folder)) => Tokenizer::load(folder),
+            (TokenizerKind::Files, None) => Err(TokenizerError::Absent("path".to_owned())),
+            (TokenizerKind::Bytes, _) => Tokenizer::bytes(&specials),
+            (TokenizerKind::Characters, _) => {
                 let ascii: String = std::iter::once('\n').chain(' '..='~').collect();
                 Tokenizer::character(self.alphabet.as_deref().unwrap_or(&ascii), &specials)
             }
-        };
-        let tokenizer = tokenizer.map_err(|error| TaskError::failed(error.to_string()))?;
-        Ok(match template {
-            Some(source) => tokenizer.with_chat_template(source),
-            None => tokenizer,
-        })
+        }
     }
 }
 
@@ -186,6 +217,16 @@ impl Task for ModelTask {
                 faults.push(Fault::new(format!("/architecture/{field}"), "a size is at least 1"));
             }
         }
+        if let Some(tokenizer) = &params.tokenizer {
+            let from_files = tokenizer.kind == TokenizerKind::Files;
+            if from_files != tokenizer.path.is_some() {
+                let what = "a `path` is for `kind: files`, which needs one";
+                faults.push(Fault::new("/tokenizer", what));
+            }
+            if tokenizer.alphabet.is_some() && tokenizer.kind != TokenizerKind::Characters {
+                faults.push(Fault::new("/tokenizer/alphabet", "an alphabet is for `kind: characters`"));
+            }
+        }
         if params.revision.is_some() && !params.is_on_hub() {
             faults.push(Fault::new("/revision", format!("this is for a path that begins with `{HUB}`")));
         }
@@ -201,7 +242,9 @@ impl Task for ModelTask {
         let path = params.path.iter().filter(|_| !params.is_on_hub());
         let template = params.chat_template.iter();
         let kind = if params.is_gguf() { FileKind::File } else { FileKind::Tree };
+        let tokenizer = params.tokenizer.iter().filter_map(|tokenizer| tokenizer.path.as_ref());
         path.map(|path| refer("/path", path, kind))
+            .chain(tokenizer.map(|path| refer("/tokenizer/path", path, FileKind::Tree)))
             .chain(template.map(|path| refer("/chat_template", path, FileKind::File)))
             .collect()
     }
@@ -227,7 +270,9 @@ impl Task for ModelTask {
         let tokenizer = if let (Some(architecture), Some(tokenizer)) =
             (&params.architecture, &params.tokenizer)
         {
-            let tokenizer = tokenizer.make(template.as_deref())?;
+            let tokenizer = tokenizer.make(cx.files("/tokenizer/path").first().map(PathBuf::as_path));
+            let tokenizer =
+                params.adapted(tokenizer.map_err(|error| failed(&error))?, template.as_deref())?;
             let config = architecture.config(&tokenizer);
             model::init(&config, draw(cx.seed(), params.seed), &folder).map_err(|error| failed(&error))?;
             tokenizer
@@ -244,10 +289,12 @@ impl Task for ModelTask {
             };
             let tokenizer = Tokenizer::load(&vocabulary).map_err(|error| failed(&error))?;
             cx.metric("weights", check(&folder, &tokenizer)?);
-            let Some(source) = &template else { return Ok(()) };
-            tokenizer.with_chat_template(source)
+            if folder.join(TOKENIZER_FILE).is_file() && !params.adapts() {
+                return Ok(());
+            }
+            params.adapted(tokenizer, template.as_deref())?
         };
-        tokenizer.save(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
+        tokenizer.save(&folder).map_err(|error| failed(&error))?;
         cx.metric("vocabulary", tokenizer.vocab_size());
         Ok(())
     }
@@ -273,6 +320,27 @@ impl Params {
     fn is_gguf(&self) -> bool {
         self.path.as_ref().is_some_and(|path| {
             Path::new(path).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        })
+    }
+
+    /// Whether the tokenizer is another than the model's own.
+    fn adapts(&self) -> bool {
+        self.chat_template.is_some() || self.end_token.is_some() || !self.special_tokens.is_empty()
+    }
+
+    /// A tokenizer with the names, the end token and the chat template that the params give it.
+    fn adapted(&self, tokenizer: Tokenizer, template: Option<&str>) -> Result<Tokenizer, TaskError> {
+        let failed =
+            |pointer: &str, error: TokenizerError| TaskError::failed(format!("`{pointer}`: {error}"));
+        let names = self.special_tokens.iter().map(|(name, token)| (name.clone(), token.into())).collect();
+        let mut tokenizer =
+            tokenizer.with_special_tokens(&names).map_err(|error| failed("special_tokens", error))?;
+        if let Some(token) = &self.end_token {
+            tokenizer = tokenizer.with_end_token(token).map_err(|error| failed("end_token", error))?;
+        }
+        Ok(match template {
+            Some(source) => tokenizer.with_chat_template(source),
+            None => tokenizer,
         })
     }
 
@@ -375,11 +443,60 @@ mod tests {
     }
 
     #[test]
+    fn special_tokens_get_other_names_and_keep_their_ids() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |more: Value| {
+            let mut value = json!({
+                "architecture": { "hidden": 32, "layers": 1, "head_dim": 16, "max_positions": 64 },
+                "tokenizer": { "kind": "bytes" },
+            });
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let mut cx = TaskCx::for_test(dir.path()).build().unwrap();
+            ModelTask::run(&params(value), &mut cx)?;
+            Ok::<_, TaskError>(Tokenizer::load(&cx.output("model")).unwrap())
+        };
+        let plain = made(json!({})).unwrap();
+        let renamed = made(json!({
+            "special_tokens": { "<SPECIAL_11>": "<|user|>", "<SPECIAL_12>": plain.id("<|pad|>").unwrap() },
+            "end_token": "<SPECIAL_12>",
+        }))
+        .unwrap();
+        assert_eq!(renamed.id("<SPECIAL_11>"), plain.id("<|user|>"));
+        assert_eq!((renamed.id("<|user|>"), renamed.eos_id()), (None, plain.id("<|pad|>")));
+        assert_ne!(renamed.digest(), plain.digest());
+        let fault = made(json!({ "special_tokens": { "x": "a" } })).err().unwrap().to_string();
+        assert!(fault.contains("`special_tokens`: token 104 (`a`) is part of ordinary text"), "{fault}");
+        let fault = made(json!({ "end_token": "<|stop|>" })).err().unwrap().to_string();
+        assert!(fault.contains("`end_token`: the vocabulary has no token `<|stop|>`"), "{fault}");
+    }
+
+    #[test]
+    fn a_tokenizer_may_come_from_files() {
+        let dir = tempfile::tempdir().unwrap();
+        Tokenizer::bytes(&Specials::chat()).unwrap().save(dir.path()).unwrap();
+        let value = json!({
+            "architecture": { "hidden": 32, "layers": 1, "head_dim": 16, "max_positions": 64 },
+            "tokenizer": { "kind": "files", "path": "somewhere" },
+        });
+        assert!(ModelTask::check(&params(value.clone())).is_empty());
+        let mut cx =
+            TaskCx::for_test(&dir.path().join("out")).file("/tokenizer/path", dir.path()).build().unwrap();
+        ModelTask::run(&params(value), &mut cx).unwrap();
+        let tokenizer = Tokenizer::load(&cx.output("model")).unwrap();
+        assert_eq!(tokenizer.digest(), Tokenizer::load(dir.path()).unwrap().digest());
+    }
+
+    #[test]
     fn a_model_is_one_thing_or_the_other() {
         let faults = |value| ModelTask::check(&params(value)).len();
         assert_eq!(faults(json!({ "path": "x" })), 0);
         assert_eq!(faults(json!({})), 1);
         assert_eq!(faults(json!({ "path": "x", "tokenizer": { "kind": "bytes" } })), 1);
+        let shape = json!({ "hidden": 32, "layers": 1 });
+        let made = |tokenizer: Value| json!({ "architecture": shape, "tokenizer": tokenizer });
+        assert_eq!(faults(made(json!({ "kind": "files" }))), 1);
+        assert_eq!(faults(made(json!({ "kind": "bytes", "path": "x" }))), 1);
+        assert_eq!(faults(made(json!({ "kind": "bytes", "alphabet": "x" }))), 1);
         assert_eq!(faults(json!({ "architecture": { "hidden": 0, "layers": 1 } })), 2);
     }
 

@@ -49,6 +49,10 @@ pub struct Params {
     /// Variables for the chat template, such as `enable_thinking: false`.
     #[serde(default)]
     pub template: Map<String, Value>,
+    /// Strings that look like control strings (`<think>`) and may be several tokens, where a vocabulary has no token for
+    /// them and the gate should let them pass.
+    #[serde(default)]
+    pub as_text: Vec<String>,
     /// The largest share of examples that the template or the tokenizer may refuse; they are dropped and counted.
     #[serde(default = "one_percent")]
     pub max_unfit: f64,
@@ -169,10 +173,9 @@ impl<'a> Encoder<'a> {
         let broken = |what: String| TaskError::input(model, None, what);
         let tokenizer = Tokenizer::load(model).map_err(|error| broken(error.to_string()))?;
         let template = ChatTemplate::of(&tokenizer).map_err(|error| broken(error.to_string()))?;
-        let faults = gate(&tokenizer, &template);
+        let faults = gate(&tokenizer, &template, &params.as_text);
         if !faults.is_empty() {
-            let faults: Vec<String> =
-                faults.iter().map(|fault| format!("{}: {}", fault.check, fault.message)).collect();
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             return Err(broken(format!(
                 "the chat template and the tokenizer do not fit, and training on them would be wrong: {}",
                 faults.join("; ")

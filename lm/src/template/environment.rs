@@ -4,12 +4,9 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
-use super::TemplateError;
+use super::{TemplateError, python};
 
 /// The name under which the one template is kept.
 pub(super) const NAME: &str = "chat_template";
@@ -24,7 +21,11 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TemplateErro
     environment.set_syntax(syntax.map_err(|error| TemplateError::Syntax(describe(&error)))?);
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", python_json);
+    environment.set_formatter(|output: &mut Output, _: &mut State, value: &Value| {
+        output.write_str(&python::text(value)).map_err(Error::from)
+    });
+    environment.add_filter("tojson", python::to_json);
+    environment.add_filter("string", |value: &Value| python::text(value));
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -68,66 +69,6 @@ fn without_generation_tags(source: &str) -> String {
         rest = &rest[start + tag.len()..];
     }
     result + rest
-}
-
-/// `json.dumps` as transformers calls it: a space after each separator, nothing escaped for HTML or ASCII.
-#[expect(clippy::needless_pass_by_value, reason = "the template library passes keyword arguments by value")]
-fn python_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
-    let named: Option<usize> = options.get("indent")?;
-    let ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut bytes = Vec::new();
-    let written = match indent.or(named) {
-        Some(width) => {
-            let indent = vec![b' '; width];
-            let formatter = PrettyFormatter::with_indent(&indent);
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
-    };
-    let fault = |message: String| Error::new(ErrorKind::InvalidOperation, message);
-    written.map_err(|error| fault(format!("cannot write as JSON: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|error| fault(error.to_string()))?;
-    Ok(if ascii == Some(true) { escape_to_ascii(&text) } else { text })
-}
-
-fn escape_to_ascii(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_ascii() {
-            escaped.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                write!(escaped, "\\u{unit:04x}").expect("writing to a string cannot fail");
-            }
-        }
-    }
-    escaped
-}
-
-/// One line, with a space after each comma and colon.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
 }
 
 /// A calendar day.
@@ -233,6 +174,14 @@ mod tests {
             r#"{"b": [1, null, true], "a": "é<a>\n"}"#
         );
         assert_eq!(render("{{ [word] | tojson(ensure_ascii=true) }}").unwrap(), r#"["\u00e9<a>\n"]"#);
+        assert_eq!(
+            render("{{ {'b': [1, 2.0], 'a': {}} | tojson(separators=(',', ':'), sort_keys=true) }}").unwrap(),
+            r#"{"a":{},"b":[1,2.0]}"#
+        );
+        assert_eq!(
+            render("{{ none }}{{ true }}{{ [1.0, 'a'] }}{{ undefined }}{{ 1 | string }}").unwrap(),
+            "NoneTrue[1.0, 'a']1"
+        );
         assert_eq!(
             render("{{ {'a': [1, 2], 'b': []} | tojson(indent=2) }}").unwrap(),
             "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": []\n}"

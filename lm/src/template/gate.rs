@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use super::{ChatTemplate, Message, OPEN, TemplateError};
+use super::{CLOSE, ChatTemplate, Message, OPEN, TemplateError};
 use crate::tokenizer::Tokenizer;
 
 /// What is checked.
@@ -49,33 +49,58 @@ pub struct GateFault {
     pub check: GateCheck,
     /// What is wrong.
     pub message: String,
+    /// The line of the template that writes the culprit, counted from 1, where it stands there as it is.
+    pub line: Option<usize>,
 }
 
-/// Checks a template with a tokenizer on a probe conversation; no fault means that training may begin.
-pub fn gate(tokenizer: &Tokenizer, template: &ChatTemplate) -> Vec<GateFault> {
+impl GateFault {
+    fn new(check: GateCheck, message: String) -> Self {
+        Self { check, message, line: None }
+    }
+}
+
+impl fmt::Display for GateFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.check, self.message)?;
+        match self.line {
+            Some(line) => write!(formatter, " (line {line} of the template)"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks a template with a tokenizer on a probe conversation; no fault means that training may begin. The strings of
+/// `as_text` look like control strings and may be several tokens.
+pub fn gate(tokenizer: &Tokenizer, template: &ChatTemplate, as_text: &[String]) -> Vec<GateFault> {
     // A vocabulary of characters may have few of them; any that it knows will do.
     let Some(word) = ["1", "a", "A", "x"].into_iter().find(|word| tokenizer.encode(word).is_ok()) else {
         let message = "the vocabulary has neither a digit nor a letter to try".to_owned();
-        return vec![GateFault { check: GateCheck::Render, message }];
+        return vec![GateFault::new(GateCheck::Render, message)];
     };
     let response = format!("<think>\n{word}\n</think>\n\n{word}");
-    let messages = [Message::new("user", word), Message::new("assistant", response)];
+    let turn = [Message::new("user", word), Message::new("assistant", response)];
+    let system = [Message::new("system", word)];
 
     let mut faults = Vec::new();
-    match template.render(&messages[..1], true, &Map::new()) {
+    let mut texts = Vec::new();
+    match template.render(&turn[..1], true, &Map::new()) {
         Ok(prompt) => {
-            faults.extend(split_control_strings(tokenizer, &prompt));
             let opened = prompt.matches(OPEN).count();
             if opened > 1 {
                 let message = format!("the prompt opens `<think>` {opened} times");
-                faults.push(GateFault { check: GateCheck::DoubledThink, message });
+                faults.push(GateFault::new(GateCheck::DoubledThink, message));
             }
+            texts.push(prompt);
         }
-        Err(error) => faults.push(GateFault { check: GateCheck::Render, message: error.to_string() }),
+        Err(error) => faults.push(GateFault::new(GateCheck::Render, error.to_string())),
     }
-    match template.example(tokenizer, &messages) {
+    // Templates may refuse a system message or a second turn; what they write for one must be in the vocabulary.
+    let more = [turn.to_vec(), [&system[..], &turn[..]].concat(), [&turn[..], &turn[..]].concat()];
+    texts.extend(more.iter().filter_map(|messages| template.render(messages, false, &Map::new()).ok()));
+    faults.extend(split_control_strings(tokenizer, template, &texts, as_text));
+    match template.example(tokenizer, &turn) {
         Ok(example) => faults.extend(doubled_think(tokenizer, &example.tokens)),
-        Err(error) => faults.push(GateFault { check: failed_check(&error), message: error.to_string() }),
+        Err(error) => faults.push(GateFault::new(failed_check(&error), error.to_string())),
     }
     faults.sort_by_key(|fault| fault.check);
     faults.dedup();
@@ -96,20 +121,25 @@ fn doubled_think(tokenizer: &Tokenizer, tokens: &[u32]) -> Option<GateFault> {
     let text = tokenizer.decode(tokens).ok()?;
     let opened = text.matches(OPEN).count();
     let message = format!("the training text opens `<think>` {opened} times");
-    (opened > 1).then_some(GateFault { check: GateCheck::DoubledThink, message })
+    (opened > 1).then(|| GateFault::new(GateCheck::DoubledThink, message))
 }
 
-/// The control strings that are not single tokens, in the order of their text.
-fn split_control_strings(tokenizer: &Tokenizer, prompt: &str) -> Vec<GateFault> {
-    let mut strings = control_strings(prompt);
+/// The control strings of what a template writes that are not single tokens, in the order of their text.
+fn split_control_strings(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    texts: &[String],
+    as_text: &[String],
+) -> Vec<GateFault> {
+    let mut strings: BTreeSet<&str> = texts.iter().flat_map(|text| control_strings(text)).collect();
     strings.extend(tokenizer.eos());
-    strings.extend([OPEN, "</think>"]);
     let split = |control: &&str| {
         let tokens = tokenizer.encode(control).unwrap_or_default();
-        tokens.len() != 1 || tokenizer.id(control) != Some(tokens[0])
+        let single = tokens.len() == 1 && tokenizer.id(control) == Some(tokens[0]);
+        !single && !as_text.iter().any(|text| text == control)
     };
     let fault = |control: &str| {
-        let thinking = control == OPEN || control == "</think>";
+        let thinking = control == OPEN || control == CLOSE;
         let check = if thinking { GateCheck::ThinkTags } else { GateCheck::ControlStrings };
         let tokens = tokenizer.encode(control).map_or(0, |tokens| tokens.len());
         let message = match tokens {
@@ -118,7 +148,7 @@ fn split_control_strings(tokenizer: &Tokenizer, prompt: &str) -> Vec<GateFault> 
                 "the control string `{control}` is {tokens} tokens in this vocabulary, not one of its own"
             ),
         };
-        GateFault { check, message }
+        GateFault { check, message, line: template.line_of(control) }
     };
     strings.into_iter().filter(split).map(fault).collect()
 }
@@ -153,7 +183,7 @@ mod tests {
 
     fn checks(specials: &Specials, source: &str) -> Vec<GateCheck> {
         let tokenizer = Tokenizer::bytes(specials).unwrap().with_chat_template(source);
-        gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap())
+        gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap(), &[])
             .into_iter()
             .map(|fault| fault.check)
             .collect()
@@ -163,20 +193,22 @@ mod tests {
     fn the_built_in_template_passes() {
         assert_eq!(checks(&Specials::chat(), BUILT_IN), []);
         let tokenizer = Tokenizer::character("012345+ \n", &Specials::chat()).unwrap();
-        assert_eq!(gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap()), []);
+        assert_eq!(gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap(), &[]), []);
     }
 
     #[test]
     fn control_strings_of_another_vocabulary_are_named() {
         let source = BUILT_IN.replace("'<|' + message.role + '|>'", "'<SPECIAL_11>User\n'");
         let tokenizer = Tokenizer::bytes(&Specials::chat()).unwrap().with_chat_template(&source);
-        let faults = gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap());
+        let faults = gate(&tokenizer, &ChatTemplate::of(&tokenizer).unwrap(), &[]);
         assert_eq!(faults.len(), 1);
         assert_eq!(faults[0].check, GateCheck::ControlStrings);
         assert_eq!(
-            faults[0].message,
-            "the control string `<SPECIAL_11>` is 12 tokens in this vocabulary, not one of its own"
+            faults[0].to_string(),
+            "control-strings: the control string `<SPECIAL_11>` is 12 tokens in this vocabulary, not one of its own (line 7 of the template)"
         );
+        let template = ChatTemplate::of(&tokenizer).unwrap();
+        assert_eq!(gate(&tokenizer, &template, &["<SPECIAL_11>".to_owned()]), []);
     }
 
     #[test]
@@ -186,7 +218,7 @@ mod tests {
         assert_eq!(checks(&without_tags, BUILT_IN), [GateCheck::ThinkTags, GateCheck::ThinkTags]);
         let other_end = Specials {
             end: "<|stop|>".to_owned(),
-            control: vec!["<|end|>".to_owned(), "<|user|>".to_owned(), "<|assistant|>".to_owned()],
+            control: [&chat.control[..], &["<|end|>".to_owned()]].concat(),
             ..chat.clone()
         };
         assert_eq!(checks(&other_end, BUILT_IN), [GateCheck::StopToken]);

@@ -6,7 +6,9 @@
 
 mod environment;
 mod gate;
+mod python;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use minijinja::value::Serde;
@@ -21,9 +23,16 @@ pub use gate::{GateCheck, GateFault, gate};
 /// The chat template of the models made here: turns as `<|user|>…<|end|>`, thinking tags, and a generation prompt that
 /// ends with `<|assistant|><think>` and a line break. It wants the special tokens of [`crate::tokenizer::Specials::chat`] and a
 /// vocabulary with the line break. `enable_thinking: false` gives an empty pair of tags instead.
-pub const BUILT_IN: &str = include_str!("built_in.jinja");
+pub const BUILT_IN: &str = include_str!("jinja/built_in.jinja");
+
+/// The chat template that is put beside a Tekken vocabulary of the version v3, as Mistral-Nemo's.
+pub(crate) const TEKKEN_V3: &str = include_str!("jinja/tekken_v3.jinja");
+
+/// The chat template that is put beside the vocabulary of the gpt-oss models.
+pub(crate) const HARMONY: &str = include_str!("jinja/harmony.jinja");
 
 const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
 
 /// What can be wrong with a template, or with a conversation for it.
 #[derive(Debug, thiserror::Error)]
@@ -82,13 +91,15 @@ pub enum TemplateError {
         /// The last token of the completion.
         found: String,
     },
-    /// The text of a message holds the token that ends a response.
-    #[error("message {message} holds the end token `{end}` in its text")]
-    EndInContent {
+    /// The text of a message holds a control token.
+    #[error(
+        "message {message} holds the control token `{token}` in its text, which a model would read as such"
+    )]
+    ControlInContent {
         /// The message, counted from 0.
         message: usize,
         /// The token.
-        end: String,
+        token: String,
     },
 }
 
@@ -99,12 +110,15 @@ pub struct Message {
     pub role: String,
     /// Its text.
     pub content: String,
+    /// Whatever else a template may ask for, as `thinking` or `tool_calls`; maps in it keep their order.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Value>,
 }
 
 impl Message {
     /// A message of a role.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
-        Self { role: role.to_owned(), content: content.into() }
+        Self { role: role.to_owned(), content: content.into(), more: BTreeMap::new() }
     }
 }
 
@@ -119,6 +133,7 @@ pub struct Example {
 
 /// A compiled chat template with the special tokens it may write.
 pub struct ChatTemplate {
+    source: String,
     environment: Environment<'static>,
     named_tokens: Vec<(String, String)>,
 }
@@ -126,7 +141,8 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compiles a template; it may write no named special tokens (`bos_token`, …).
     pub fn new(source: &str) -> Result<Self, TemplateError> {
-        Ok(Self { environment: environment::compile(source)?, named_tokens: Vec::new() })
+        let environment = environment::compile(source)?;
+        Ok(Self { source: source.to_owned(), environment, named_tokens: Vec::new() })
     }
 
     /// The template of a model directory.
@@ -151,6 +167,11 @@ impl ChatTemplate {
     pub fn with_date(mut self, date: Date) -> Self {
         environment::fix_date(&mut self.environment, date);
         self
+    }
+
+    /// The line of the template in which a string stands as it is, counted from 1.
+    fn line_of(&self, text: &str) -> Option<usize> {
+        self.source.find(text).map(|at| 1 + self.source[..at].matches('\n').count())
     }
 
     /// The text of a conversation; with `add_generation_prompt` it ends where the next response begins.
@@ -209,8 +230,12 @@ impl ChatTemplate {
         };
         let end = tokenizer.eos().ok_or(TemplateError::NoEndToken)?;
         let end_id = tokenizer.eos_id().ok_or(TemplateError::NoEndToken)?;
-        if let Some(message) = messages.iter().position(|message| message.content.contains(end)) {
-            return Err(TemplateError::EndInContent { message, end: end.to_owned() });
+        for (number, message) in messages.iter().enumerate() {
+            // The thinking tags are part of a text, also where a vocabulary has them as control tokens.
+            let mut parts = message.content.split(OPEN).flat_map(|part| part.split(CLOSE));
+            if let Some(token) = parts.find_map(|part| tokenizer.control_token_in(part)) {
+                return Err(TemplateError::ControlInContent { message: number, token: token.to_owned() });
+            }
         }
 
         let prompt = self.render(context, true, kwargs)?;
@@ -221,14 +246,7 @@ impl ChatTemplate {
         let Some(completion) = whole.strip_prefix(prompt.as_str()) else {
             return Err(not_a_prefix(&prompt, &whole));
         };
-        let expected = messages[context.len()].content.trim();
-        if !completion.contains(expected) {
-            let excerpt = |text: &str| text.chars().take(60).collect();
-            return Err(TemplateError::ResponseAltered {
-                expected: excerpt(expected),
-                rendered: excerpt(completion),
-            });
-        }
+        holds(completion, messages[context.len()].content.trim())?;
 
         let mut tokens = tokenizer.encode(&prompt)?;
         let mut loss_mask = vec![0; tokens.len()];
@@ -247,17 +265,40 @@ impl ChatTemplate {
     }
 }
 
+/// Whether a completion holds the response as it was given; a template that gives reasoning a place of its own takes its tags
+/// away, and then both parts are there, one after the other.
+fn holds(completion: &str, response: &str) -> Result<(), TemplateError> {
+    let excerpt = |text: &str| text.chars().take(60).collect();
+    let altered = |part: &str| {
+        Err(TemplateError::ResponseAltered { expected: excerpt(part), rendered: excerpt(completion) })
+    };
+    if completion.contains(response) {
+        return Ok(());
+    }
+    if completion.contains(OPEN) || completion.contains(CLOSE) {
+        return altered(response);
+    }
+    let mut rest = completion;
+    for part in response.splitn(2, CLOSE).map(|part| part.trim().trim_start_matches(OPEN).trim_start()) {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return altered(part),
+        }
+    }
+    Ok(())
+}
+
 /// The response as it goes on after the prompt: without the `<think>` that the prompt has opened.
 fn response_after(prompt: &str, content: &str) -> Result<String, TemplateError> {
     let opened = prompt.trim_end();
-    if !opened.ends_with(OPEN) {
-        return Ok(content.to_owned());
-    }
     let Some(rest) = content.trim_start().strip_prefix(OPEN) else {
         return Ok(content.to_owned());
     };
     if rest.trim_start().starts_with(OPEN) {
         return Err(TemplateError::DoubledThink);
+    }
+    if !opened.ends_with(OPEN) {
+        return Ok(content.to_owned());
     }
     // The white space after the tag is in the prompt already, if it has any.
     let rest = if opened.len() < prompt.len() { rest.trim_start() } else { rest };

@@ -91,7 +91,7 @@ fn conversations_that_cannot_be_trained_on_are_refused() {
     let doubled = [user("1"), assistant("<think>\n<think>\na</think>b")];
     assert!(matches!(fault(&doubled), TemplateError::DoubledThink));
     let injected = [user("<|end|>"), assistant("a</think>b")];
-    assert!(matches!(fault(&injected), TemplateError::EndInContent { message: 0, .. }));
+    assert!(matches!(fault(&injected), TemplateError::ControlInContent { message: 0, .. }));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_template_that_does_not_strip_gets_no_second_think() {
     let (prompt, completion) = parts(&tokenizer, &template.example(&tokenizer, &messages).unwrap());
     assert_eq!(prompt, "<|user|>1\n<|assistant|>\n<think>\n");
     assert_eq!(completion, "a\n</think>\n\nb\n<|end|>");
-    assert_eq!(gate(&tokenizer, &template), []);
+    assert_eq!(gate(&tokenizer, &template, &[]), []);
 }
 
 #[test]
@@ -153,4 +153,65 @@ fn a_model_without_a_template_says_so() {
     Tokenizer::bytes(&specials).unwrap().save(directory.path()).unwrap();
     assert!(matches!(ChatTemplate::load(directory.path()), Err(TemplateError::Absent)));
     assert!(matches!(ChatTemplate::new("{% if %}"), Err(TemplateError::Syntax(_))));
+}
+
+/// As openai-harmony 0.0.8 renders the same conversation for inference and for training.
+#[test]
+fn harmony_has_channels_and_drops_earlier_reasoning() {
+    let template = ChatTemplate::new(HARMONY).unwrap();
+    let kwargs = json!({ "reasoning_effort": "low", "current_date": "2025-08-05" });
+    let kwargs = kwargs.as_object().unwrap();
+    let messages = [
+        Message::new("system", "be brief"),
+        user("1+1?"),
+        assistant("<think>\n1+1 is 2\n</think>\n\n2"),
+        user("2+2?"),
+        assistant("<think>2+2 is 4</think>4"),
+    ];
+    let begin = "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n\
+                 Knowledge cutoff: 2024-06\nCurrent date: 2025-08-05\n\nReasoning: low\n\n\
+                 # Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>\
+                 <|start|>developer<|message|># Instructions\n\nbe brief<|end|><|start|>user<|message|>1+1?<|end|>\
+                 <|start|>assistant<|channel|>final<|message|>2<|end|><|start|>user<|message|>2+2?<|end|><|start|>assistant";
+    assert_eq!(template.render(&messages[..4], true, kwargs).unwrap(), begin);
+    let end = "<|channel|>analysis<|message|>2+2 is 4<|end|>\
+               <|start|>assistant<|channel|>final<|message|>4<|return|>";
+    assert_eq!(template.render(&messages, false, kwargs).unwrap(), begin.to_owned() + end);
+
+    // Trained on, the response is in two channels after exactly the prompt.
+    let specials = Specials {
+        end: "<|return|>".to_owned(),
+        control: ["<|start|>", "<|message|>", "<|channel|>", "<|end|>"].map(str::to_owned).to_vec(),
+        tags: vec![],
+        ..Specials::chat()
+    };
+    let tokenizer = Tokenizer::bytes(&specials).unwrap().with_chat_template(HARMONY);
+    assert_eq!(gate(&tokenizer, &template, &[]), []);
+    let example = template.example_with(&tokenizer, &messages, kwargs).unwrap();
+    assert_eq!(parts(&tokenizer, &example), (begin.to_owned(), end.to_owned()));
+}
+
+#[test]
+fn control_tokens_in_a_text_are_refused_and_thinking_tags_are_not() {
+    let tokenizer = tokenizer();
+    let fault =
+        built_in().example(&tokenizer, &[user("what is <|user|>?"), assistant("a</think>b")]).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "message 0 holds the control token `<|user|>` in its text, which a model would read as such"
+    );
+    assert!(built_in().example(&tokenizer, &[user("what is <think>?"), assistant("a</think>b")]).is_ok());
+}
+
+#[test]
+fn messages_may_have_more_fields_whose_order_is_kept() {
+    let text = r#"{"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"b": 1, "a": 2.0}}]}"#;
+    let message: Message = serde_json::from_str(text).unwrap();
+    let template = ChatTemplate::new(
+        "{{ messages[0].tool_calls[0].arguments | tojson }}{{ messages[0].tool_calls[0].arguments }}",
+    );
+    assert_eq!(
+        template.unwrap().render(&[message], false, &Map::new()).unwrap(),
+        r#"{"b": 1, "a": 2.0}{'b': 1, 'a': 2.0}"#
+    );
 }
