@@ -12,10 +12,11 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::view::lock;
+use crate::boot::boot;
+use crate::guard::lock;
 use crate::{CacheError, Digest, Layout, OutputKind, Record, View, atomic, crash, layout};
 
 /// How long a batch collects records: this, and the time of the sync, is what a power cut can cost.
@@ -23,18 +24,6 @@ const COLLECT: Duration = Duration::from_secs(1);
 /// Up to this many records are synced file by file; more by syncing the file system, which waits for other programs'
 /// writes too but takes two round trips in all.
 const ONE_BY_ONE: usize = 4;
-
-/// Identifies the time since this machine was started; `None` where the system does not tell.
-pub(crate) fn boot() -> Option<&'static str> {
-    static BOOT: OnceLock<Option<String>> = OnceLock::new();
-    let read = || {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let id = text.trim();
-        let plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-        plain.then(|| id.to_owned())
-    };
-    BOOT.get_or_init(read).as_deref()
-}
 
 /// The records of this process that are visible and not yet durable.
 #[derive(Clone)]

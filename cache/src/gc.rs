@@ -13,10 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::boot::boot;
 use crate::summary::Snapshot;
 use crate::view::check_version;
 use crate::{
-    CacheError, Digest, Layout, LeaseAttempt, OutputKind, View, atomic, batch, crash, index, layout, lease,
+    CacheError, Digest, Layout, LeaseAttempt, OutputKind, View, atomic, crash, index, layout, lease,
     touch,
 };
 
@@ -108,7 +109,7 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
     let mut left_over = vec![layout.tmp(), layout.quarantine()];
     // Those of another boot count no more, unless it is that of another machine which is running.
     let mut provisional = atomic::list(&layout.all_provisional())?;
-    provisional.retain(|directory| batch::boot().is_none_or(|boot| !directory.ends_with(boot)));
+    provisional.retain(|directory| boot().is_none_or(|boot| !directory.ends_with(boot)));
     left_over.extend(provisional);
     for directory in left_over {
         for path in atomic::list(&directory)? {

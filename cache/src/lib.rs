@@ -16,10 +16,12 @@
 mod atomic;
 mod batch;
 mod blob;
+mod boot;
 mod crash;
 mod digest;
 mod error;
 pub mod gc;
+mod guard;
 mod index;
 mod layout;
 mod lease;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::batch::boot;
+use crate::boot::boot;
+use crate::guard::lock;
 use crate::log::Reader;
 use crate::summary::{Snapshot, Stamp};
 use crate::{
@@ -281,9 +282,4 @@ pub(crate) fn check_version(layout: &Layout) -> Result<bool, CacheError> {
         Some(Ok(_)) => Err(CacheError::Version { path, found: found.to_owned() }),
         _ => Ok(false),
     }
-}
-
-/// A lock whose holder panicked still guards consistent data here: every critical section is one insertion or look-up.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

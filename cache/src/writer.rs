@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::atomic::{self, Staged};
-use crate::batch::{self, Batch};
+use crate::batch::Batch;
+use crate::boot::boot;
+use crate::guard::lock;
 use crate::index::{self, Index};
-use crate::view::{check_version, lock};
+use crate::view::check_version;
 use crate::{
     CacheError, Digest, Fault, LeaseAttempt, Output, OutputKind, Record, RecordLog, TreeFile, View, blob,
     layout, lease, log, summary, touch, tree,
@@ -100,7 +102,7 @@ impl Writer {
     /// Removes the record of an action: it is a miss from now on. Its blobs stay until they are collected.
     pub fn forget(&self, action: &Digest) -> Result<(), CacheError> {
         let layout = self.view.layout();
-        if let Some(boot) = batch::boot() {
+        if let Some(boot) = boot() {
             atomic::remove(&layout.provisional(boot).join(action.to_string()))?;
         }
         let path = layout.record(action);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dag_engine::estimate::{History, Metrics, NodeEstimate};
+use dag_engine::estimate::{History, Metrics};
+use dag_engine::event::NodeEstimate;
 use dag_engine::graph::Graph;
 use dag_engine::plan::{Decision, Plan, PlannedNode, Selection};
 use dag_engine::run::preflight;

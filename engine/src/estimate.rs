@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 
 use dag_cache::{Digest, Layout};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{End, Event};
+use crate::event::{End, Event, NodeEstimate};
 use crate::graph::{Graph, NodeId};
 use crate::journal;
 use crate::plan::Planner;
@@ -18,30 +17,6 @@ use crate::task::EstimateInputs;
 
 /// How many of the latest journals are read.
 const JOURNALS: usize = 16;
-
-/// What a node will take. `None` is unknown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct NodeEstimate {
-    /// Records (responses, verdicts, examples).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub records: Option<u64>,
-    /// Tokens read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input_tokens: Option<u64>,
-    /// Tokens written, or trained on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output_tokens: Option<u64>,
-    /// Seconds of its task alone, if no record of it is there already.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<f64>,
-}
-
-impl NodeEstimate {
-    /// Whether nothing is known.
-    pub fn is_unknown(&self) -> bool {
-        *self == Self::default()
-    }
-}
 
 /// What one node, or all nodes of one kind, took in earlier runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -9,9 +9,32 @@ use dag_cache::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::estimate::NodeEstimate;
 use crate::key::ActionKey;
 use crate::plan::Reason;
+
+/// What a node will take. `None` is unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeEstimate {
+    /// Records (responses, verdicts, examples).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Tokens read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Tokens written, or trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// Seconds of its task alone, if no record of it is there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+impl NodeEstimate {
+    /// Whether nothing is known.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// A fact of a run, and when the run loop learned of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

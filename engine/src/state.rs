@@ -9,8 +9,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::estimate::NodeEstimate;
-use crate::event::{Counts, End, Ends, Event, Point, RunResult, Stamped};
+use crate::event::{Counts, End, Ends, Event, NodeEstimate, Point, RunResult, Stamped};
 use crate::key::ActionKey;
 use crate::plan::Reason;
 

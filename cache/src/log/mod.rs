@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::layout::named;
-use crate::view::lock;
+use crate::guard::lock;
 use crate::{CacheError, Digest, Fault, Layout, atomic};
 
 use frame::Kind;

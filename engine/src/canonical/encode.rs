@@ -300,37 +300,27 @@ impl ser::SerializeMap for Fields<'_> {
     }
 }
 
-impl ser::SerializeStruct for Fields<'_> {
-    type Ok = ();
-    type Error = EncodeError;
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), EncodeError> {
-        self.entry(Cow::Borrowed(name), value)
-    }
-    fn end(self) -> Result<(), EncodeError> {
-        self.finish();
-        Ok(())
-    }
+/// A struct and a variant with fields differ in nothing.
+macro_rules! record {
+    ($($kind:ident),*) => {$(
+        impl ser::$kind for Fields<'_> {
+            type Ok = ();
+            type Error = EncodeError;
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                name: &'static str,
+                value: &T,
+            ) -> Result<(), EncodeError> {
+                self.entry(Cow::Borrowed(name), value)
+            }
+            fn end(self) -> Result<(), EncodeError> {
+                self.finish();
+                Ok(())
+            }
+        }
+    )*};
 }
-
-impl ser::SerializeStructVariant for Fields<'_> {
-    type Ok = ();
-    type Error = EncodeError;
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), EncodeError> {
-        self.entry(Cow::Borrowed(name), value)
-    }
-    fn end(self) -> Result<(), EncodeError> {
-        self.finish();
-        Ok(())
-    }
-}
+record!(SerializeStruct, SerializeStructVariant);
 
 #[cfg(test)]
 mod tests {

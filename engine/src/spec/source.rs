@@ -15,6 +15,8 @@ pub struct Source {
     pub directory: PathBuf,
     /// The text.
     pub text: Arc<str>,
+    /// Where each line begins: every node is placed, so lines are not counted anew for each.
+    lines: Vec<u32>,
 }
 
 /// Which source.
@@ -58,7 +60,9 @@ impl Sources {
     /// At 2^32 sources.
     pub fn add(&mut self, name: &str, directory: &Path, text: &str) -> SourceId {
         let id = SourceId(u32::try_from(self.0.len()).expect("an experiment has few sources"));
-        self.0.push(Source { name: name.into(), directory: directory.to_owned(), text: text.into() });
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at as u32 + 1);
+        let lines = std::iter::once(0).chain(ends).collect();
+        self.0.push(Source { name: name.into(), directory: directory.to_owned(), text: text.into(), lines });
         id
     }
 
@@ -77,13 +81,14 @@ impl Sources {
     pub fn place(&self, span: Span) -> Place<'_> {
         let source = self.get(span.source);
         let start = (span.start as usize).min(source.text.len());
-        let line_start = source.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line = source.lines.partition_point(|&begins| begins as usize <= start);
+        let line_start = source.lines[line - 1] as usize;
         let line_end = source.text[start..].find('\n').map_or(source.text.len(), |at| start + at);
         let end = (start + span.length as usize).min(line_end);
         let count = |text: &str| u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
         Place {
             file: &source.name,
-            line: 1 + u32::try_from(source.text[..line_start].matches('\n').count()).unwrap_or(u32::MAX - 1),
+            line: u32::try_from(line).unwrap_or(u32::MAX),
             column: 1 + count(&source.text[line_start..start]),
             length: count(source.text[start..end].trim_end()),
             text: source.text[line_start..line_end].trim_end_matches('\r'),
@@ -102,5 +107,7 @@ mod tests {
         let place = sources.place(Span { source, start: 12, length: 100 });
         assert_eq!((place.line, place.column, place.length, place.text), (2, 6, 5, "kéy: välue  "));
         assert_eq!(sources.slice(Span { source, start: 12, length: 6 }), "välue");
+        let line = |start| sources.place(Span { source, start, length: 1 }).line;
+        assert_eq!([0, 5, 6, 22, 23, 27, 99].map(line), [1, 1, 2, 2, 3, 4, 4]);
     }
 }

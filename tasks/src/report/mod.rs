@@ -2,6 +2,7 @@
 //!
 //! One pass: `gather` reads the inputs, `findings` computes, `tables` words the numbers, and `text` and
 //! `page` render them. Everything written follows from the inputs and params alone.
+mod escape;
 mod findings;
 mod gather;
 mod page;

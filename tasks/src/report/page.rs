@@ -1,4 +1,5 @@
 //! A report as one HTML page: no network, no script, light and dark, readable on a phone.
+use super::escape::escape;
 use super::findings::Findings;
 use super::gather::{Arm, Gathered};
 use super::plot::{self, Series};
@@ -39,22 +40,6 @@ pub(super) fn page(
          <title>{}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n",
         escape(title)
     )
-}
-
-/// Text that HTML takes as text, in elements and in quoted attributes.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
 }
 
 fn class_of(arm: &Arm, index: usize) -> String {

@@ -4,7 +4,7 @@
 //! Nothing is drawn with style attributes, which the page's content policy would not apply.
 use std::fmt::Write;
 
-use super::page::escape;
+use super::escape::escape;
 use crate::stats::Interval;
 
 const LEFT: f64 = 44.0;
