@@ -12,7 +12,7 @@ use dag_lm::tokenizer::{Reserved, Specials, TOKENIZER_FILE, Tokenizer, Tokenizer
 use dag_lm::weights::Weights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::records::draw;
 
@@ -292,7 +292,11 @@ impl Task for ModelTask {
             if folder.join(TOKENIZER_FILE).is_file() && !params.adapts() {
                 return Ok(());
             }
-            params.adapted(tokenizer, template.as_deref())?
+            let tokenizer = params.adapted(tokenizer, template.as_deref())?;
+            if let Some(id) = tokenizer.eos_id().filter(|_| params.end_token.is_some()) {
+                set_end_token(&folder, id)?;
+            }
+            tokenizer
         };
         tokenizer.save(&folder).map_err(|error| failed(&error))?;
         cx.metric("vocabulary", tokenizer.vocab_size());
@@ -388,10 +392,26 @@ fn copy_flat(files: &[PathBuf], folder: &Path) -> Result<(), TaskError> {
     }
 }
 
+/// Writes another end token into the files by which other programs stop a response.
+fn set_end_token(folder: &Path, id: u32) -> Result<(), TaskError> {
+    for name in ["config.json", "generation_config.json"] {
+        let path = folder.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).map_err(|error| TaskError::io(&path, error))?;
+        let mut content: serde_json::Map<String, Value> =
+            serde_json::from_str(&text).map_err(|error| TaskError::input(&path, None, error.to_string()))?;
+        content.insert("eos_token_id".to_owned(), json!(id));
+        let text =
+            serde_json::to_string_pretty(&content).map_err(|error| TaskError::failed(error.to_string()))?;
+        fs::write(&path, text + "\n").map_err(|error| TaskError::io(&path, error))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     fn params(value: Value) -> Params {
@@ -468,6 +488,21 @@ mod tests {
         assert!(fault.contains("`special_tokens`: token 104 (`a`) is part of ordinary text"), "{fault}");
         let fault = made(json!({ "end_token": "<|stop|>" })).err().unwrap().to_string();
         assert!(fault.contains("`end_token`: the vocabulary has no token `<|stop|>`"), "{fault}");
+    }
+
+    #[test]
+    fn another_end_token_is_in_every_file_of_a_model_that_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        Tokenizer::bytes(&Specials::chat()).unwrap().save(dir.path()).unwrap();
+        fs::write(dir.path().join("config.json"), r#"{"eos_token_id": 1, "hidden_size": 8}"#).unwrap();
+        fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [1, 2]}"#).unwrap();
+        let mut cx = TaskCx::for_test(&dir.path().join("out")).file("/path", dir.path()).build().unwrap();
+        ModelTask::run(&params(json!({ "path": "somewhere", "end_token": "<|pad|>" })), &mut cx).unwrap();
+        let folder = cx.output("model");
+        assert_eq!(Tokenizer::load(&folder).unwrap().eos(), Some("<|pad|>"));
+        let read = |name| serde_json::from_slice::<Value>(&fs::read(folder.join(name)).unwrap()).unwrap();
+        assert_eq!(read("config.json"), json!({ "eos_token_id": 0, "hidden_size": 8 }));
+        assert_eq!(read("generation_config.json"), json!({ "eos_token_id": 0 }));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TemplateErro
     });
     environment.add_filter("tojson", python::to_json);
     environment.add_filter("string", |value: &Value| python::text(value));
+    // Nothing is not iterable in Python; an undefined variable is.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });

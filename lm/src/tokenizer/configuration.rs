@@ -94,15 +94,17 @@ impl Written {
     }
 }
 
-/// The bytes of a configuration file in which a token has another role.
+/// The bytes of a configuration file, by its name, in which a token has another role.
 pub(super) fn with_role(
-    config: Option<&Vec<u8>>,
+    present: Option<&Vec<u8>>,
+    file: &str,
     role: &str,
     token: &str,
 ) -> Result<Vec<u8>, TokenizerError> {
-    let mut content: Map<String, Value> = match config {
-        Some(bytes) => serde_json::from_slice(bytes)
-            .map_err(|error| TokenizerError::content(CONFIG_FILE, error.to_string()))?,
+    let mut content: Map<String, Value> = match present {
+        Some(bytes) => {
+            serde_json::from_slice(bytes).map_err(|error| TokenizerError::content(file, error.to_string()))?
+        }
         None => Map::from_iter([("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"))]),
     };
     content.insert(role.to_owned(), json!(token));

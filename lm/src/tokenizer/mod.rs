@@ -9,6 +9,7 @@
 
 mod base64;
 mod byte_level;
+mod check;
 mod configuration;
 mod encoder;
 mod files;
@@ -31,7 +32,6 @@ pub(crate) use configuration::Configuration;
 use encoder::Encoder;
 pub use made::Specials;
 pub use rename::Reserved;
-use table::TokenTable;
 
 /// The file that holds vocabulary and rules.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -171,10 +171,10 @@ impl Tokenizer {
         let fault = |reason: String| TokenizerError::content(TOKENIZER_FILE, reason);
         let bytes = files.get(TOKENIZER_FILE).ok_or_else(|| fault("it is absent".to_owned()))?;
         let content: Value = serde_json::from_slice(bytes).map_err(|error| fault(error.to_string()))?;
-        let ids = ids(&content["model"]["vocab"]);
-        check_merges(&content["model"], &ids).map_err(fault)?;
+        let ids = check::ids(&content["model"]["vocab"]).map_err(fault)?;
+        check::merges(&content["model"], &ids).map_err(fault)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
-        check_added(&content["added_tokens"], &inner).map_err(fault)?;
+        check::added(&content["added_tokens"], &inner).map_err(fault)?;
         // A saved tokenizer may carry the cut and the padding of whoever saved it; both would alter texts silently.
         inner.with_truncation(None).map_err(|error| fault(error.to_string()))?;
         inner.with_padding(None);
@@ -221,8 +221,12 @@ impl Tokenizer {
     /// The same tokenizer with another token to end a response.
     pub fn with_end_token(mut self, token: &str) -> Result<Self, TokenizerError> {
         self.id(token).ok_or_else(|| TokenizerError::Absent(token.to_owned()))?;
-        let config = configuration::with_role(self.files.get(CONFIG_FILE), "eos_token", token)?;
-        self.files.insert(CONFIG_FILE.to_owned(), config);
+        for file in [CONFIG_FILE, SPECIALS_MAP_FILE] {
+            if file == CONFIG_FILE || self.files.contains_key(file) {
+                let content = configuration::with_role(self.files.get(file), file, "eos_token", token)?;
+                self.files.insert(file.to_owned(), content);
+            }
+        }
         self.configuration.named_tokens.insert("eos_token".to_owned(), token.to_owned());
         Ok(self)
     }
@@ -346,57 +350,6 @@ impl Tokenizer {
     pub(crate) fn configuration(&self) -> &Configuration {
         &self.configuration
     }
-}
-
-/// The ids of a vocabulary that is a map from token to id.
-fn ids(vocabulary: &Value) -> TokenTable {
-    let tokens = vocabulary.as_object();
-    let mut ids = TokenTable::with_capacity(tokens.map_or(0, serde_json::Map::len));
-    for (token, id) in tokens.into_iter().flatten() {
-        if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX) {
-            ids.insert(token.as_bytes(), id);
-        }
-    }
-    ids
-}
-
-/// Whether every merge is of two tokens to a third; the library would look no further than the tokens' lengths.
-fn check_merges(model: &Value, ids: &TokenTable) -> Result<(), String> {
-    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
-    let mut whole = Vec::new();
-    for (number, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
-        // Lists of texts may begin with a line about themselves.
-        if merge.as_str().is_some_and(|text| text.starts_with("#version")) {
-            continue;
-        }
-        let (left, right) =
-            encoder::parts(merge).ok_or_else(|| format!("merge {number} is not of two tokens: {merge}"))?;
-        whole.clear();
-        whole.extend_from_slice(left.as_bytes());
-        whole.extend_from_slice(right.strip_prefix(prefix).unwrap_or(right).as_bytes());
-        let absent =
-            [left.as_bytes(), right.as_bytes(), &whole].into_iter().find(|token| ids.get(token).is_none());
-        if let Some(token) = absent {
-            let token = String::from_utf8_lossy(token);
-            return Err(format!("merge {number} ({merge}) names {token:?}, which is no token"));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the library gives the added tokens the ids that the file gives them; it counts on from the vocabulary instead.
-fn check_added(added: &Value, inner: &tokenizers::Tokenizer) -> Result<(), String> {
-    for token in added.as_array().into_iter().flatten() {
-        let (Some(content), Some(id)) = (token["content"].as_str(), token["id"].as_u64()) else { continue };
-        let given = inner.token_to_id(content);
-        if given.map(u64::from) != Some(id) {
-            let given = given.map_or("none".to_owned(), |given| given.to_string());
-            return Err(format!(
-                "the added token {content:?} has the id {id}, and would be given {given}: the ids have a gap"
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Whether tokens cover a text, but for white space, which a vocabulary may leave out by rule.

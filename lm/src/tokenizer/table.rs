@@ -104,12 +104,16 @@ mod tests {
             others in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3), 0..40),
         ) {
             let mut table = TokenTable::with_capacity(tokens.len());
-            tokens.iter().for_each(|(token, &id)| table.insert(token, id));
+            for (token, &id) in &tokens {
+                table.insert(token, id);
+            }
             for token in tokens.keys().chain(&others) {
                 prop_assert_eq!(table.get(token), tokens.get(token).copied());
             }
             let mut table = PairTable::with_capacity(pairs.len());
-            pairs.iter().for_each(|&(pair, merge)| table.insert(pair, merge));
+            for &(pair, merge) in &pairs {
+                table.insert(pair, merge);
+            }
             let map: BTreeMap<_, _> = pairs.into_iter().collect();
             for pair in (0..9).flat_map(|left| (0..9).map(move |right| (left, right))) {
                 prop_assert_eq!(table.get(pair), map.get(&pair).copied());

@@ -110,6 +110,7 @@ fn faulty_files_are_named_with_the_place() {
         ("tokenizer.json", json(r#"{"a": 0}"#, r#"["a c"]"#, ""), r#"merge 0 ("a c") names "c""#),
         ("tokenizer.json", json(r#"{"a": 0}"#, r#"[["a"]]"#, ""), "merge 0 is not of two tokens"),
         ("tokenizer.json", json(r#"{"a": 0}"#, "[]", unknown), r#""<x>" has the id 7, and would be given 1"#),
+        ("tokenizer.json", json(r#"{"a": 4294967294}"#, "[]", ""), r#"the token "a" has the id 4294967294"#),
         ("tekken.json", "{}".to_owned(), "missing field `config`"),
         (
             "tekken.json",
