@@ -4,14 +4,15 @@
 //! as transformers writes them. The digest covers names, types, shapes and bytes of the tensors in the order of their
 //! names, so that it does not depend on how they are spread over files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
+use safetensors::{SafeTensorError, SafeTensors};
 
 /// The one file of an unsharded model.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -300,23 +301,37 @@ pub struct Saved<'a> {
     pub elements: &'a [f32],
 }
 
+/// One tensor after the other becomes bytes while it is written, so that saving takes no second copy of the model.
+impl View for &Saved<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.elements.iter().flat_map(|element| element.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.elements)
+    }
+}
+
 /// Writes 32-bit tensors as `model.safetensors` into `directory`: equal tensors give equal bytes.
 pub fn save(directory: &Path, tensors: &BTreeMap<String, Saved<'_>>) -> Result<(), WeightsError> {
     let path = directory.join(WEIGHTS_FILE);
-    let bytes: Vec<Vec<u8>> = tensors
-        .values()
-        .map(|tensor| tensor.elements.iter().flat_map(|element| element.to_le_bytes()).collect())
-        .collect();
-    let mut views = Vec::with_capacity(tensors.len());
-    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
-            .map_err(|source| WeightsError::Format { path: path.clone(), source })?;
-        views.push((name, view));
+    let fault = |source| WeightsError::Format { path: path.clone(), source };
+    for Saved { shape, elements } in tensors.values() {
+        if shape.iter().product::<usize>() != elements.len() {
+            return Err(fault(SafeTensorError::InvalidTensorView(Dtype::F32, shape.clone(), elements.len())));
+        }
     }
     // transformers refuses a file that does not say which framework's layout it has.
     let about = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize_to_file(views, Some(about), &path)
-        .map_err(|source| WeightsError::Format { path, source })
+    safetensors::serialize_to_file(tensors, Some(about), &path).map_err(fault)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Experts {
     /// Experts of a block.
+    #[serde(alias = "num_local_experts")]
     pub num_experts: usize,
     /// Experts that compute a token.
     pub num_experts_per_tok: usize,
