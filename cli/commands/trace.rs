@@ -194,7 +194,8 @@ fn trails(
             continue;
         }
         let Some(table) = artifact.table()? else { continue };
-        let found = find(&table, trails.iter().map(|trail| trail.marks.get(source)).collect())?;
+        let marks: Vec<Option<&Marks>> = trails.iter().map(|trail| trail.marks.get(source)).collect();
+        let found = find(&table, &marks)?;
         let all: BTreeSet<u64> = found.iter().flatten().copied().collect();
         let all: Vec<u64> = all.into_iter().collect();
         for (row, number) in table.rows_at(&all)?.zip(&all) {
@@ -211,7 +212,7 @@ fn trails(
 
 /// The numbers of the rows that each of `marks` means: by their key, and if none has such a key by their id. Only these two
 /// columns are read.
-fn find(table: &TableReader, marks: Vec<Option<&Marks>>) -> Result<Vec<Vec<u64>>, Failure> {
+fn find(table: &TableReader, marks: &[Option<&Marks>]) -> Result<Vec<Vec<u64>>, Failure> {
     let columns: Vec<&str> =
         table.schema().names().filter(|name| matches!(*name, "record_key" | "id")).collect();
     let mut found = vec![(Vec::new(), Vec::new()); marks.len()];
