@@ -14,6 +14,7 @@ mod gsm8k_traces;
 mod layering;
 mod main_job;
 mod reuse;
+mod smollm2;
 mod store;
 mod support;
 

@@ -36,6 +36,12 @@ fn every_experiment_compiles_in_every_profile() {
             sandbox.dag(&["plan", &format!("experiments/{file}"), "--profile", profile]).expect(0);
         }
     }
+    // Their data are not in the repository, so these are only checked.
+    sandbox.dag(&["check", "experiments/gsm8k-traces.yaml", "--set", "data=data"]).expect(0);
+    for profile in ["local", "full"] {
+        let arguments = ["check", "experiments/smollm2.yaml", "--set", "data=data", "--profile", profile];
+        sandbox.dag(&arguments).expect(0);
+    }
 }
 
 #[test]

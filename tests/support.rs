@@ -39,15 +39,25 @@ pub(crate) fn experiments() -> Sandbox {
 }
 
 /// A file or folder of the large real data, or `None`, said aloud, where there is none.
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    present("DAG_SHARED", "../shared", path, "set DAG_SHARED to the folder that has it")
+}
+
+/// A file that `scripts/fetch_test_models.py` fetches, or `None`, said aloud, where it is not there.
+pub(crate) fn fetched(path: &str) -> Option<PathBuf> {
+    present("DAG_TEST_MODELS", "target/test-models", path, "run `python3 scripts/fetch_test_models.py`")
+}
+
+/// `path` in the folder that a variable names, else in `folder` seen from the repository.
 #[expect(clippy::disallowed_methods, reason = "the data lies where the caller of the tests says")]
 #[expect(clippy::print_stderr, reason = "a test that skips says so")]
-pub(crate) fn shared(path: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let path = std::env::var("DAG_SHARED").map_or_else(|_| beside(), PathBuf::from).join(path);
+fn present(variable: &str, folder: &str, path: &str, remedy: &str) -> Option<PathBuf> {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let path = std::env::var(variable).map_or_else(|_| usual(), PathBuf::from).join(path);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: no `{}`; set DAG_SHARED to the folder that has it", path.display());
+    eprintln!("skipped: no `{}`; {remedy}", path.display());
     None
 }
 

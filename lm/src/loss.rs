@@ -5,8 +5,9 @@ use crate::kernels::matmul::{Into, Matrix, matmul};
 use crate::kernels::share::{Shared, share};
 use crate::kernels::vectorised;
 
-/// Logits held at once.
-const LOGITS: usize = 1 << 21;
+/// Logits held at once, 64 MiB of them. Fewer would save little and read the head's weight more often: its gradient is one chain of
+/// additions over the labels, so how they are cut changes no bit.
+const LOGITS: usize = 1 << 24;
 
 /// The head and what it reads.
 #[derive(Clone, Copy, Debug)]
@@ -18,26 +19,40 @@ pub(crate) struct Head<'a> {
 }
 
 /// Buffers of the loss, used again by the next pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CrossEntropy {
+    /// Logits held at once.
+    most: usize,
     read: Vec<f32>,
     logits: Vec<f32>,
     losses: Vec<f32>,
     read_gradient: Vec<f32>,
 }
 
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self::holding(LOGITS)
+    }
+}
+
 impl CrossEntropy {
+    /// A loss that holds about so many logits at once.
+    pub(crate) fn holding(most: usize) -> Self {
+        Self { most, read: Vec::new(), logits: Vec::new(), losses: Vec::new(), read_gradient: Vec::new() }
+    }
+
     /// The negative log-probability of every label, in order; `normed` has a row per token of the batch.
     pub(crate) fn losses(&mut self, head: Head<'_>, normed: &[f32], labels: &[(usize, u32)]) -> Vec<f32> {
         let mut all = Vec::with_capacity(labels.len());
-        for labels in labels.chunks(Self::chunk(head)) {
+        for labels in labels.chunks(self.chunk(head)) {
             self.forward(head, normed, labels);
             all.extend_from_slice(&self.losses);
         }
         all
     }
 
-    /// The sum of the losses; writes the gradient of `scale · sum` by `normed` and adds that by the head's weight.
+    /// The sum of the losses; writes the gradient of `scale · sum` by `normed` and adds that by the head's weight, if it is
+    /// trained.
     pub(crate) fn backward(
         &mut self,
         head: Head<'_>,
@@ -45,14 +60,15 @@ impl CrossEntropy {
         labels: &[(usize, u32)],
         scale: f32,
         normed_gradient: &mut Vec<f32>,
-        weight_gradient: &mut [f32],
+        mut weight_gradient: Option<&mut [f32]>,
     ) -> f64 {
         normed_gradient.clear();
         normed_gradient.resize(normed.len(), 0.0);
         let mut total = 0.0;
-        for labels in labels.chunks(Self::chunk(head)) {
+        for labels in labels.chunks(self.chunk(head)) {
             self.forward(head, normed, labels);
-            total += self.losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            // One chain over all labels, like the gradient's.
+            total = self.losses.iter().fold(total, |total, &loss| total + f64::from(loss));
             let vocabulary = head.weight.len() / head.hidden;
             self.logits.iter_mut().for_each(|probability| *probability *= scale);
             for (row, &(_, label)) in self.logits.chunks_exact_mut(vocabulary).zip(labels) {
@@ -64,7 +80,9 @@ impl CrossEntropy {
                 Matrix::new(&self.read, labels.len(), head.hidden),
                 Matrix::new(head.weight, vocabulary, head.hidden),
             );
-            matmul(weight_gradient, gradient.transposed(), read, Into::Accumulate);
+            if let Some(weight_gradient) = weight_gradient.as_deref_mut() {
+                matmul(weight_gradient, gradient.transposed(), read, Into::Accumulate);
+            }
             matmul(&mut self.read_gradient, gradient, weight, Into::Replace);
             for (from, &(row, _)) in self.read_gradient.chunks_exact(head.hidden).zip(labels) {
                 normed_gradient[row * head.hidden..][..head.hidden].copy_from_slice(from);
@@ -73,8 +91,9 @@ impl CrossEntropy {
         total
     }
 
-    fn chunk(head: Head<'_>) -> usize {
-        (LOGITS * head.hidden / head.weight.len().max(1)).clamp(16, 4096)
+    /// Labels whose logits are held at once.
+    fn chunk(&self, head: Head<'_>) -> usize {
+        (self.most * head.hidden / head.weight.len().max(1)).clamp(16, 4096)
     }
 
     /// Leaves the probabilities in `logits` and the losses in `losses`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::math::dot;
 use crate::kernels::share::{Shared, share};
 use crate::kernels::vectorised;
-use crate::model::Places;
+use crate::model::Parameter;
 
 /// The learning rate: from `initial` up to `peak` along a line, then down to `minimum` along half a cosine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ pub(crate) struct Step {
 pub(crate) fn update(
     constants: &AdamW,
     step: Step,
-    places: &Places,
+    parameters: &[Parameter],
     weights: &mut [f32],
     gradients: &[f32],
     moments: &mut Moments,
@@ -105,7 +105,7 @@ pub(crate) fn update(
     let corrected = (1.0 - constants.beta2.powi(step)).sqrt();
     let (weights, first, second) =
         (Shared::new(weights), Shared::new(&mut moments.first), Shared::new(&mut moments.second));
-    for parameter in &places.parameters {
+    for parameter in parameters {
         let decay = if parameter.is_matrix() { 1.0 - rate * constants.weight_decay } else { 1.0 };
         let factors = Factors {
             scale: scale as f32,
@@ -159,7 +159,7 @@ vectorised! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Config;
+    use crate::model::{Config, Places};
 
     #[test]
     fn the_rate_follows_the_paper() {
@@ -193,7 +193,7 @@ mod tests {
             update(
                 &constants,
                 Step { number: step, rate: 0.01, scale: 0.5 },
-                &places,
+                &places.parameters,
                 &mut weights,
                 &gradients,
                 &mut moments,

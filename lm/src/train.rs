@@ -4,6 +4,7 @@
 //! other. Weights, and so losses, do not depend on the number of threads.
 
 mod checkpoint;
+mod config;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,11 +16,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::loss::{CrossEntropy, Head};
-use crate::model::{self, Batch, Config, ModelError, Places, Tape};
-use crate::optimizer::{AdamW, Moments, Schedule, Step, global_norm, update};
+use crate::model::{self, Adapters, Batch, Config, Gradients, ModelError, Places, Tape, Weights};
+
+pub use crate::model::{Lora, Recompute};
+use crate::optimizer::{AdamW, Moments, Step, global_norm, update};
+pub use config::TrainConfig;
 
 /// Tokens computed at once; a larger step is cut between packs.
 const PASS: usize = 4096;
+
+/// Where in a trained model's directory its adapters lie.
+pub const ADAPTER_FOLDER: &str = "adapter";
 
 /// Samples laid end to end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,81 +37,6 @@ pub struct Pack {
     pub loss_mask: Vec<u8>,
     /// Where each sample starts.
     pub starts: Vec<u32>,
-}
-
-/// How to train. The defaults of the optimiser are those of the NeMo family of trainers (Megatron-Bridge's supervised
-/// fine-tuning recipe: betas 0.9 and 0.98, epsilon 1e-8, weight decay 0.1, clipping at 1).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimiser steps of the whole run.
-    pub steps: u64,
-    /// The highest learning rate.
-    pub peak_lr: f64,
-    /// The learning rate of the first step.
-    pub initial_lr: f64,
-    /// The learning rate at the end.
-    pub min_lr: f64,
-    /// Steps until the peak.
-    pub warmup_steps: u64,
-    /// Shares of the old moments kept per step.
-    #[serde(default = "default_betas")]
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment.
-    #[serde(default = "default_eps")]
-    pub eps: f64,
-    /// Decay of matrices per unit of learning rate.
-    #[serde(default = "default_weight_decay")]
-    pub weight_decay: f64,
-    /// The largest global norm of a step's gradient; none: no clipping.
-    #[serde(default = "default_clip_norm")]
-    pub clip_norm: Option<f64>,
-}
-
-fn default_betas() -> (f64, f64) {
-    (0.9, 0.98)
-}
-
-fn default_eps() -> f64 {
-    1e-8
-}
-
-fn default_weight_decay() -> f64 {
-    0.1
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "serde wants the type of the field")]
-fn default_clip_norm() -> Option<f64> {
-    Some(1.0)
-}
-
-impl TrainConfig {
-    /// A run of so many steps up to `peak_lr`, shaped as the paper's: 3 % warm-up from a tenth of the peak, cosine down to a
-    /// hundredth.
-    pub fn new(steps: u64, peak_lr: f64) -> Self {
-        Self {
-            steps,
-            peak_lr,
-            initial_lr: peak_lr / 10.0,
-            min_lr: peak_lr / 100.0,
-            warmup_steps: steps * 3 / 100,
-            betas: default_betas(),
-            eps: default_eps(),
-            weight_decay: default_weight_decay(),
-            clip_norm: default_clip_norm(),
-        }
-    }
-
-    /// The learning rate over the run.
-    pub fn schedule(&self) -> Schedule {
-        Schedule {
-            steps: self.steps,
-            warmup_steps: self.warmup_steps,
-            initial: self.initial_lr,
-            peak: self.peak_lr,
-            minimum: self.min_lr,
-        }
-    }
 }
 
 /// What a step did.
@@ -174,7 +106,10 @@ pub struct Trainer {
     config: TrainConfig,
     model: Config,
     places: Places,
+    /// The model's weights: what is trained, if there are no adapters.
     weights: Vec<f32>,
+    adapters: Option<Adapters>,
+    /// Of what is trained, like the moments.
     gradients: Vec<f32>,
     moments: Moments,
     position: Position,
@@ -190,7 +125,8 @@ impl Trainer {
             return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
         }
         let (model, places, weights) = model::load(base_dir)?;
-        let total = weights.len();
+        let adapters = config.lora.as_ref().map(|lora| Adapters::new(&places, lora)).transpose()?;
+        let total = adapters.as_ref().map_or(weights.len(), |adapters| adapters.values.len());
         Ok(Self {
             config: config.clone(),
             tape: Tape::new(&model, &places)?,
@@ -202,7 +138,13 @@ impl Trainer {
             model,
             places,
             weights,
+            adapters,
         })
+    }
+
+    /// Whether activations are kept or computed again on the way back; no bit depends on it.
+    pub fn set_recompute(&mut self, recompute: Recompute) {
+        self.tape.recompute = recompute;
     }
 
     /// How far the run has come.
@@ -239,8 +181,13 @@ impl Trainer {
             epsilon: self.config.eps,
             weight_decay: self.config.weight_decay,
         };
-        let Self { places, weights, gradients, moments, .. } = self;
-        update(&constants, Step { number: step, rate: lr, scale }, places, weights, gradients, moments);
+        let Self { places, weights, adapters, gradients, moments, .. } = self;
+        let (parameters, trained) = match adapters {
+            Some(adapters) => (&adapters.parameters, &mut adapters.values),
+            None => (&places.parameters, weights),
+        };
+        let step_of_run = Step { number: step, rate: lr, scale };
+        update(&constants, step_of_run, parameters, trained, gradients, moments);
         self.position = Position { step, packs: self.position.packs + packs.len() as u64 };
         Ok(StepStats { step, loss, grad_norm, lr, loss_tokens })
     }
@@ -252,17 +199,21 @@ impl Trainer {
         if labels == 0 {
             return Err(TrainError::NoLabels);
         }
-        self.gradients.fill(0.0);
+        let Self { model, places, weights, adapters, gradients, tape, loss, .. } = self;
+        gradients.fill(0.0);
+        let weights = Weights { values: weights, adapters: adapters.as_ref() };
+        let mut gradients = match adapters {
+            Some(_) => Gradients::Adapters { to: gradients, unused: Vec::new() },
+            None => Gradients::All(gradients),
+        };
+        let head = Head { weight: &weights.values[places.head.clone()], hidden: model.hidden_size };
         let mut total = 0.0;
         for batch in &batches {
-            self.tape.forward(&self.weights, batch);
-            let Tape { normed, normed_gradient, .. } = &mut self.tape;
-            let head =
-                Head { weight: &self.weights[self.places.head.clone()], hidden: self.model.hidden_size };
-            let to = &mut self.gradients[self.places.head.clone()];
-            total +=
-                self.loss.backward(head, normed, &batch.labels, 1.0 / labels as f32, normed_gradient, to);
-            self.tape.backward(&self.weights, batch, &mut self.gradients);
+            tape.forward(weights, batch);
+            let Tape { normed, normed_gradient, .. } = tape;
+            let (scale, to) = (1.0 / labels as f32, gradients.of_matrix(&places.head));
+            total += loss.backward(head, normed, &batch.labels, scale, normed_gradient, to);
+            tape.backward(weights, batch, &mut gradients);
         }
         Ok((total / labels as f64, labels as u64))
     }
@@ -277,9 +228,46 @@ impl Trainer {
         checkpoint::load(self, dir)
     }
 
-    /// Writes the model as a directory that [`model::Model::load`] and transformers read.
+    /// Log-probabilities of the label tokens of each pack, in order.
+    pub fn score(&mut self, packs: &[Pack]) -> Result<Vec<Vec<f32>>, TrainError> {
+        let pool = Arc::clone(&self.pool);
+        pool.install(|| packs.iter().map(|pack| self.score_pack(pack)).collect())
+    }
+
+    fn score_pack(&mut self, pack: &Pack) -> Result<Vec<f32>, TrainError> {
+        let Self { model, places, weights, adapters, tape, loss, .. } = self;
+        let weights = Weights { values: weights, adapters: adapters.as_ref() };
+        let head = Head { weight: &weights.values[places.head.clone()], hidden: model.hidden_size };
+        let mut scores = Vec::new();
+        for batch in batches(&[pack], model)? {
+            tape.forward(weights, &batch);
+            scores.extend(loss.losses(head, &tape.normed, &batch.labels).into_iter().map(|loss| -loss));
+        }
+        Ok(scores)
+    }
+
+    /// Writes the model as a directory that [`model::Model::load`] and transformers read. Adapters are added to the weights,
+    /// and also lie in [`ADAPTER_FOLDER`] below it, as PEFT reads them.
     pub fn save_model(&self, dir: &Path) -> Result<(), TrainError> {
-        Ok(model::save(&self.model, &self.places, &self.weights, dir)?)
+        let Some((adapters, lora)) = self.adapters.as_ref().zip(self.config.lora.as_ref()) else {
+            return Ok(model::save(&self.model, &self.places, &self.weights, dir)?);
+        };
+        let mut merged = self.weights.clone();
+        self.pool.install(|| adapters.merge(&mut merged));
+        model::save(&self.model, &self.places, &merged, dir)?;
+        Ok(adapters.save(lora, &dir.join(ADAPTER_FOLDER))?)
+    }
+
+    /// What is trained.
+    fn trained(&self) -> &[f32] {
+        self.adapters.as_ref().map_or(&self.weights, |adapters| &adapters.values)
+    }
+
+    fn trained_mut(&mut self) -> &mut [f32] {
+        match &mut self.adapters {
+            Some(adapters) => &mut adapters.values,
+            None => &mut self.weights,
+        }
     }
 }
 
@@ -311,27 +299,9 @@ fn shuffled(seed: u64, epoch: u64, count: usize) -> Vec<usize> {
     order
 }
 
-/// Log-probabilities of the label tokens of each pack, in order, under the model in `dir`.
+/// [`Trainer::score`] of the model in `dir`.
 pub fn score(dir: &Path, packs: &[Pack], device: &Device) -> Result<Vec<Vec<f32>>, TrainError> {
-    let mut trainer = Trainer::new(dir, &TrainConfig::new(1, 0.0), device)?;
-    let pool = Arc::clone(&trainer.pool);
-    pool.install(|| {
-        let mut scores = Vec::with_capacity(packs.len());
-        for pack in packs {
-            let mut of_pack = Vec::new();
-            for batch in batches(&[pack], &trainer.model)? {
-                trainer.tape.forward(&trainer.weights, &batch);
-                let weight = &trainer.weights[trainer.places.head.clone()];
-                let head = Head { weight, hidden: trainer.model.hidden_size };
-                of_pack.extend(trainer.loss.losses(head, &trainer.tape.normed, &batch.labels));
-            }
-            for loss in &mut of_pack {
-                *loss = -*loss;
-            }
-            scores.push(of_pack);
-        }
-        Ok(scores)
-    })
+    Trainer::new(dir, &TrainConfig::new(1, 0.0), device)?.score(packs)
 }
 
 /// Checks the packs and lays them out as passes of about [`PASS`] tokens.

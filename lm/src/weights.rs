@@ -301,8 +301,7 @@ pub struct Saved<'a> {
     pub elements: &'a [f32],
 }
 
-/// One tensor after the other becomes bytes while it is written, so that saving takes no second copy of the model.
-impl View for &Saved<'_> {
+impl View for Saved<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -312,7 +311,7 @@ impl View for &Saved<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.elements.iter().flat_map(|element| element.to_le_bytes()).collect())
+        bytes(self.elements)
     }
 
     fn data_len(&self) -> usize {
@@ -320,10 +319,26 @@ impl View for &Saved<'_> {
     }
 }
 
+/// Numbers as a file has them, without a copy where the machine has them so too: weights and moments are large.
+pub(crate) fn bytes(elements: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        // SAFETY: the four bytes of every number are initialised, and bytes may lie anywhere.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        Cow::Borrowed(bytes)
+    } else {
+        Cow::Owned(elements.iter().flat_map(|element| element.to_le_bytes()).collect())
+    }
+}
+
 /// Writes 32-bit tensors as `model.safetensors` into `directory`: equal tensors give equal bytes.
-pub fn save(directory: &Path, tensors: &BTreeMap<String, Saved<'_>>) -> Result<(), WeightsError> {
-    let path = directory.join(WEIGHTS_FILE);
-    let fault = |source| WeightsError::Format { path: path.clone(), source };
+pub fn save(directory: &Path, tensors: BTreeMap<String, Saved<'_>>) -> Result<(), WeightsError> {
+    save_as(&directory.join(WEIGHTS_FILE), tensors)
+}
+
+/// [`save`] to a file of another name.
+pub(crate) fn save_as(path: &Path, tensors: BTreeMap<String, Saved<'_>>) -> Result<(), WeightsError> {
+    let fault = |source| WeightsError::Format { path: path.to_owned(), source };
     for Saved { shape, elements } in tensors.values() {
         if shape.iter().product::<usize>() != elements.len() {
             return Err(fault(SafeTensorError::InvalidTensorView(Dtype::F32, shape.clone(), elements.len())));
@@ -331,7 +346,7 @@ pub fn save(directory: &Path, tensors: &BTreeMap<String, Saved<'_>>) -> Result<(
     }
     // transformers refuses a file that does not say which framework's layout it has.
     let about = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize_to_file(tensors, Some(about), &path).map_err(fault)
+    safetensors::serialize_to_file(tensors, Some(about), path).map_err(fault)
 }
 
 #[cfg(test)]
@@ -349,7 +364,7 @@ mod tests {
             ("norm".to_owned(), saved(&[3], &[1.0, -2.5, f32::MIN_POSITIVE])),
             ("embed".to_owned(), saved(&[2, 2], &[0.0, 1.0, 2.0, 3.0])),
         ]);
-        save(directory.path(), &tensors).unwrap();
+        save(directory.path(), tensors).unwrap();
         let weights = Weights::open(directory.path()).unwrap();
         assert_eq!(weights.names().collect::<Vec<_>>(), ["embed", "norm"]);
         assert_eq!(weights.floats("norm", &[3]).unwrap(), [1.0, -2.5, f32::MIN_POSITIVE]);
@@ -364,14 +379,14 @@ mod tests {
         let [whole, split, other] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
         let a = || ("a".to_owned(), saved(&[2], &[1.0, 2.0]));
         let b = || ("b".to_owned(), saved(&[1], &[3.0]));
-        save(whole.path(), &BTreeMap::from([a(), b()])).unwrap();
+        save(whole.path(), BTreeMap::from([a(), b()])).unwrap();
         for (name, tensor) in [("one.safetensors", b()), ("two.safetensors", a())] {
-            save(split.path(), &BTreeMap::from([tensor])).unwrap();
+            save(split.path(), BTreeMap::from([tensor])).unwrap();
             std::fs::rename(split.path().join(WEIGHTS_FILE), split.path().join(name)).unwrap();
         }
         let index = r#"{"weight_map": {"a": "two.safetensors", "b": "one.safetensors"}}"#;
         std::fs::write(split.path().join(WEIGHTS_INDEX_FILE), index).unwrap();
-        save(other.path(), &BTreeMap::from([a(), ("b".to_owned(), saved(&[1], &[4.0]))])).unwrap();
+        save(other.path(), BTreeMap::from([a(), ("b".to_owned(), saved(&[1], &[4.0]))])).unwrap();
         let digest = |directory: &tempfile::TempDir| Weights::open(directory.path()).unwrap().digest();
         assert_eq!(digest(&whole), digest(&split));
         assert_ne!(digest(&whole), digest(&other));
@@ -385,7 +400,7 @@ mod tests {
         std::fs::write(&index, r#"{"weight_map": {"a": "../secret"}}"#).unwrap();
         let fault = Weights::open(directory.path()).err().unwrap().to_string();
         assert!(fault.contains("../secret"), "{fault}");
-        save(directory.path(), &BTreeMap::from([("a".to_owned(), saved(&[2], &[1.0, 2.0]))])).unwrap();
+        save(directory.path(), BTreeMap::from([("a".to_owned(), saved(&[2], &[1.0, 2.0]))])).unwrap();
         let path = directory.path().join(WEIGHTS_FILE);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

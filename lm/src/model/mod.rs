@@ -4,6 +4,7 @@
 //! Training keeps what the way back needs and lives in [`crate::train`]; both use the same kernels on the same layout, so a
 //! token has the same logits, to the bit, in either.
 
+mod adapters;
 mod config;
 mod decoder;
 mod parameters;
@@ -12,13 +13,16 @@ mod tape;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use adapters::Adapters;
+pub use adapters::Lora;
 pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
 pub use decoder::{Cache, Model, Turn};
 pub use parameters::{
     AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,
 };
 pub(crate) use source::Source;
-pub(crate) use tape::{Batch, Tape};
+pub use tape::Recompute;
+pub(crate) use tape::{Batch, Gradients, Tape, Weights};
 
 /// What can be wrong with a model directory or a device.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,9 @@ pub enum ModelError {
         /// What it needs.
         what: String,
     },
+    /// The adapters do not fit the model.
+    #[error("the adapters do not fit the model: {0}")]
+    Adapters(String),
     /// The weights cannot be read or written.
     #[error(transparent)]
     Weights(#[from] crate::weights::WeightsError),
@@ -119,7 +126,7 @@ pub(crate) fn save(config: &Config, places: &Places, weights: &[f32], dir: &Path
         .map_err(|source| ModelError::Config { path: path.clone(), source })?;
     crate::atomic::write(&path, format!("{text}\n").as_bytes())
         .map_err(|source| ModelError::io(&path, source))?;
-    crate::weights::save(dir, &parameters::named(places, weights))?;
+    crate::weights::save(dir, parameters::named(places, weights))?;
     Ok(())
 }
 

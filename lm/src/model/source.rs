@@ -99,7 +99,7 @@ mod tests {
         let saved = tensors
             .iter()
             .map(|(name, (shape, elements))| (name.clone(), Saved { shape: shape.clone(), elements }));
-        save(dir, &saved.collect()).unwrap();
+        save(dir, saved.collect()).unwrap();
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! Checkpoints: one file, replaced atomically, that resumes a run to the bit.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use memmap2::Mmap;
 use safetensors::SafeTensors;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Dtype, Metadata};
 use serde::{Deserialize, Serialize};
 
 use super::{Position, TrainConfig, TrainError, Trainer};
 use crate::model::Config;
+use crate::weights::{Saved, bytes};
 
 /// Raised when the layout changes; an older checkpoint is then refused, and the run starts again.
 const VERSION: u32 = 1;
 const FILE: &str = "checkpoint.safetensors";
+/// The tensors: what is trained, and its moments.
+const NAMES: [&str; 3] = ["weights", "first", "second"];
 /// The metadata entry that holds [`State`].
 const STATE: &str = "state";
 
@@ -26,13 +31,10 @@ struct State {
     checksum: String,
 }
 
-fn checksum(parts: [&[f32]; 3]) -> String {
+fn checksum(parts: [&[u8]; 3]) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
-        for chunk in part.chunks(1 << 14) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|number| number.to_le_bytes()).collect();
-            hasher.update(&bytes);
-        }
+        hasher.update(part);
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -40,33 +42,35 @@ fn checksum(parts: [&[f32]; 3]) -> String {
 pub(super) fn save(trainer: &Trainer, dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(FILE);
     let fault = |reason: String| TrainError::Checkpoint { path: path.clone(), reason };
-    let parts = [&trainer.weights, &trainer.moments.first, &trainer.moments.second];
+    let parts = [trainer.trained(), &trainer.moments.first, &trainer.moments.second];
+    let [weights, first, second] = parts.map(bytes);
     let state = State {
         version: VERSION,
         position: trainer.position,
         config: trainer.config.clone(),
         model: trainer.model.clone(),
-        checksum: checksum(parts.map(Vec::as_slice)),
+        checksum: checksum([&weights, &first, &second]),
     };
     let state = serde_json::to_string(&state).map_err(|error| fault(error.to_string()))?;
-    let tensors = ["weights", "first", "second"].into_iter().zip(parts);
-    let tensors: Vec<(&str, Tensor)> = tensors
-        .map(|(name, part)| Ok((name, Tensor::from_slice(part, part.len(), &Device::Cpu)?)))
-        .collect::<candle_core::Result<_>>()
-        .map_err(|error| fault(error.to_string()))?;
-    let tensors = tensors.iter().map(|(name, tensor)| (*name, tensor));
-    let bytes = safetensors::serialize(tensors, Some([(STATE.to_owned(), state)].into()))
-        .map_err(|error| fault(error.to_string()))?;
+    let saved = parts.map(|elements| Saved { shape: vec![elements.len()], elements });
     std::fs::create_dir_all(dir)
-        .and_then(|()| crate::atomic::write(&path, &bytes))
+        .and_then(|()| {
+            crate::atomic::write_with(&path, |partial| {
+                let about = Some([(STATE.to_owned(), state)].into());
+                safetensors::serialize_to_file(NAMES.into_iter().zip(saved), about, partial)
+                    .map_err(io::Error::other)
+            })
+        })
         .map_err(|error| fault(error.to_string()))
 }
 
 pub(super) fn load(trainer: &mut Trainer, dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(FILE);
     let fault = |reason: String| TrainError::Checkpoint { path: path.clone(), reason };
-    let bytes = std::fs::read(&path).map_err(|error| fault(error.to_string()))?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| fault(error.to_string()))?;
+    let file = File::open(&path).map_err(|error| fault(error.to_string()))?;
+    // SAFETY: the checkpoint is in this node's own folder, and replaced by a rename, never rewritten.
+    let map = unsafe { Mmap::map(&file) }.map_err(|error| fault(error.to_string()))?;
+    let (_, metadata) = SafeTensors::read_metadata(&map).map_err(|error| fault(error.to_string()))?;
     let state = state(&metadata).map_err(&fault)?;
     if state.version != VERSION {
         return Err(fault(format!("it has version {}, this program writes {VERSION}", state.version)));
@@ -74,29 +78,34 @@ pub(super) fn load(trainer: &mut Trainer, dir: &Path) -> Result<(), TrainError> 
     if state.config != trainer.config || state.model != trainer.model {
         return Err(fault("it belongs to a run with another configuration".to_owned()));
     }
-    let stored = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-        .map_err(|error| fault(error.to_string()))?;
-    let [weights, first, second] = ["weights", "first", "second"].map(|name| {
-        let tensor = stored.get(name).ok_or_else(|| fault(format!("`{name}` is missing")))?;
-        let values = tensor.to_vec1::<f32>().map_err(|error| fault(error.to_string()))?;
-        if values.len() != trainer.weights.len() {
+    let stored = SafeTensors::deserialize(&map).map_err(|error| fault(error.to_string()))?;
+    let places = trainer.trained().len();
+    let part = |name| {
+        let tensor = stored.tensor(name).map_err(|error| fault(error.to_string()))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [places] {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
             return Err(fault(format!(
-                "`{name}` has {} places, the model {}",
-                values.len(),
-                trainer.weights.len()
+                "`{name}` is {dtype:?} of shape {shape:?}, the model has {places} places"
             )));
         }
-        Ok(values)
-    });
-    let (weights, first, second) = (weights?, first?, second?);
-    if checksum([&weights, &first, &second]) != state.checksum {
+        Ok(tensor.data())
+    };
+    let [weights, first, second] = [part(NAMES[0])?, part(NAMES[1])?, part(NAMES[2])?];
+    // Nothing is taken over before all of it is known to be whole.
+    if checksum([weights, first, second]) != state.checksum {
         return Err(fault("its checksum is not that of its contents".to_owned()));
     }
-    trainer.weights = weights;
-    trainer.moments.first = first;
-    trainer.moments.second = second;
+    fill(trainer.trained_mut(), weights);
+    fill(&mut trainer.moments.first, first);
+    fill(&mut trainer.moments.second, second);
     trainer.position = state.position;
     Ok(())
+}
+
+fn fill(to: &mut [f32], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from.chunks_exact(size_of::<f32>())) {
+        *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+    }
 }
 
 fn state(metadata: &Metadata) -> Result<State, String> {

@@ -1,5 +1,7 @@
 //! Training against worked examples, finite differences and itself.
 
+mod lora;
+
 use super::*;
 use crate::model::{Family, of_family, varied};
 
@@ -168,6 +170,40 @@ fn packing(config: &Config) {
     let unpacked = score(dir.path(), &single, &device).unwrap().concat();
     assert_eq!(packed.len() as u64, labels);
     assert_eq!(bits(&packed), bits(&unpacked));
+}
+
+/// Gradients, loss and what is kept, under one way to do it.
+fn gradients_with(config: &Config, set: impl Fn(&mut Trainer)) -> (Vec<u32>, u64) {
+    let dir = base(config);
+    let mut trainer = trainer(dir.path(), 2);
+    set(&mut trainer);
+    let packs = packs();
+    // Twice: the second time in the buffers of the first, which were of another size.
+    trainer.compute_gradients(&[&packs[1]]).unwrap();
+    let (loss, _) = trainer.compute_gradients(&packs.iter().collect::<Vec<_>>()).unwrap();
+    (bits(&trainer.gradients), loss.to_bits())
+}
+
+#[test]
+fn activations_computed_again_change_no_bit() {
+    let mut odd = of_family(shape(), Family::NemotronH);
+    odd.other.insert("hybrid_override_pattern".to_owned(), "M-M*-".into());
+    odd.num_hidden_layers = 5;
+    for config in shapes().into_iter().chain([odd]) {
+        let [kept, again] = [Recompute::Never, Recompute::Always]
+            .map(|recompute| gradients_with(&config, |trainer| trainer.set_recompute(recompute)));
+        assert!(kept == again, "{}", config.architectures[0]);
+    }
+}
+
+#[test]
+fn logits_in_chunks_change_no_bit() {
+    let labels: usize =
+        packs().iter().map(|pack| pack.loss_mask.iter().filter(|&&mask| mask > 0).count()).sum();
+    assert!(labels > 3 * 16, "there is more than one chunk");
+    let [whole, chunked] = [1 << 24, 1]
+        .map(|most| gradients_with(&shape(), |trainer| trainer.loss = CrossEntropy::holding(most)));
+    assert!(whole == chunked);
 }
 
 #[test]

@@ -1,41 +1,40 @@
 //! A feed-forward block in training.
 
-use super::{Backward, at, project, project_backward};
+use super::{Backward, Weights};
 use crate::kernels::matmul::Into;
 use crate::model::{FeedPlaces, room};
 
 /// What the way back needs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FeedTape {
-    places: FeedPlaces,
     input: Vec<f32>,
     active: Vec<f32>,
 }
 
 impl FeedTape {
-    pub(super) fn new(places: &FeedPlaces) -> Self {
-        Self { places: places.clone(), input: Vec::new(), active: Vec::new() }
+    /// Numbers kept per token, in a model of this width.
+    pub(super) fn width(places: &FeedPlaces, hidden: usize) -> usize {
+        (places.activation.inputs() + 1) * places.down.len() / hidden
     }
 
-    pub(super) fn forward(&mut self, weights: &[f32], normed: &[f32], rows: usize, stream: &mut [f32]) {
-        let places = &self.places;
-        let inner = places.down.len() / (stream.len() / rows);
+    pub(super) fn forward(&mut self, places: &FeedPlaces, weights: Weights<'_>, normed: &[f32], rows: usize) {
+        let inner = places.down.len() / (normed.len() / rows);
         let input = room(&mut self.input, rows * places.activation.inputs() * inner);
-        project(input, normed, at(weights, &places.inward), rows, Into::Replace);
-        let active = room(&mut self.active, rows * inner);
-        places.activation.forward(input, inner, active);
-        project(stream, active, at(weights, &places.down), rows, Into::Accumulate);
+        weights.project(input, normed, &places.inward, rows, Into::Replace);
+        places.activation.forward(input, inner, room(&mut self.active, rows * inner));
     }
 
-    pub(super) fn backward(&mut self, rows: usize, back: Backward<'_>) {
+    /// Adds what the block gave to the stream.
+    pub(super) fn add(&self, places: &FeedPlaces, weights: Weights<'_>, rows: usize, stream: &mut [f32]) {
+        weights.project(stream, &self.active, &places.down, rows, Into::Accumulate);
+    }
+
+    pub(super) fn backward(&mut self, places: &FeedPlaces, rows: usize, back: Backward<'_, '_>) {
         let Backward { weights, normed, gradient, normed_gradient, gradients, scratch } = back;
-        let places = &self.places;
         let inner = self.active.len() / rows;
         let active = room(&mut scratch.inner, rows * inner);
-        let to = &mut gradients[places.down.clone()];
-        project_backward(active, to, gradient, &self.active, at(weights, &places.down), rows);
+        gradients.project_backward(weights, &places.down, active, gradient, &self.active, rows);
         places.activation.backward(&mut self.input, inner, active);
-        let to = &mut gradients[places.inward.clone()];
-        project_backward(normed_gradient, to, &self.input, normed, at(weights, &places.inward), rows);
+        gradients.project_backward(weights, &places.inward, normed_gradient, &self.input, normed, rows);
     }
 }

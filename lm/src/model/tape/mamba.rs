@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Backward, Batch, at, project, project_backward};
+use super::{Backward, Batch, Weights};
 use crate::kernels::activation::{Gates, gate, gate_backward, silu, silu_backward};
 use crate::kernels::mamba::{
     CHUNK, MambaShape, Recurrence, ScanGradients, Scanned, convolve, convolve_backward, scan, scan_backward,
@@ -13,9 +13,8 @@ use crate::kernels::norm::{HeadPart, head_norm, head_norm_backward};
 use crate::model::{MambaPlaces, room};
 
 /// What the way back needs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct MambaTape {
-    places: MambaPlaces,
     projected: Vec<f32>,
     convolved: Vec<f32>,
     active: Vec<f32>,
@@ -48,38 +47,27 @@ fn part(rows: &Range<usize>, width: usize) -> Range<usize> {
 }
 
 impl MambaTape {
-    pub(super) fn new(places: &MambaPlaces) -> Self {
-        let empty = Vec::new;
-        Self {
-            places: places.clone(),
-            projected: empty(),
-            convolved: empty(),
-            active: empty(),
-            steps: empty(),
-            states: empty(),
-            read: empty(),
-            gated: empty(),
-            normed: empty(),
-            scales: empty(),
-        }
+    /// Numbers kept per token, but for the states: a few per chunk.
+    pub(super) fn width(places: &MambaPlaces) -> usize {
+        let shape = places.shape;
+        shape.row() + 2 * shape.channels() + shape.heads + 3 * shape.inner() + shape.groups
     }
 
     pub(super) fn forward(
         &mut self,
-        weights: &[f32],
+        places: &MambaPlaces,
+        weights: Weights<'_>,
         batch: &Batch,
         epsilon: f32,
         normed: &[f32],
-        stream: &mut [f32],
     ) {
-        let Self { places, .. } = self;
         let (rows, shape) = (batch.inputs.len(), places.shape);
         let (inner, channels) = (shape.inner(), shape.channels());
         let projected = room(&mut self.projected, rows * shape.row());
-        project(projected, normed, at(weights, &places.inward), rows, Into::Replace);
+        weights.project(projected, normed, &places.inward, rows, Into::Replace);
         let convolved = room(&mut self.convolved, rows * channels);
-        let (taps, history) = (taps(shape, at(weights, &places.convolution)), vec![0.0; shape.history()]);
-        let bias = places.convolution_bias.as_ref().map(|bias| at(weights, bias));
+        let (taps, history) = (taps(shape, weights.at(&places.convolution)), vec![0.0; shape.history()]);
+        let bias = places.convolution_bias.as_ref().map(|bias| weights.at(bias));
         for (rows, _) in samples(batch, shape) {
             let projected = &projected[part(&rows, shape.row())];
             convolve(shape, projected, &history, &taps, bias, &mut convolved[part(&rows, channels)]);
@@ -87,9 +75,9 @@ impl MambaTape {
         let active = room(&mut self.active, rows * channels);
         silu(convolved, active);
         let step = room(&mut self.steps, rows * shape.heads);
-        steps(shape, projected, at(weights, &places.step_bias), step);
+        steps(shape, projected, weights.at(&places.step_bias), step);
         let read = room(&mut self.read, rows * inner);
-        let recurrence = Recurrence { a_log: at(weights, &places.a_log), d: at(weights, &places.d) };
+        let recurrence = Recurrence { a_log: weights.at(&places.a_log), d: weights.at(&places.d) };
         self.states.clear();
         let mut state = vec![0.0; shape.states()];
         for (rows, _) in samples(batch, shape) {
@@ -109,24 +97,27 @@ impl MambaTape {
         self.normed.extend_from_slice(gated);
         let scales = room(&mut self.scales, rows * shape.groups);
         for (group, scales) in scales.chunks_exact_mut(rows).enumerate() {
-            let (part, norm) = group_norm(shape, at(weights, &places.norm), group);
+            let (part, norm) = group_norm(shape, weights.at(&places.norm), group);
             head_norm(&mut self.normed, part, norm, epsilon, scales);
         }
-        project(stream, &self.normed, at(weights, &places.output), rows, Into::Accumulate);
     }
 
-    pub(super) fn backward(&mut self, batch: &Batch, back: Backward<'_>) {
+    /// Adds what the block gave to the stream.
+    pub(super) fn add(&self, places: &MambaPlaces, weights: Weights<'_>, rows: usize, stream: &mut [f32]) {
+        weights.project(stream, &self.normed, &places.output, rows, Into::Accumulate);
+    }
+
+    pub(super) fn backward(&mut self, places: &MambaPlaces, batch: &Batch, back: Backward<'_, '_>) {
         let Backward { weights, normed, gradient, normed_gradient, gradients, scratch } = back;
-        let Self { places, projected, .. } = self;
+        let Self { projected, .. } = self;
         let (rows, shape) = (batch.inputs.len(), places.shape);
         let (inner, channels) = (shape.inner(), shape.channels());
         let read_gradient = room(&mut scratch.outer, rows * inner);
-        let to = &mut gradients[places.output.clone()];
-        project_backward(read_gradient, to, gradient, &self.normed, at(weights, &places.output), rows);
+        gradients.project_backward(weights, &places.output, read_gradient, gradient, &self.normed, rows);
         for (group, scales) in self.scales.chunks_exact(rows).enumerate() {
-            let (part, norm) = group_norm(shape, at(weights, &places.norm), group);
+            let (part, norm) = group_norm(shape, weights.at(&places.norm), group);
             let start = places.norm.start + part.first;
-            let to = &mut gradients[start..start + norm.len()];
+            let to = gradients.of(&(start..start + norm.len()));
             head_norm_backward(&self.gated, part, norm, scales, read_gradient, to);
         }
         let projected_gradient = room(&mut scratch.inner, rows * shape.row());
@@ -134,7 +125,7 @@ impl MambaTape {
         gate_backward(&self.read, gates, read_gradient, projected_gradient);
         let mut active_gradient = vec![0.0; rows * channels];
         let mut step_gradient = vec![0.0; rows * shape.heads];
-        let recurrence = Recurrence { a_log: at(weights, &places.a_log), d: at(weights, &places.d) };
+        let recurrence = Recurrence { a_log: weights.at(&places.a_log), d: weights.at(&places.d) };
         let (mut a_log, mut d) = (vec![0.0; shape.heads], vec![0.0; shape.heads]);
         for (rows, states) in samples(batch, shape) {
             let scanned = Scanned {
@@ -152,15 +143,15 @@ impl MambaTape {
             scan_backward(shape, scanned, recurrence, to);
         }
         for (places, sums) in [(&places.a_log, &a_log), (&places.d, &d)] {
-            for (to, sum) in gradients[places.clone()].iter_mut().zip(sums) {
+            for (to, sum) in gradients.of(places).iter_mut().zip(sums) {
                 *to += sum;
             }
         }
-        let to = &mut gradients[places.step_bias.clone()];
-        let bias = at(weights, &places.step_bias);
+        let to = gradients.of(&places.step_bias);
+        let bias = weights.at(&places.step_bias);
         steps_backward(shape, projected, bias, &step_gradient, projected_gradient, to);
         silu_backward(&mut self.convolved, &active_gradient);
-        let taps = taps(shape, at(weights, &places.convolution));
+        let taps = taps(shape, weights.at(&places.convolution));
         for (rows, _) in samples(batch, shape) {
             let mut bias_gradient = places.convolution_bias.as_ref().map(|_| vec![0.0; channels]);
             convolve_backward(
@@ -169,17 +160,23 @@ impl MambaTape {
                 &taps,
                 &self.convolved[part(&rows, channels)],
                 &mut projected_gradient[part(&rows, shape.row())],
-                &mut gradients[places.convolution.clone()],
+                gradients.of(&places.convolution),
                 bias_gradient.as_deref_mut(),
             );
             if let (Some(places), Some(sums)) = (&places.convolution_bias, bias_gradient) {
-                for (to, sum) in gradients[places.clone()].iter_mut().zip(sums) {
+                for (to, sum) in gradients.of(places).iter_mut().zip(sums) {
                     *to += sum;
                 }
             }
         }
-        let to = &mut gradients[places.inward.clone()];
-        project_backward(normed_gradient, to, projected_gradient, normed, at(weights, &places.inward), rows);
+        gradients.project_backward(
+            weights,
+            &places.inward,
+            normed_gradient,
+            projected_gradient,
+            normed,
+            rows,
+        );
     }
 }
 
