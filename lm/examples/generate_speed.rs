@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             max_tokens: if slots == 1 { 20 } else { 100 + index as usize * 3 },
             stop_tokens: vec![],
             stop: vec![],
+            thinking: None,
         });
         let (mut tokens, start) = (0, Instant::now());
         let flow = generate(&model, &tokenizer, requests, &Limits::new(slots, threads), &mut |finished| {

@@ -1,10 +1,14 @@
 //! Generation: many sequences at once, each as if it were alone.
 //!
 //! Sequences share the products of one step, in a fixed number of slots. A finished one leaves and the next enters at once;
-//! the samples of one prompt share its prefill. Every thread runs slots of its own, so threads wait for no one between steps.
+//! the samples of one prompt share its prefill. Every thread runs slots of its own, so threads wait for no one between steps;
+//! but with a large model they share the work of each step, so that its weights are read once.
+//! Memory is given to sequences as they grow; when it runs out, the youngest waits.
 //! A sequence depends on its prompt, its sampling parameters and its seed alone: the kernels give a row the same bits in any
 //! company, and the sampler draws by seed and position.
 
+mod sequence;
+mod thinking;
 mod worker;
 
 use std::ops::ControlFlow;
@@ -18,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::Model;
 use crate::sampler::{SamplerError, Sampling};
 use crate::tokenizer::{Tokenizer, TokenizerError};
+pub use thinking::ThinkingBudget;
 use worker::Worker;
 
 /// A prompt and how to answer it.
@@ -35,6 +40,8 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Strings that end a response.
     pub stop: Vec<String>,
+    /// How long a response may think; as long as it likes where there is none.
+    pub thinking: Option<ThinkingBudget>,
 }
 
 /// Why a response ended.
@@ -60,8 +67,15 @@ pub struct Finished {
     pub text: String,
     /// Why it ended.
     pub reason: FinishReason,
-    /// The sum of the tokens' log-probabilities in the model's own distribution.
-    pub logprob_sum: f64,
+    /// The log-probability of every token in the model's own distribution.
+    pub logprobs: Vec<f64>,
+}
+
+impl Finished {
+    /// The log-probability of the response.
+    pub fn logprob_sum(&self) -> f64 {
+        self.logprobs.iter().sum()
+    }
 }
 
 /// How much is done at once; none of it changes a response.
@@ -71,7 +85,8 @@ pub struct Limits {
     pub slots: usize,
     /// Threads that compute.
     pub threads: usize,
-    /// Bytes that all key-value caches together may take. One sequence always runs, however long.
+    /// Bytes that all caches together may take. Where sequences outgrow them, the one begun last gives its cache up and is
+    /// computed again later. One sequence of a thread always runs, however long.
     pub cache_bytes: usize,
 }
 
@@ -146,6 +161,9 @@ pub enum GenerateError {
     Threads(#[from] ThreadPoolBuildError),
 }
 
+/// Weights up to which every thread runs steps of its own; more of them are read once per step for all threads.
+const CACHED_WEIGHTS: usize = 32 << 20;
+
 /// What workers tell the calling thread.
 enum Event {
     /// This worker has taken its request and may be given another.
@@ -166,8 +184,9 @@ pub fn generate(
     receive: &mut dyn FnMut(Finished) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, GenerateError> {
     let slots = limits.slots.max(1);
-    let count = limits.threads.clamp(1, slots);
-    // Fewer slots than threads: then several threads share the work of a step.
+    // Threads that each read all weights wait for memory where the caches do not hold them.
+    let count = if model.weight_bytes() > CACHED_WEIGHTS { 1 } else { limits.threads.clamp(1, slots) };
+    // Fewer workers than threads: then several threads share the work of a step.
     let pools = (0..count)
         .map(|_| ThreadPoolBuilder::new().num_threads((limits.threads / count).max(1)).build())
         .collect::<Result<Vec<ThreadPool>, _>>()?;
@@ -180,14 +199,11 @@ pub fn generate(
         for (index, pool) in pools.iter().enumerate() {
             let (desk, tasks) = mpsc::channel();
             let (events, cancelled) = (events.clone(), &cancelled);
-            let worker = Worker::new(
-                model,
-                tokenizer,
-                slots / count + usize::from(index < slots % count),
-                limits.cache_bytes / count,
-            );
+            let slots = slots / count + usize::from(index < slots % count);
+            let cache_bytes = limits.cache_bytes / count;
+            let begin = move || Worker::new(model, tokenizer, slots, cache_bytes);
             workers.push(scope.spawn(move || {
-                let result = pool.install(move || work(worker, index, &tasks, &events, cancelled));
+                let result = pool.install(move || work(begin(), index, &tasks, &events, cancelled));
                 if result.is_err() {
                     cancelled.store(true, Ordering::Relaxed);
                 }
@@ -252,7 +268,7 @@ fn work(
             let Some((number, request)) = task else { break };
             // Where nobody listens any more the next check of `cancelled` ends the work.
             drop(events.send(Event::Taken(index)));
-            worker.prefill(number, request)?;
+            worker.take(number, request)?;
             worker.admit()?;
         }
         for finished in worker.take_finished() {

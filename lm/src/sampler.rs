@@ -11,7 +11,7 @@ use crate::kernels::{math, vectorised};
 
 /// How a token is drawn from the model's distribution.
 ///
-/// The parts apply in the order temperature, `min_p`, `top_k`, `top_p`; what is left is renormalised.
+/// The parts apply in the order repetition penalty, temperature, `min_p`, `top_k`, `top_p`; what is left is renormalised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampling {
@@ -23,17 +23,22 @@ pub struct Sampling {
     pub top_k: u32,
     /// Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
     pub min_p: f64,
+    /// Makes tokens of the prompt and the response so far less probable: divides their logits that are above 0 and multiplies
+    /// the others, once however often a token was there ([CTRL](https://arxiv.org/abs/1909.05858), as transformers
+    /// implements it); 1 changes nothing.
+    pub repetition_penalty: f64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0 }
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
     }
 }
 
 impl Sampling {
     /// The most probable token, always.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 };
 
     /// Says which parameter is out of its range.
     pub fn check(&self) -> Result<(), SamplerError> {
@@ -41,6 +46,11 @@ impl Sampling {
             ("temperature", self.temperature, self.temperature >= 0.0 && self.temperature.is_finite()),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p)),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
+            ),
         ];
         match faults.into_iter().find(|(.., good)| !good) {
             Some((parameter, value, _)) => Err(SamplerError::Parameter { parameter, value }),
@@ -78,7 +88,7 @@ pub enum SamplerError {
 pub struct Drawn {
     /// The token.
     pub token: u32,
-    /// Its natural log-probability in the model's own distribution, before temperature and truncation.
+    /// Its natural log-probability in the model's own distribution, before penalty, temperature and truncation.
     pub logprob: f64,
 }
 
@@ -89,6 +99,7 @@ type Candidate = (f32, u32);
 #[derive(Debug, Default)]
 pub struct Sampler {
     weights: Vec<f32>,
+    penalised: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -96,26 +107,61 @@ pub struct Sampler {
 const FIRST_SORTED: usize = 32;
 
 impl Sampler {
-    /// Draws the token at `position` (counted from 0 in the response) of the sample with this `seed`.
+    /// Draws the token at `position` (counted from 0 in the response) of the sample with this `seed`; `seen` are the tokens
+    /// before it, in any order and number.
     pub fn draw(
         &mut self,
         logits: &[f32],
         sampling: &Sampling,
+        seen: impl Iterator<Item = u32>,
         seed: u64,
         position: u64,
     ) -> Result<Drawn, SamplerError> {
-        let (best, maximum) = most_probable(logits)?;
+        let peak = most_probable(logits)?;
+        let log_mass = self.log_mass(logits, peak);
+        let token = if sampling.repetition_penalty == 1.0 {
+            self.choose(logits, peak, sampling, seed, position)
+        } else {
+            let mut penalised = std::mem::take(&mut self.penalised);
+            penalise(logits, seen, sampling.repetition_penalty as f32, &mut penalised);
+            let peak = most_probable(&penalised)?;
+            let token = self.choose(&penalised, peak, sampling, seed, position);
+            self.penalised = penalised;
+            token
+        };
+        Ok(Drawn { token, logprob: f64::from(logits[token as usize]) - log_mass })
+    }
+
+    /// Takes `token`, whatever the model holds of it.
+    ///
+    /// # Panics
+    /// If the model has no such token.
+    pub fn force(&mut self, logits: &[f32], token: u32) -> Result<Drawn, SamplerError> {
+        let peak = most_probable(logits)?;
+        Ok(Drawn { token, logprob: f64::from(logits[token as usize]) - self.log_mass(logits, peak) })
+    }
+
+    /// The logarithm of the sum of all exponentials: what a logit exceeds its log-probability by.
+    fn log_mass(&mut self, logits: &[f32], (_, maximum): (u32, f32)) -> f64 {
         self.weights.resize(logits.len(), 0.0);
         relative_weights(logits, maximum, 1.0, &mut self.weights);
         let mass: f64 = self.weights.iter().copied().map(f64::from).sum();
-        let token = if sampling.temperature == 0.0 {
-            best
-        } else {
-            relative_weights(logits, maximum, sampling.temperature, &mut self.weights);
-            self.draw_weighted(sampling, uniform(seed, position))
-        };
-        let logprob = f64::from(logits[token as usize]) - f64::from(maximum) - math::ln(mass);
-        Ok(Drawn { token, logprob })
+        f64::from(maximum) + math::ln(mass)
+    }
+
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        (best, maximum): (u32, f32),
+        sampling: &Sampling,
+        seed: u64,
+        position: u64,
+    ) -> u32 {
+        if sampling.temperature == 0.0 {
+            return best;
+        }
+        relative_weights(logits, maximum, sampling.temperature, &mut self.weights);
+        self.draw_weighted(sampling, uniform(seed, position))
     }
 
     fn draw_weighted(&mut self, sampling: &Sampling, uniform: f64) -> u32 {
@@ -139,6 +185,16 @@ impl Sampler {
         }
         let (chosen, _) = ranked.reach(|sum| sum > uniform * total);
         ranked.candidates[chosen].1
+    }
+}
+
+/// The logits with those of `seen` tokens made less probable.
+fn penalise(logits: &[f32], seen: impl Iterator<Item = u32>, penalty: f32, penalised: &mut Vec<f32>) {
+    penalised.clear();
+    penalised.extend_from_slice(logits);
+    // From the untouched logit, so that a token seen twice is penalised once. A prompt may hold ids that cannot be drawn.
+    for (token, &logit) in seen.filter_map(|token| Some((token, logits.get(token as usize)?))) {
+        penalised[token as usize] = if logit < 0.0 { logit * penalty } else { logit / penalty };
     }
 }
 
@@ -223,7 +279,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn draw(logits: &[f32], sampling: &Sampling, seed: u64, position: u64) -> u32 {
-        Sampler::default().draw(logits, sampling, seed, position).unwrap().token
+        Sampler::default().draw(logits, sampling, [].into_iter(), seed, position).unwrap().token
     }
 
     /// The plain way: sort all, cut, walk.
@@ -265,7 +321,8 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_id_among_equals() {
-        let drawn = Sampler::default().draw(&[1.0, 3.0, 3.0, 2.0], &Sampling::GREEDY, 7, 0).unwrap();
+        let drawn =
+            Sampler::default().draw(&[1.0, 3.0, 3.0, 2.0], &Sampling::GREEDY, [].into_iter(), 7, 0).unwrap();
         assert_eq!(drawn.token, 1);
         let expected = -(2.0 + (-1f64).exp() + (-2f64).exp()).ln();
         assert!((drawn.logprob - expected).abs() < 1e-6);
@@ -274,7 +331,8 @@ mod tests {
     #[test]
     fn non_finite_logits_are_an_error() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let result = Sampler::default().draw(&[0.0, bad, bad], &Sampling::default(), 0, 0);
+            let result =
+                Sampler::default().draw(&[0.0, bad, bad], &Sampling::default(), [].into_iter(), 0, 0);
             assert!(matches!(result, Err(SamplerError::NonFinite { token: 1, .. })));
         }
     }
@@ -306,11 +364,37 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_were_there_are_penalised_once() {
+        // The worked example: 4 / 2 = 2 falls below 3, and -1 · 2 = -2 below -1.5; a second time changes nothing.
+        let logits = [4.0, 3.0, -1.0, -1.5];
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
+        let mut penalised = Vec::new();
+        penalise(&logits, [0, 2, 0, 2, 77].into_iter(), 2.0, &mut penalised);
+        assert_eq!(penalised, [2.0, 3.0, -2.0, -1.5]);
+        let drawn = Sampler::default().draw(&logits, &sampling, [0, 2, 0].into_iter(), 1, 0).unwrap();
+        let plain = Sampler::default().force(&logits, 1).unwrap();
+        assert_eq!(drawn, plain, "token 1, with the log-probability that the model itself gives it");
+        // Seen tokens are still drawn where the seed says so, and another distribution is drawn from.
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let count = |seen: &[u32]| {
+            let drawn = |seed| {
+                Sampler::default().draw(&logits, &sampling, seen.iter().copied(), seed, 0).unwrap().token
+            };
+            (0..2000).filter(|&seed| drawn(seed) == 0).count()
+        };
+        let share = |logits: [f64; 4]| logits[0].exp() / logits.map(f64::exp).iter().sum::<f64>();
+        assert!((count(&[]) as f64 / 2000.0 - share([4.0, 3.0, -1.0, -1.5])).abs() < 0.05);
+        assert!((count(&[0, 2]) as f64 / 2000.0 - share([2.0, 3.0, -2.0, -1.5])).abs() < 0.05);
+    }
+
+    #[test]
     fn parameters_out_of_range_are_named() {
         let fault = |sampling: Sampling| sampling.check().unwrap_err().to_string();
         assert_eq!(fault(Sampling { top_p: 0.0, ..Sampling::GREEDY }), "`top_p` cannot be 0");
         assert_eq!(fault(Sampling { temperature: -1.0, ..Sampling::GREEDY }), "`temperature` cannot be -1");
         assert_eq!(fault(Sampling { min_p: f64::NAN, ..Sampling::GREEDY }), "`min_p` cannot be NaN");
+        let penalty = Sampling { repetition_penalty: 0.0, ..Sampling::GREEDY };
+        assert_eq!(fault(penalty), "`repetition_penalty` cannot be 0");
         Sampling::default().check().unwrap();
     }
 
@@ -325,7 +409,7 @@ mod tests {
             min_p in prop_oneof![Just(0.0), 0.0f64..1.0],
             seed: u64,
         ) {
-            let sampling = Sampling { temperature, top_p, top_k, min_p };
+            let sampling = Sampling { temperature, top_p, top_k, min_p, ..Sampling::default() };
             prop_assert_eq!(draw(&logits, &sampling, seed, 5), reference(&logits, &sampling, uniform(seed, 5)));
         }
     }

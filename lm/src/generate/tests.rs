@@ -10,17 +10,26 @@ use crate::tokenizer::Specials;
 const ALPHABET: &str = "0123456789+-*=?;#, \nabcdefghijklmnopqrstuvwxyz";
 const CONTEXT: usize = 96;
 
-fn tokenizer() -> Tokenizer {
+pub(super) fn tokenizer() -> Tokenizer {
     Tokenizer::character(ALPHABET, &Specials::chat()).unwrap()
 }
 
 fn model(threads: usize) -> Model {
+    model_of(threads, CONTEXT)
+}
+
+pub(super) fn model_of(threads: usize, context: usize) -> Model {
     let directory = tempfile::tempdir().unwrap();
     // More rows than tokens, as models pad their vocabularies.
-    let mut config = Config::small(tokenizer().vocab_size() + 11, 32, 2, 16, CONTEXT);
+    let mut config = Config::small(tokenizer().vocab_size() + 11, 32, 2, 16, context);
     config.num_key_value_heads = Some(1);
     init(&config, 3, directory.path()).unwrap();
     Model::load(directory.path(), &Device::Cpu { threads }).unwrap()
+}
+
+/// A budget for thinking that the prompt has opened.
+pub(super) fn thinking(tokenizer: &Tokenizer, tokens: usize) -> ThinkingBudget {
+    ThinkingBudget { tokens, opened: true, close: tokenizer.encode("</think>").unwrap() }
 }
 
 /// Requests with prompts, parameters and lengths of many kinds.
@@ -32,12 +41,13 @@ fn requests(tokenizer: &Tokenizer) -> Vec<Request> {
         samples: (0..=index as u64 % 4).map(|sample| sample * 1000 + index as u64).collect(),
         sampling: match index % 3 {
             0 => Sampling { temperature: 0.9, top_p: 0.95, ..Sampling::default() },
-            1 => Sampling::default(),
+            1 => Sampling { repetition_penalty: 1.4, ..Sampling::default() },
             _ => Sampling { temperature: 1.3, top_k: 9, min_p: 0.02, ..Sampling::default() },
         },
         max_tokens: [40, 7, 200, 0, 23][index % 5],
         stop_tokens: vec![tokenizer.eos_id().unwrap()],
         stop: if index % 4 == 1 { vec!["7".to_owned(), "ab".to_owned()] } else { vec![] },
+        thinking: (index % 5 == 4).then(|| thinking(tokenizer, index % 7)),
     };
     (0..23).map(request).collect()
 }
@@ -56,7 +66,7 @@ fn run(model: &Model, requests: Vec<Request>, limits: &Limits) -> Responses {
 }
 
 fn bits(responses: &Responses) -> Vec<u64> {
-    responses.values().map(|finished| finished.logprob_sum.to_bits()).collect()
+    responses.values().flat_map(|finished| &finished.logprobs).map(|logprob| logprob.to_bits()).collect()
 }
 
 #[test]
@@ -65,7 +75,7 @@ fn slots_threads_and_memory_change_no_bit() {
     let expected = run(&model(1), requests.clone(), &Limits::new(1, 1));
     assert_eq!(expected.len(), requests.iter().map(|request| request.samples.len()).sum::<usize>());
     for (slots, threads, cache_bytes) in
-        [(7, 1, usize::MAX), (32, 1, usize::MAX), (1, 2, 0), (7, 2, 100_000), (32, 2, 0)]
+        [(7, 1, usize::MAX), (32, 1, usize::MAX), (1, 2, 0), (7, 2, 60_000), (32, 2, 0)]
     {
         let found = run(&model(threads), requests.clone(), &Limits { slots, threads, cache_bytes });
         assert_eq!(found, expected, "{slots} slots, {threads} threads");
@@ -81,8 +91,8 @@ fn the_order_of_requests_changes_no_bit() {
     for ((request, sample), finished) in &reversed {
         let other = &expected[&(requests.len() - 1 - request, *sample)];
         assert_eq!(
-            (&finished.tokens, finished.logprob_sum.to_bits()),
-            (&other.tokens, other.logprob_sum.to_bits())
+            (&finished.tokens, finished.logprob_sum().to_bits()),
+            (&other.tokens, other.logprob_sum().to_bits())
         );
     }
     // Half of the samples now, the others later: an interruption in effect.
@@ -151,22 +161,59 @@ fn decoding_gives_the_logits_of_one_pass() {
         max_tokens: 50,
         stop_tokens: vec![],
         stop: vec![],
+        thinking: None,
     };
     let responses = run(&model, vec![request], &Limits::new(1, 1));
     let finished = &responses[&(0, 0)];
     // Every prefix in a pass of its own; the log-probabilities add up to the same bits.
     let mut sampler = crate::sampler::Sampler::default();
-    let mut sum = 0.0;
+    assert_eq!(finished.tokens.len(), finished.logprobs.len());
     for (position, &token) in finished.tokens.iter().enumerate() {
         let prefix = [&prompt, &finished.tokens[..position]].concat();
         let logits = model.forward(&mut [Turn { cache: &mut model.cache(), tokens: &prefix }]);
         let drawn = sampler
-            .draw(&logits[..tokenizer.vocab_size()], &Sampling::default(), 9, position as u64)
+            .draw(&logits[..tokenizer.vocab_size()], &Sampling::default(), [].into_iter(), 9, position as u64)
             .unwrap();
         assert_eq!(drawn.token, token);
-        sum += drawn.logprob;
+        assert_eq!(drawn.logprob.to_bits(), finished.logprobs[position].to_bits());
     }
-    assert_eq!(sum.to_bits(), finished.logprob_sum.to_bits());
+}
+
+#[test]
+fn thinking_ends_where_its_budget_does() {
+    let (tokenizer, model) = (tokenizer(), model(1));
+    let close = tokenizer.id("</think>").unwrap();
+    let request = |thinking| Request {
+        prompt: tokenizer.encode("<|user|>1+2?<|end|><|assistant|><think>").unwrap(),
+        samples: (0..20).collect(),
+        sampling: Sampling::default(),
+        max_tokens: 40,
+        stop_tokens: vec![tokenizer.eos_id().unwrap()],
+        stop: vec![],
+        thinking,
+    };
+    let free = run(&model, vec![request(None)], &Limits::new(4, 1));
+    let mut forced = 0;
+    for budget in [0, 1, 9] {
+        let bound = run(&model, vec![request(Some(thinking(&tokenizer, budget)))], &Limits::new(4, 1));
+        for (key, finished) in bound {
+            let free = &free[&key];
+            let ended = free.tokens.iter().position(|&token| token == close).unwrap_or(free.tokens.len());
+            if ended <= budget {
+                continue;
+            }
+            // As without a budget until it is spent; then the tag, with the log-probability it had; then on.
+            assert_eq!(
+                (&finished.tokens[..budget], finished.tokens[budget]),
+                (&free.tokens[..budget], close)
+            );
+            assert_eq!(finished.logprobs[..budget], free.logprobs[..budget]);
+            assert!(finished.logprobs[budget] < 0.0);
+            assert!(finished.tokens.len() > budget + 1 || finished.reason == FinishReason::Length);
+            forced += 1;
+        }
+    }
+    assert!(forced > 30, "{forced}");
 }
 
 #[test]
@@ -201,6 +248,8 @@ fn requests_that_cannot_be_answered_are_errors() {
         "the prompt of request 4 has 96 tokens; the model's context is 96"
     );
     let foreign = fault(&|request| request.prompt[1] = 4000);
+    assert!(foreign.starts_with("request 4 holds token 4000"), "{foreign}");
+    let foreign = fault(&|request| request.thinking.as_mut().unwrap().close = vec![4000]);
     assert!(foreign.starts_with("request 4 holds token 4000"), "{foreign}");
     assert_eq!(fault(&|request| request.sampling.top_p = 2.0), "request 4: `top_p` cannot be 2");
 }

@@ -1,7 +1,14 @@
 //! One thread's share of the slots: prompts in, tokens on, responses out.
+//!
+//! A cache grows with its sequence. When all of them would take more than they may, the sequence begun last gives its cache
+//! up and keeps its tokens; it is computed again, to the same bytes, when there is room, before anything new begins. The one
+//! begun first is never stopped, so all of them end.
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
+use super::sequence::{Sequence, Speaker};
 use super::{FinishReason, Finished, GenerateError, Request};
 use crate::model::{Cache, Model, Turn};
 use crate::sampler::Sampler;
@@ -9,6 +16,8 @@ use crate::tokenizer::Tokenizer;
 
 /// Tokens of a prompt that pass the model at once: enough for full speed, few enough to bound the memory of a step.
 const PREFILL_CHUNK: usize = 256;
+/// Tokens by which a cache grows at least.
+const GROWTH: usize = 64;
 
 /// The slots of one thread and the request it is answering.
 pub(super) struct Worker<'a> {
@@ -16,17 +25,21 @@ pub(super) struct Worker<'a> {
     slots: usize,
     cache_bytes: usize,
     speaker: Speaker<'a>,
-    active: Vec<Sequence>,
+    /// One for each thread.
+    samplers: Vec<Sampler>,
+    running: Vec<Running>,
+    /// What gave its cache up.
+    stopped: Vec<Sequence>,
+    /// A request that has not passed the model.
+    next: Option<(usize, Request)>,
     prefilled: Option<Prefilled>,
     finished: Vec<Finished>,
 }
 
-/// Turns logits into tokens and tokens into text.
-struct Speaker<'a> {
-    tokenizer: &'a Tokenizer,
-    /// Ids that may be drawn: rows that pad the model's vocabulary beyond the tokenizer's mean nothing.
-    vocabulary: usize,
-    sampler: Sampler,
+/// A sequence with the keys and values of all its tokens but the last one.
+struct Running {
+    sequence: Sequence,
+    cache: Cache,
 }
 
 /// A prompt that has passed the model; its samples not yet begun start from here.
@@ -38,29 +51,22 @@ struct Prefilled {
     /// Tokens that the longest response may have.
     room: usize,
     /// The first sample not yet begun.
-    next: usize,
-}
-
-/// A response in the making.
-struct Sequence {
-    number: usize,
     sample: usize,
-    request: Arc<Request>,
-    cache: Cache,
-    tokens: Vec<u32>,
-    room: usize,
-    logprob_sum: f64,
 }
 
 impl<'a> Worker<'a> {
+    /// A worker of the current pool.
     pub(super) fn new(model: &'a Model, tokenizer: &'a Tokenizer, slots: usize, cache_bytes: usize) -> Self {
         let vocabulary = model.config().vocab_size.min(tokenizer.vocab_size());
         Self {
             model,
             slots,
             cache_bytes,
-            speaker: Speaker { tokenizer, vocabulary, sampler: Sampler::default() },
-            active: Vec::with_capacity(slots),
+            speaker: Speaker::new(tokenizer, vocabulary),
+            samplers: std::iter::repeat_with(Sampler::default).take(rayon::current_num_threads()).collect(),
+            running: Vec::with_capacity(slots),
+            stopped: Vec::new(),
+            next: None,
             prefilled: None,
             finished: Vec::new(),
         }
@@ -68,12 +74,16 @@ impl<'a> Worker<'a> {
 
     /// Whether nothing is left to do.
     pub(super) fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.prefilled.is_none()
+        self.running.is_empty() && self.stopped.is_empty() && self.has_begun_all()
     }
 
-    /// Whether a slot is free and no sample waits for it.
+    /// Whether a slot is free and nothing waits for it.
     pub(super) fn wants_request(&self) -> bool {
-        self.active.len() < self.slots && self.prefilled.is_none()
+        self.running.len() < self.slots && self.stopped.is_empty() && self.has_begun_all()
+    }
+
+    fn has_begun_all(&self) -> bool {
+        self.next.is_none() && self.prefilled.is_none()
     }
 
     /// The responses completed since the last call.
@@ -81,8 +91,8 @@ impl<'a> Worker<'a> {
         self.finished.drain(..)
     }
 
-    /// Passes a prompt through the model, once for all its samples.
-    pub(super) fn prefill(&mut self, number: usize, request: Request) -> Result<(), GenerateError> {
+    /// Takes a request that can be answered.
+    pub(super) fn take(&mut self, number: usize, request: Request) -> Result<(), GenerateError> {
         let context = self.model.config().context();
         let vocabulary = self.model.config().vocab_size;
         request.sampling.check().map_err(|source| GenerateError::Sampling { request: number, source })?;
@@ -93,126 +103,148 @@ impl<'a> Worker<'a> {
             let tokens = request.prompt.len();
             return Err(GenerateError::PromptTooLong { request: number, tokens, context });
         }
-        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
+        let forced = request.thinking.iter().flat_map(|thinking| &thinking.close);
+        if let Some(&token) = request.prompt.iter().chain(forced).find(|&&token| token as usize >= vocabulary)
+        {
             return Err(GenerateError::ForeignToken { request: number, token, vocabulary });
         }
-        let mut cache = self.model.cache();
-        let mut logits = Vec::new();
-        for tokens in request.prompt.chunks(PREFILL_CHUNK) {
-            logits = self.model.forward_here(&mut [Turn { cache: &mut cache, tokens }]);
-        }
-        let room = request.max_tokens.min(context - request.prompt.len());
-        self.prefilled = Some(Prefilled { number, request: Arc::new(request), cache, logits, room, next: 0 });
+        self.next = Some((number, request));
         Ok(())
     }
 
-    /// Begins samples of the prefilled request while there are slots and memory for them.
+    /// Goes on with what was stopped, then begins samples, while there are slots and memory for them.
     pub(super) fn admit(&mut self) -> Result<(), GenerateError> {
-        let Some(mut prefilled) = self.prefilled.take() else { return Ok(()) };
-        while prefilled.next < prefilled.request.samples.len() {
-            if self.active.len() == self.slots || !self.has_room_for(&prefilled) {
-                self.prefilled = Some(prefilled);
+        while let Some(oldest) = (0..self.stopped.len()).min_by_key(|&index| self.stopped[index].rank()) {
+            let past = self.stopped[oldest].past();
+            let capacity = grown(past.len(), self.stopped[oldest].longest());
+            if self.running.len() == self.slots || !self.has_room_for(capacity) {
                 return Ok(());
             }
-            let mut sequence = Sequence {
-                number: prefilled.number,
-                sample: prefilled.next,
-                request: Arc::clone(&prefilled.request),
-                cache: prefilled.cache.clone(),
-                tokens: Vec::with_capacity(prefilled.room),
-                room: prefilled.room,
-                logprob_sum: 0.0,
-            };
-            sequence.cache.reserve(prefilled.room);
-            prefilled.next += 1;
-            match self.speaker.advance(&mut sequence, &prefilled.logits)? {
-                Some(reason) => self.finished.push(self.speaker.finish(sequence, reason)?),
-                None => self.active.push(sequence),
+            let (mut cache, _) = self.prefill(&past);
+            cache.reserve(capacity - past.len());
+            self.running.push(Running { sequence: self.stopped.swap_remove(oldest), cache });
+        }
+        if let Some((number, request)) = self.next.take() {
+            if !self.has_room_for(request.prompt.len()) {
+                self.next = Some((number, request));
+                return Ok(());
             }
+            let (cache, logits) = self.prefill(&request.prompt);
+            let room = request.max_tokens.min(self.model.config().context() - request.prompt.len());
+            let request = Arc::new(request);
+            self.prefilled = Some(Prefilled { number, request, cache, logits, room, sample: 0 });
+        }
+        self.begin_samples()
+    }
+
+    /// The cache of a sequence and the logits after its last token.
+    fn prefill(&self, tokens: &[u32]) -> (Cache, Vec<f32>) {
+        let mut cache = self.model.cache();
+        cache.reserve(tokens.len());
+        let mut logits = Vec::new();
+        for tokens in tokens.chunks(PREFILL_CHUNK) {
+            logits = self.model.forward_here(&mut [Turn { cache: &mut cache, tokens }]);
+        }
+        (cache, logits)
+    }
+
+    fn begin_samples(&mut self) -> Result<(), GenerateError> {
+        while let Some(prefilled) = &self.prefilled {
+            if prefilled.sample == prefilled.request.samples.len() {
+                self.prefilled = None;
+                break;
+            }
+            let Prefilled { number, sample, room, .. } = *prefilled;
+            let mut sequence = Sequence::new(number, sample, Arc::clone(&prefilled.request), room);
+            let capacity = grown(prefilled.cache.len(), sequence.longest());
+            if self.running.len() == self.slots || !self.has_room_for(capacity) {
+                break;
+            }
+            if let Some(reason) =
+                self.speaker.advance(&mut self.samplers[0], &mut sequence, &prefilled.logits)?
+            {
+                self.finished.push(self.speaker.finish(sequence, reason)?);
+            } else {
+                let mut cache = prefilled.cache.clone();
+                cache.reserve(capacity - cache.len());
+                self.running.push(Running { sequence, cache });
+            }
+            self.prefilled.as_mut().expect("it is there").sample += 1;
         }
         Ok(())
     }
 
-    /// Advances every active sequence by one token.
+    /// Advances every running sequence by one token.
     pub(super) fn step(&mut self) -> Result<(), GenerateError> {
-        let mut turns: Vec<Turn<'_>> = self
-            .active
-            .iter_mut()
-            .map(|Sequence { cache, tokens, .. }| Turn { cache, tokens: &tokens[tokens.len() - 1..] })
-            .collect();
+        self.make_room();
+        let mut turns: Vec<Turn<'_>> =
+            self.running.iter_mut().map(|Running { sequence, cache }| sequence.turn(cache)).collect();
         let logits = self.model.forward_here(&mut turns);
-        let rows = logits.chunks_exact(self.model.config().vocab_size);
-        // Backwards, so that what takes the place of a finished sequence has been advanced already.
-        for (index, row) in rows.enumerate().rev() {
-            if let Some(reason) = self.speaker.advance(&mut self.active[index], row)? {
-                let sequence = self.active.swap_remove(index);
+        let ends = self.draw(&logits);
+        // Backwards, so that what takes the place of a finished sequence has been looked at already.
+        for (index, end) in ends.into_iter().enumerate().rev() {
+            if let Some(reason) = end? {
+                let Running { sequence, .. } = self.running.swap_remove(index);
                 self.finished.push(self.speaker.finish(sequence, reason)?);
             }
         }
         Ok(())
     }
 
-    /// Whether the caches may take one more sequence; one alone always may.
-    fn has_room_for(&self, prefilled: &Prefilled) -> bool {
-        let bytes = |prompt: &[u32], room: usize| self.model.cache_bytes(prompt.len() + room);
-        let taken: usize = self.active.iter().map(|active| bytes(&active.request.prompt, active.room)).sum();
-        let needed = bytes(&prefilled.request.prompt, prefilled.room);
-        self.active.is_empty() || taken + needed <= self.cache_bytes
+    /// Gives every running sequence its next token, each thread some of them.
+    fn draw(&mut self, logits: &[f32]) -> Vec<Result<Option<FinishReason>, GenerateError>> {
+        let (speaker, vocabulary) = (&self.speaker, self.model.config().vocab_size);
+        let each = self.running.len().div_ceil(self.samplers.len()).max(1);
+        let parts = self.running.par_chunks_mut(each).zip(logits.par_chunks(each * vocabulary));
+        let parts = parts.zip(&mut self.samplers);
+        parts
+            .flat_map_iter(|((running, logits), sampler)| {
+                let rows = running.iter_mut().zip(logits.chunks_exact(vocabulary));
+                rows.map(move |(running, row)| speaker.advance(sampler, &mut running.sequence, row))
+            })
+            .collect()
+    }
+
+    /// Grows the caches that are full, and stops the youngest sequences where there is no memory for that.
+    fn make_room(&mut self) {
+        let needed = |running: &[Running]| -> usize {
+            running.iter().map(|running| self.model.cache_bytes(running.capacity())).sum()
+        };
+        while self.running.len() > 1 && self.kept() + needed(&self.running) > self.cache_bytes {
+            let youngest = self.running.iter().enumerate().max_by_key(|(_, running)| running.sequence.rank());
+            let (youngest, _) = youngest.expect("more than one is running");
+            self.stopped.push(self.running.swap_remove(youngest).sequence);
+        }
+        for running in &mut self.running {
+            running.cache.reserve(running.capacity() - running.cache.len());
+        }
+    }
+
+    /// Whether there may be one more cache for so many tokens; a first one always may.
+    fn has_room_for(&self, tokens: usize) -> bool {
+        let caches = self.running.iter().map(|running| self.model.cache_bytes(running.cache.capacity()));
+        let needed = self.kept() + self.model.cache_bytes(tokens);
+        self.running.is_empty() || caches.sum::<usize>() + needed <= self.cache_bytes
+    }
+
+    /// Bytes of the cache that further samples start from.
+    fn kept(&self) -> usize {
+        self.prefilled.as_ref().map_or(0, |prefilled| self.model.cache_bytes(prefilled.cache.capacity()))
     }
 }
 
-impl Speaker<'_> {
-    /// Draws the next token; says why the response ends with it, if it does.
-    fn advance(
-        &mut self,
-        sequence: &mut Sequence,
-        logits: &[f32],
-    ) -> Result<Option<FinishReason>, GenerateError> {
-        let Sequence { number, sample, request, tokens, .. } = sequence;
-        if tokens.len() == sequence.room {
-            return Ok(Some(FinishReason::Length));
-        }
-        let position = tokens.len();
-        let seed = request.samples[*sample];
-        let drawn =
-            self.sampler.draw(&logits[..self.vocabulary], &request.sampling, seed, position as u64).map_err(
-                |source| GenerateError::Draw { request: *number, sample: *sample, position, source },
-            )?;
-        tokens.push(drawn.token);
-        sequence.logprob_sum += drawn.logprob;
-        if request.stop_tokens.contains(&drawn.token) || self.ends_with_stop(sequence)? {
-            return Ok(Some(FinishReason::Stop));
-        }
-        Ok((sequence.tokens.len() == sequence.room).then_some(FinishReason::Length))
-    }
-
-    /// Whether the last token has completed a stop string.
-    fn ends_with_stop(&self, sequence: &Sequence) -> Result<bool, GenerateError> {
-        let Some(longest) = sequence.request.stop.iter().map(String::len).max() else { return Ok(false) };
-        // A token has a byte at least, so a stop string lies within this many; a few more for a character cut in two.
-        let start = sequence.tokens.len().saturating_sub(longest + 4);
-        let tail = self.decode(sequence, &sequence.tokens[start..])?;
-        Ok(sequence.request.stop.iter().any(|stop| tail.contains(stop.as_str())))
-    }
-
-    /// The response that a sequence has become.
-    fn finish(&self, sequence: Sequence, reason: FinishReason) -> Result<Finished, GenerateError> {
-        let stopped = sequence.tokens.last().filter(|token| sequence.request.stop_tokens.contains(token));
-        let written = &sequence.tokens[..sequence.tokens.len() - usize::from(stopped.is_some())];
-        let mut text = self.decode(&sequence, written)?;
-        let stops = sequence.request.stop.iter();
-        if let Some(end) = stops.filter_map(|stop| text.find(stop.as_str())).min() {
-            text.truncate(end);
-        }
-        let Sequence { number, sample, tokens, logprob_sum, .. } = sequence;
-        Ok(Finished { request: number, sample, tokens, text, reason, logprob_sum })
-    }
-
-    fn decode(&self, sequence: &Sequence, tokens: &[u32]) -> Result<String, GenerateError> {
-        self.tokenizer.decode(tokens).map_err(|source| GenerateError::Decode {
-            request: sequence.number,
-            sample: sequence.sample,
-            source,
-        })
+impl Running {
+    /// Tokens that the cache has room for once the next one is in it.
+    fn capacity(&self) -> usize {
+        let (held, room) = (self.cache.len(), self.cache.capacity());
+        if held < room { room } else { grown(held, self.sequence.longest()) }
     }
 }
+
+/// The room of a cache that holds so many tokens and has to take more, up to `longest`.
+fn grown(tokens: usize, longest: usize) -> usize {
+    (tokens + tokens.max(GROWTH)).min(longest).max(tokens)
+}
+
+#[cfg(test)]
+mod tests;

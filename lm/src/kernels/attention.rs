@@ -99,6 +99,23 @@ fn with_scratch(work: impl FnOnce(&mut Scratch)) {
     SCRATCH.with_borrow_mut(work);
 }
 
+/// How far queries look back.
+#[derive(Clone, Copy)]
+pub(crate) struct Reach {
+    /// The position of the first query.
+    pub(crate) first: usize,
+    /// By how much each query's position exceeds that of the one before: 1 for the tokens of one head, 0 for the heads of one
+    /// token, which read the same keys.
+    pub(crate) step: usize,
+}
+
+impl Reach {
+    /// Keys that a query sees: those up to its own position.
+    fn of(self, query: usize) -> usize {
+        self.first + query * self.step + 1
+    }
+}
+
 /// Attention of every row of `qkv` within its segment; `bounds` are the segments' ends, the first one starting at 0.
 ///
 /// `kept` holds [`kept_len`] numbers for [`attention_backward`].
@@ -124,7 +141,7 @@ pub fn attention(heads: Heads, qkv: &[f32], bounds: &[usize], out: &mut [f32], k
                             attend(
                                 heads,
                                 queries,
-                                first,
+                                Reach { first, step: 1 },
                                 keys.view(),
                                 values.view(),
                                 scores,
@@ -158,7 +175,7 @@ fn part<'a>(heads: Heads, qkv: &'a [f32], rows: &Range<usize>, offset: usize) ->
     Matrix::strided(&qkv[rows.start * heads.row() + offset..], rows.len(), heads.dim, heads.row())
 }
 
-/// Attention of one head's queries, the first at position `first`, over the keys and values up to each query's own position.
+/// Attention of queries over the keys and values of one key head that they reach.
 ///
 /// `keys` has the keys in its columns, `values` in its rows. Rows of the result start `stride` apart.
 ///
@@ -168,7 +185,7 @@ fn part<'a>(heads: Heads, qkv: &'a [f32], rows: &Range<usize>, offset: usize) ->
 pub(crate) unsafe fn attend(
     heads: Heads,
     queries: Matrix<'_>,
-    first: usize,
+    reach: Reach,
     keys: PanelView<'_>,
     values: PanelView<'_>,
     scores: &mut Vec<f32>,
@@ -176,10 +193,10 @@ pub(crate) unsafe fn attend(
     out: *mut f32,
     stride: usize,
 ) {
-    let count = first + queries.rows();
+    let count = reach.of(queries.rows() - 1);
     scores.resize(queries.rows() * count, 0.0);
     multiply(scores, count, queries, PanelView { columns: count, ..keys }, Into::Replace);
-    soften(scores, first, count, heads.scale(), kept);
+    soften(scores, reach, count, heads.scale(), kept);
     let values = PanelView { depth: count, ..values };
     // SAFETY: the caller's promise.
     unsafe { multiply_at(out, stride, Matrix::new(scores, queries.rows(), count), values, Into::Replace) };
@@ -301,9 +318,9 @@ pub fn attention_backward(
 
 vectorised! {
     /// Turns scores into weights that still have to be divided by their sum; `kept` gets the largest score and one over the sum.
-    fn soften(scores: &mut [f32], first: usize, count: usize, scale: f32, kept: &mut [f32]) {
+    fn soften(scores: &mut [f32], reach: Reach, count: usize, scale: f32, kept: &mut [f32]) {
         for (row, (scores, kept)) in scores.chunks_exact_mut(count).zip(kept.chunks_exact_mut(KEPT)).enumerate() {
-            let (seen, unseen) = scores.split_at_mut(first + row + 1);
+            let (seen, unseen) = scores.split_at_mut(reach.of(row));
             let largest = max(seen);
             for score in seen.iter_mut() {
                 *score = exp((*score - largest) * scale);

@@ -16,6 +16,9 @@ use super::share::{Shared, share};
 pub const WIDTH: usize = 16;
 /// Inner dimension covered before moving on: a block of a panel (16 KiB) stays in the first-level cache.
 const DEPTH: usize = 256;
+/// Rows of `A` up to which a panel is read from one end to the other: it is used too seldom to be kept, and memory is read
+/// fastest in order.
+const FEW_ROWS: usize = 32;
 /// Rows of `A` multiplied with one panel before the next panel: a block of `A` stays in the second-level cache.
 const ROWS: usize = 96;
 /// Multiply-adds that are worth handing to another thread.
@@ -298,10 +301,11 @@ impl Product<'_> {
     #[inline(always)]
     unsafe fn run<const M: usize, const P: usize>(self) {
         let panels = self.b.columns.div_ceil(WIDTH);
+        let deepest = if self.a.rows <= FEW_ROWS { self.b.depth } else { DEPTH };
         let mut start = 0;
         // At least one round, so that an empty inner dimension still gives zeros.
         loop {
-            let depth = (self.b.depth - start).min(DEPTH);
+            let depth = (self.b.depth - start).min(deepest);
             let resume = start > 0 || self.into == Into::Accumulate;
             for first in (0..self.a.rows).step_by(ROWS) {
                 let rows = first..(first + ROWS).min(self.a.rows);

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use super::{CLOSE, ChatTemplate, Message, OPEN, TemplateError};
+use super::{ChatTemplate, Message, THINK_CLOSE, THINK_OPEN, TemplateError};
 use crate::tokenizer::Tokenizer;
 
 /// What is checked.
@@ -85,7 +85,7 @@ pub fn gate(tokenizer: &Tokenizer, template: &ChatTemplate, as_text: &[String]) 
     let mut texts = Vec::new();
     match template.render(&turn[..1], true, &Map::new()) {
         Ok(prompt) => {
-            let opened = prompt.matches(OPEN).count();
+            let opened = prompt.matches(THINK_OPEN).count();
             if opened > 1 {
                 let message = format!("the prompt opens `<think>` {opened} times");
                 faults.push(GateFault::new(GateCheck::DoubledThink, message));
@@ -119,7 +119,7 @@ fn failed_check(error: &TemplateError) -> GateCheck {
 
 fn doubled_think(tokenizer: &Tokenizer, tokens: &[u32]) -> Option<GateFault> {
     let text = tokenizer.decode(tokens).ok()?;
-    let opened = text.matches(OPEN).count();
+    let opened = text.matches(THINK_OPEN).count();
     let message = format!("the training text opens `<think>` {opened} times");
     (opened > 1).then(|| GateFault::new(GateCheck::DoubledThink, message))
 }
@@ -139,7 +139,7 @@ fn split_control_strings(
         !single && !as_text.iter().any(|text| text == control)
     };
     let fault = |control: &str| {
-        let thinking = control == OPEN || control == CLOSE;
+        let thinking = control == THINK_OPEN || control == THINK_CLOSE;
         let check = if thinking { GateCheck::ThinkTags } else { GateCheck::ControlStrings };
         let tokens = tokenizer.encode(control).map_or(0, |tokens| tokens.len());
         let message = match tokens {

@@ -31,8 +31,10 @@ pub(crate) const TEKKEN_V3: &str = include_str!("jinja/tekken_v3.jinja");
 /// The chat template that is put beside the vocabulary of the gpt-oss models.
 pub(crate) const HARMONY: &str = include_str!("jinja/harmony.jinja");
 
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
+/// What a response writes before its thinking.
+pub const THINK_OPEN: &str = "<think>";
+/// What it writes after it.
+pub const THINK_CLOSE: &str = "</think>";
 
 /// What can be wrong with a template, or with a conversation for it.
 #[derive(Debug, thiserror::Error)]
@@ -232,7 +234,7 @@ impl ChatTemplate {
         let end_id = tokenizer.eos_id().ok_or(TemplateError::NoEndToken)?;
         for (number, message) in messages.iter().enumerate() {
             // The thinking tags are part of a text, also where a vocabulary has them as control tokens.
-            let mut parts = message.content.split(OPEN).flat_map(|part| part.split(CLOSE));
+            let mut parts = message.content.split(THINK_OPEN).flat_map(|part| part.split(THINK_CLOSE));
             if let Some(token) = parts.find_map(|part| tokenizer.control_token_in(part)) {
                 return Err(TemplateError::ControlInContent { message: number, token: token.to_owned() });
             }
@@ -275,11 +277,13 @@ fn holds(completion: &str, response: &str) -> Result<(), TemplateError> {
     if completion.contains(response) {
         return Ok(());
     }
-    if completion.contains(OPEN) || completion.contains(CLOSE) {
+    if completion.contains(THINK_OPEN) || completion.contains(THINK_CLOSE) {
         return altered(response);
     }
     let mut rest = completion;
-    for part in response.splitn(2, CLOSE).map(|part| part.trim().trim_start_matches(OPEN).trim_start()) {
+    for part in
+        response.splitn(2, THINK_CLOSE).map(|part| part.trim().trim_start_matches(THINK_OPEN).trim_start())
+    {
         match rest.split_once(part) {
             Some((_, after)) => rest = after,
             None => return altered(part),
@@ -291,13 +295,13 @@ fn holds(completion: &str, response: &str) -> Result<(), TemplateError> {
 /// The response as it goes on after the prompt: without the `<think>` that the prompt has opened.
 fn response_after(prompt: &str, content: &str) -> Result<String, TemplateError> {
     let opened = prompt.trim_end();
-    let Some(rest) = content.trim_start().strip_prefix(OPEN) else {
+    let Some(rest) = content.trim_start().strip_prefix(THINK_OPEN) else {
         return Ok(content.to_owned());
     };
-    if rest.trim_start().starts_with(OPEN) {
+    if rest.trim_start().starts_with(THINK_OPEN) {
         return Err(TemplateError::DoubledThink);
     }
-    if !opened.ends_with(OPEN) {
+    if !opened.ends_with(THINK_OPEN) {
         return Ok(content.to_owned());
     }
     // The white space after the tag is in the prompt already, if it has any.

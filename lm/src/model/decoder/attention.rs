@@ -2,7 +2,7 @@
 
 use super::{Pass, Scratch, Turn, WeightReader};
 use crate::kernels::Panels;
-use crate::kernels::attention::{Heads, KEPT, STRIP, attend};
+use crate::kernels::attention::{Heads, KEPT, Reach, STRIP, attend};
 use crate::kernels::bias::add_bias;
 use crate::kernels::matmul::{Into, Matrix, matmul_packed};
 use crate::kernels::norm::head_norm;
@@ -92,17 +92,33 @@ fn attend_turns(
             let (start, end) = (ends[turn] - turns[turn].tokens.len(), ends[turn]);
             let cache = &*turns[turn].cache;
             let (keys, values) = cache.views(layer, key_head, cache.len() + (end - start));
-            for head in heads.group(key_head) {
-                for first in (start..end).step_by(STRIP) {
-                    let count = (end - first).min(STRIP);
-                    let place = first * heads.row() + head * heads.dim;
-                    let queries = Matrix::strided(&qkv[place..], count, heads.dim, heads.row());
-                    let position = cache.len() + first - start;
-                    let kept = &mut kept[..count * KEPT];
-                    // SAFETY: each task writes the rows of its turn in the columns of its heads.
-                    unsafe {
-                        let out = out.pointer().add(first * heads.out() + head * heads.dim);
-                        attend(heads, queries, position, keys, values, &mut scores, kept, out, heads.out());
+            let mut run = |head: usize, row: usize, count: usize, reach: Reach| {
+                let (from, to) = match reach.step {
+                    // The heads of one token lie side by side.
+                    0 => (heads.dim, heads.dim),
+                    _ => (heads.row(), heads.out()),
+                };
+                let queries =
+                    Matrix::strided(&qkv[row * heads.row() + head * heads.dim..], count, heads.dim, from);
+                let kept = &mut kept[..count * KEPT];
+                // SAFETY: each task writes the rows of its turn in the columns of its heads.
+                unsafe {
+                    let out = out.pointer().add(row * heads.out() + head * heads.dim);
+                    attend(heads, queries, reach, keys, values, &mut scores, kept, out, to);
+                }
+            };
+            let group = heads.group(key_head);
+            if end - start == 1 {
+                // Decoding: all heads of the group at once, so that keys and values are read once.
+                for head in group.clone().step_by(STRIP) {
+                    let count = (group.end - head).min(STRIP);
+                    run(head, start, count, Reach { first: cache.len(), step: 0 });
+                }
+            } else {
+                for head in group {
+                    for first in (start..end).step_by(STRIP) {
+                        let reach = Reach { first: cache.len() + first - start, step: 1 };
+                        run(head, first, (end - first).min(STRIP), reach);
                     }
                 }
             }

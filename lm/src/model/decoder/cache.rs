@@ -69,18 +69,33 @@ impl Cache {
         self.length += tokens;
     }
 
-    /// Makes room for `count` more tokens.
+    /// Number of tokens that there is room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes that the keys, values and states take.
+    #[cfg(test)]
+    pub(crate) fn allocated(&self) -> usize {
+        let heads = self.heads.iter().map(|head| head.keys.capacity() + head.values.capacity());
+        let states = self.states.iter().map(|state| state.history.capacity() + state.states.capacity());
+        heads.chain(states).sum::<usize>() * size_of::<f32>()
+    }
+
+    /// Makes room for `count` more tokens and hardly more.
     pub(crate) fn reserve(&mut self, count: usize) {
         let needed = self.length + count;
         if needed <= self.capacity {
             return;
         }
-        let capacity = needed.max(self.capacity * 2).next_multiple_of(WIDTH);
+        let capacity = needed.next_multiple_of(WIDTH);
         let panels = self.shape.dim.div_ceil(WIDTH);
+        let used = self.length * WIDTH;
         for head in &mut self.heads {
+            let added = capacity * self.shape.dim - head.keys.len();
+            head.keys.reserve_exact(added);
             head.keys.resize(capacity * self.shape.dim, 0.0);
             let mut values = vec![0.0; panels * capacity * WIDTH];
-            let used = self.length * WIDTH;
             for panel in 0..panels {
                 let (from, to) = (panel * self.capacity * WIDTH, panel * capacity * WIDTH);
                 values[to..to + used].copy_from_slice(&head.values[from..from + used]);
@@ -88,6 +103,13 @@ impl Cache {
             head.values = values;
         }
         self.capacity = capacity;
+    }
+
+    /// [`Cache::reserve`] for one who does not know how long the sequence becomes: at least doubles what has to grow.
+    pub(super) fn reserve_more(&mut self, count: usize) {
+        if self.length + count > self.capacity {
+            self.reserve(count.max(self.length));
+        }
     }
 
     /// Stores the keys and values of `rows`, which are the next tokens, in an attention layer; there is room for them.

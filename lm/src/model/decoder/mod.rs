@@ -15,7 +15,7 @@ use rayon::ThreadPool;
 use super::{BlockPlaces, Config, MixerPlaces, ModelError, Places, Source};
 use crate::device::Device;
 use crate::kernels::attention::Heads;
-use crate::kernels::matmul::{Into, Matrix, Panels, matmul_packed};
+use crate::kernels::matmul::{Into, Matrix, Panels, WIDTH, matmul_packed};
 use crate::kernels::norm::rms_norm;
 use crate::kernels::rope::Rotation;
 use attention::Attention;
@@ -163,6 +163,11 @@ impl Model {
         }
     }
 
+    /// Bytes of all weights.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        Places::new(&self.config).total() * size_of::<f32>()
+    }
+
     fn mamba_layers(&self) -> usize {
         self.blocks.iter().filter(|block| matches!(block.mixer, Mixer::Mamba(_))).count()
     }
@@ -171,10 +176,13 @@ impl Model {
         self.blocks.iter().filter(|block| matches!(block.mixer, Mixer::Attention(_))).count()
     }
 
-    /// Bytes that the cache of a sequence of so many tokens takes.
+    /// Bytes that the cache of a sequence takes with room for so many tokens.
     pub fn cache_bytes(&self, tokens: usize) -> usize {
         let heads = self.config.heads();
-        let per_token = self.attention_layers() * heads.keys * heads.dim * 2;
+        // Keys are panels of tokens, values panels of elements: both are rounded up.
+        let tokens = tokens.next_multiple_of(WIDTH);
+        let per_token =
+            self.attention_layers() * heads.keys * (heads.dim + heads.dim.next_multiple_of(WIDTH));
         let mamba = self.config.mamba();
         let states = mamba.map_or(0, |(shape, _)| self.mamba_layers() * (shape.states() + shape.history()));
         (tokens * per_token + states) * size_of::<f32>()
@@ -201,7 +209,7 @@ impl Model {
             assert!(!turn.tokens.is_empty(), "a turn has at least one token");
             let end = turn.cache.len() + turn.tokens.len();
             assert!(end <= self.config.context(), "the sequence outgrows the model's context");
-            turn.cache.reserve(turn.tokens.len());
+            turn.cache.reserve_more(turn.tokens.len());
             positions.extend((turn.cache.len()..end).map(|position| position as u32));
             for &token in turn.tokens {
                 x.extend_from_slice(&self.embedding[token as usize * hidden..][..hidden]);
