@@ -17,8 +17,7 @@ use crate::boot::boot;
 use crate::summary::Snapshot;
 use crate::view::check_version;
 use crate::{
-    CacheError, Digest, Layout, LeaseAttempt, OutputKind, View, atomic, crash, index, layout, lease,
-    touch,
+    CacheError, Digest, Layout, LeaseAttempt, OutputKind, View, atomic, crash, index, layout, lease, touch,
 };
 
 /// What could go.

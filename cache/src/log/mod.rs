@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::layout::named;
 use crate::guard::lock;
+use crate::layout::named;
 use crate::{CacheError, Digest, Fault, Layout, atomic};
 
 use frame::Kind;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::segment::{Place, Segment, is_living, number_of};
-use crate::summary::Stamp;
 use crate::guard::lock;
+use crate::summary::Stamp;
 use crate::{CacheError, Digest, Fault, Layout, atomic};
 
 /// The directory is listed again after this many misses, whatever its time says: two processes that begin a segment

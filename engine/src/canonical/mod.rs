@@ -84,12 +84,10 @@ pub fn find(bytes: &[u8], pointer: &str) -> Option<Range<usize>> {
     for segment in pointer.split('/').skip(1) {
         let is_map = bytes.get(at)? == &b'{';
         name.clear();
-        match is_map {
-            true if segment.contains('~') => {
-                write_string(&segment.replace("~1", "/").replace("~0", "~"), &mut name);
-            }
-            true => write_string(segment, &mut name),
-            false => {}
+        if is_map && segment.contains('~') {
+            write_string(&segment.replace("~1", "/").replace("~0", "~"), &mut name);
+        } else if is_map {
+            write_string(segment, &mut name);
         }
         let mut index = if is_map { 0 } else { segment.parse::<usize>().ok()? };
         loop {

@@ -135,9 +135,10 @@ impl Tree {
     pub fn pointer(&self, pointer: &str) -> Option<(Span, &Self)> {
         let mut at = (self.span, self);
         for segment in pointer.split('/').skip(1) {
-            let segment = match segment.contains('~') {
-                true => Cow::Owned(segment.replace("~1", "/").replace("~0", "~")),
-                false => Cow::Borrowed(segment),
+            let segment = if segment.contains('~') {
+                Cow::Owned(segment.replace("~1", "/").replace("~0", "~"))
+            } else {
+                Cow::Borrowed(segment)
             };
             at = match &at.1.value {
                 Value::Map(map) => map.get(&*segment).map(|field| (field.key, &field.tree))?,
