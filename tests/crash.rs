@@ -164,7 +164,7 @@ fn killed_again_and_again_it_ends_with_the_same_bytes() {
     kill_and_compare(&SMALL, 6);
 }
 
-/// `cargo test --release --test main -- --ignored --nocapture killed_at_twenty_instants`; half an hour on two cores.
+/// `cargo test --release --test main -- --ignored --nocapture killed_at_twenty_instants`; a quarter of an hour on two cores.
 #[test]
 #[ignore = "runs the whole experiment twice and more"]
 fn killed_at_twenty_instants_of_the_full_run() {
