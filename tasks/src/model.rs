@@ -241,8 +241,8 @@ impl Task for ModelTask {
         };
         let path = params.path.iter().filter(|_| !params.is_on_hub());
         let template = params.chat_template.iter();
-        let kind = if params.is_gguf() { FileKind::File } else { FileKind::Tree };
         let tokenizer = params.tokenizer.iter().filter_map(|tokenizer| tokenizer.path.as_ref());
+        let kind = if params.is_gguf() { FileKind::File } else { FileKind::Tree };
         path.map(|path| refer("/path", path, kind))
             .chain(tokenizer.map(|path| refer("/tokenizer/path", path, FileKind::Tree)))
             .chain(template.map(|path| refer("/chat_template", path, FileKind::File)))
@@ -441,6 +441,26 @@ mod tests {
         }
     }
 
+    /// A real file, where `scripts/fetch_test_models.py` has brought it.
+    #[test]
+    fn a_gguf_file_becomes_a_model_directory() {
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-models");
+        let root = std::env::var_os("DAG_TEST_MODELS").map_or_else(|| PathBuf::from(target), PathBuf::from);
+        let file = root.join("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+        if !file.is_file() {
+            eprintln!("skipped: no `{}`; run `python3 scripts/fetch_test_models.py`", file.display());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut cx = TaskCx::for_test(dir.path()).file("/path", &file).build().unwrap();
+        ModelTask::run(&params(json!({ "path": "model.gguf" })), &mut cx).unwrap();
+        let folder = cx.output("model");
+        let config = Config::load(&folder).unwrap();
+        assert_eq!((config.hidden_size, config.num_hidden_layers, config.vocab_size), (576, 30, 49_152));
+        assert_eq!(Tokenizer::load(&folder).unwrap().vocab_size(), 49_152);
+        assert!(cx.metrics().contains_key("weights"));
+    }
+
     #[test]
     fn a_model_with_the_tokenizer_of_another_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -493,15 +513,23 @@ mod tests {
     #[test]
     fn another_end_token_is_in_every_file_of_a_model_that_is_taken() {
         let dir = tempfile::tempdir().unwrap();
-        Tokenizer::bytes(&Specials::chat()).unwrap().save(dir.path()).unwrap();
-        fs::write(dir.path().join("config.json"), r#"{"eos_token_id": 1, "hidden_size": 8}"#).unwrap();
-        fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [1, 2]}"#).unwrap();
-        let mut cx = TaskCx::for_test(&dir.path().join("out")).file("/path", dir.path()).build().unwrap();
+        let made = json!({
+            "architecture": { "hidden": 32, "layers": 1, "head_dim": 16, "max_positions": 64 },
+            "tokenizer": { "kind": "bytes" },
+        });
+        let mut cx = TaskCx::for_test(&dir.path().join("made")).build().unwrap();
+        ModelTask::run(&params(made), &mut cx).unwrap();
+        let taken = cx.output("model");
+        fs::write(taken.join("generation_config.json"), r#"{"eos_token_id": [1, 2]}"#).unwrap();
+        let mut cx = TaskCx::for_test(&dir.path().join("out")).file("/path", &taken).build().unwrap();
         ModelTask::run(&params(json!({ "path": "somewhere", "end_token": "<|pad|>" })), &mut cx).unwrap();
         let folder = cx.output("model");
         assert_eq!(Tokenizer::load(&folder).unwrap().eos(), Some("<|pad|>"));
         let read = |name| serde_json::from_slice::<Value>(&fs::read(folder.join(name)).unwrap()).unwrap();
-        assert_eq!(read("config.json"), json!({ "eos_token_id": 0, "hidden_size": 8 }));
+        assert_eq!(
+            (&read("config.json")["eos_token_id"], &read("config.json")["hidden_size"]),
+            (&json!(0), &json!(32))
+        );
         assert_eq!(read("generation_config.json"), json!({ "eos_token_id": 0 }));
     }
 
