@@ -21,7 +21,10 @@ use crate::backend::{
 use crate::expression::{Scope, Template};
 use crate::records::{Prompt, Records, draw};
 use crate::responses;
-use crate::table::{Row, TableReader, TableWriter};
+use crate::table::{ColumnKind, Row, TableReader, TableWriter};
+
+/// The column of the tokens' log-probabilities.
+const LOGPROBS: &str = "logprobs";
 
 /// The params of `sample`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -48,12 +51,21 @@ pub struct Params {
     /// Tokens less likely than this share of the likeliest are not drawn.
     #[serde(default)]
     pub min_p: Option<f64>,
+    /// Makes tokens of the prompt and of the response so far less probable, as transformers does; one changes nothing.
+    #[serde(default = "unit")]
+    pub repetition_penalty: f64,
     /// Longest response in tokens.
     #[serde(default = "longest")]
     pub max_tokens: u32,
     /// Texts that end a response.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// So many tokens inside `<think>`, then the thinking is ended for the model and it goes on; for the embedded runtime.
+    #[serde(default)]
+    pub thinking_budget: Option<u32>,
+    /// Whether to keep the log-probability of every token, in the column `logprobs`, as a chat completion has them.
+    #[serde(default)]
+    pub logprobs: bool,
     /// How much a served model shall think: `low`, `medium`, `high`.
     #[serde(default)]
     pub reasoning_effort: Option<String>,
@@ -89,7 +101,10 @@ impl Params {
             top_k: self.top_k,
             min_p: self.min_p,
             max_tokens: self.max_tokens,
+            repetition_penalty: self.repetition_penalty,
             stop: self.stop.clone(),
+            thinking_budget: self.thinking_budget,
+            logprobs: self.logprobs,
             reasoning_effort: self.reasoning_effort.clone(),
             template: self.template.clone(),
         }
@@ -116,7 +131,7 @@ impl Task for SampleTask {
     }
 
     fn check(params: &Params) -> Vec<Fault> {
-        let mut faults = params.sampling().check("");
+        let mut faults = params.sampling().check(&params.model, "");
         match &params.model {
             ModelSpec::Given(_) if params.repeats > 1 => {
                 faults.push(Fault::new("/repeats", "responses that are given are as many as there are"));
@@ -221,7 +236,7 @@ fn ask(params: &Params, model: &ModelSpec, prompts: &Prompts, cx: &mut TaskCx) -
         .map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }));
     records.ask(cx, &backend, &sampling, &mut wanted)?;
     drop(wanted);
-    let mut table = Responses::create(cx.output("responses"), prompts)?;
+    let mut table = Responses::create(cx.output("responses"), prompts, params.logprobs)?;
     for prompt in prompts.rendered()? {
         let prompt = prompt?;
         for repeat in 0..params.repeats {
@@ -235,7 +250,7 @@ fn ask(params: &Params, model: &ModelSpec, prompts: &Prompts, cx: &mut TaskCx) -
 
 /// Takes the responses that the prompts already hold, and reads them as if they had been sampled.
 fn take_given(given: &GivenSpec, prompts: &Prompts, cx: &mut TaskCx) -> Result<(), TaskError> {
-    let mut table = Responses::create(cx.output("responses"), prompts)?;
+    let mut table = Responses::create(cx.output("responses"), prompts, false)?;
     let mut repeats: BTreeMap<String, u32> = BTreeMap::new();
     for column in given.columns() {
         if prompts.reader.schema().kind(column).is_none() {
@@ -276,16 +291,19 @@ fn read_given(given: &GivenSpec, row: &Row) -> Result<Reply, Failure> {
 /// The table of responses while it is written, and the facts about it.
 struct Responses {
     writer: TableWriter,
+    /// Whether there is a column for them.
+    logprobs: bool,
     truncated: u64,
     failed: u64,
     output_tokens: u64,
 }
 
 impl Responses {
-    fn create(path: PathBuf, prompts: &Prompts) -> Result<Self, TaskError> {
+    fn create(path: PathBuf, prompts: &Prompts, logprobs: bool) -> Result<Self, TaskError> {
         let schema = responses::schema(prompts.reader.schema());
+        let schema = if logprobs { schema.with(LOGPROBS, ColumnKind::Json) } else { schema };
         let writer = TableWriter::create(path, schema)?;
-        Ok(Self { writer, truncated: 0, failed: 0, output_tokens: 0 })
+        Ok(Self { writer, logprobs, truncated: 0, failed: 0, output_tokens: 0 })
     }
 
     fn write(
@@ -303,7 +321,11 @@ impl Responses {
             Err(_) => self.failed += 1,
         }
         let asked = responses::Asked { id: &prompt.id, repeat, key, messages: &prompt.messages };
-        self.writer.write(&responses::row(&prompt.row, &asked, outcome))?;
+        let mut row = responses::row(&prompt.row, &asked, outcome);
+        if self.logprobs {
+            row.insert(LOGPROBS.to_owned(), json!(outcome.as_ref().ok().map(|reply| &reply.logprobs)));
+        }
+        self.writer.write(&row)?;
         Ok(())
     }
 

@@ -10,10 +10,10 @@ use dag_engine::Digest;
 use dag_engine::context::{Cancel, Input};
 use dag_engine::task::{TaskCx, TaskError};
 use dag_lm::device::Device;
-use dag_lm::generate::{self, Limits};
+use dag_lm::generate::{self, Limits, ThinkingBudget};
 use dag_lm::model::Model;
 use dag_lm::sampler;
-use dag_lm::template::{self, ChatTemplate};
+use dag_lm::template::{self, ChatTemplate, THINK_CLOSE, THINK_OPEN};
 use dag_lm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
@@ -21,7 +21,6 @@ use super::{BackendRun, Failure, FailureKind, FinishReason, Message, OnFinished,
 
 /// Part of the identity of every response. Bumped when the runtime gives other bytes than before.
 const RUNTIME: u32 = 1;
-const OPEN: &str = "<think>";
 
 /// A model in this process.
 pub struct Embedded {
@@ -77,6 +76,12 @@ impl Embedded {
         let stop_tokens = vec![self.tokenizer.eos_id().ok_or_else(|| {
             TaskError::failed("the model's tokenizer has no end token, so no response would ever end")
         })?];
+        let close = self.tokenizer.encode(THINK_CLOSE).ok();
+        if sampling.thinking_budget.is_some() && close.is_none() {
+            return Err(TaskError::failed(format!(
+                "`thinking_budget`: the model's vocabulary cannot write {THINK_CLOSE}"
+            )));
+        }
         // The iterator and the receiver below take turns on this thread; neither calls the other.
         let asked: RefCell<BTreeMap<usize, Asked>> = RefCell::default();
         let finished = RefCell::new(finished);
@@ -104,6 +109,12 @@ impl Embedded {
                         }
                     }
                     Ok((prompt, opening)) => {
+                        let thinking = sampling.thinking_budget.zip(close.clone());
+                        let thinking = thinking.map(|(tokens, close)| ThinkingBudget {
+                            tokens: tokens as usize,
+                            opened: !opening.is_empty(),
+                            close,
+                        });
                         let keys: Vec<Digest> = request.samples.iter().map(|sample| sample.key).collect();
                         let entry =
                             Asked { left: keys.len(), keys, input_tokens: prompt.len() as u64, opening };
@@ -117,10 +128,12 @@ impl Embedded {
                                 top_p: sampling.top_p,
                                 top_k: sampling.top_k.unwrap_or(0),
                                 min_p: sampling.min_p.unwrap_or(0.0),
+                                repetition_penalty: sampling.repetition_penalty,
                             },
                             max_tokens: sampling.max_tokens as usize,
                             stop_tokens: stop_tokens.clone(),
                             stop: sampling.stop.clone(),
+                            thinking,
                         });
                     }
                 }
@@ -141,6 +154,7 @@ impl Embedded {
                     },
                     input_tokens: Some(entry.input_tokens),
                     output_tokens: Some(answer.tokens.len() as u64),
+                    logprobs: sampling.logprobs.then(|| self.logprobs(&answer)),
                 };
                 if entry.left == 0 {
                     asked.remove(&answer.request);
@@ -158,6 +172,16 @@ impl Embedded {
             return Err(fault);
         }
         flow.map(|_| ()).map_err(|error| TaskError::failed(format!("the model cannot answer: {error}")))
+    }
+
+    /// The log-probabilities of a response in the form of a chat completion's.
+    fn logprobs(&self, answer: &generate::Finished) -> Value {
+        // A token of a response that was decoded has a text of its own.
+        let text = |token| self.tokenizer.decode(&[token]).unwrap_or_default();
+        let tokens = answer.tokens.iter().zip(&answer.logprobs);
+        let content: Vec<Value> =
+            tokens.map(|(&token, logprob)| json!({ "token": text(token), "logprob": logprob })).collect();
+        json!({ "content": content })
     }
 
     /// The tokens of a prompt, and how it opens the response; or why the model cannot be asked.
@@ -183,6 +207,9 @@ impl Embedded {
                 prompt.len()
             )));
         }
-        Ok((prompt, if text.trim_end().ends_with(OPEN) { "<think>\n" } else { "" }))
+        Ok((prompt, if text.trim_end().ends_with(THINK_OPEN) { "<think>\n" } else { "" }))
     }
 }
+
+#[cfg(test)]
+mod tests;

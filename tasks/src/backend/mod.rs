@@ -5,6 +5,7 @@
 
 mod embedded;
 mod reply;
+mod sampling;
 mod scripted;
 mod served;
 
@@ -16,10 +17,11 @@ use dag_engine::context::{Cancel, Input};
 use dag_engine::task::{Environment, Fault, Missing, TaskCx, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub use embedded::Embedded;
 pub use reply::{FinishReason, Raw, Reply, split_thinking};
+pub use sampling::Sampling;
 pub use scripted::Scripted;
 pub use served::Served;
 
@@ -113,87 +115,6 @@ impl GivenSpec {
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         let optional = [&self.reasoning, &self.finish_reason, &self.output_tokens];
         std::iter::once(self.column.as_str()).chain(optional.into_iter().filter_map(|name| name.as_deref()))
-    }
-}
-
-/// How a response is drawn. Semantic: it is in the key of every record.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Sampling {
-    /// Zero takes the likeliest token every time.
-    pub temperature: f64,
-    /// The share of probability from which tokens are drawn.
-    pub top_p: f64,
-    /// How many of the likeliest tokens are drawn from; none for all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<u32>,
-    /// Tokens less likely than this share of the likeliest are not drawn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_p: Option<f64>,
-    /// Longest response.
-    pub max_tokens: u32,
-    /// Texts that end a response.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub stop: Vec<String>,
-    /// How much a served model shall think: `low`, `medium`, `high`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reasoning_effort: Option<String>,
-    /// Variables for the model's chat template.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub template: Map<String, Value>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: None,
-            max_tokens: 4096,
-            stop: Vec::new(),
-            reasoning_effort: None,
-            template: Map::new(),
-        }
-    }
-}
-
-impl Sampling {
-    /// Whether a seed decides what is drawn.
-    pub fn is_random(&self) -> bool {
-        self.temperature > 0.0
-    }
-
-    /// What is wrong with the fields, each at its name below `at`.
-    pub fn check(&self, at: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut require = |holds: bool, field: &str, message: &str| {
-            if !holds {
-                faults.push(Fault::new(format!("{at}/{field}"), message));
-            }
-        };
-        require(
-            self.temperature >= 0.0 && self.temperature.is_finite(),
-            "temperature",
-            "a temperature is zero or more",
-        );
-        require(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "`top_p` is a share above 0 and up to 1");
-        require(
-            self.min_p.is_none_or(|p| (0.0..1.0).contains(&p)),
-            "min_p",
-            "`min_p` is a share from 0 to below 1",
-        );
-        require(
-            self.top_k != Some(0),
-            "top_k",
-            "`top_k` is at least 1; leave it out to draw from all tokens",
-        );
-        require(self.max_tokens > 0, "max_tokens", "a response has at least one token");
-        require(
-            self.stop.iter().all(|stop| !stop.is_empty()),
-            "stop",
-            "an empty text would end every response",
-        );
-        faults
     }
 }
 

@@ -24,6 +24,10 @@ pub enum Raw {
         input_tokens: Option<u64>,
         /// Tokens of the response.
         output_tokens: Option<u64>,
+        /// The log-probabilities of its tokens, as the `logprobs` of a chat completion's choice has them: `content` lists
+        /// every token drawn, the one that ends the response included, with its `logprob`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        logprobs: Option<Value>,
     },
     /// The body of a chat completion.
     Chat(Value),
@@ -63,15 +67,18 @@ pub struct Reply {
     pub input_tokens: Option<u64>,
     /// Tokens of the response, thinking included.
     pub output_tokens: Option<u64>,
+    /// The log-probabilities of its tokens, where they were asked for, in the form of a chat completion.
+    pub logprobs: Option<Value>,
 }
 
 impl Raw {
     /// Reads the response. `thinks`: a response without thinking is then a failure.
     pub fn read(&self, thinks: bool) -> Result<Reply, Failure> {
         let reply = match self {
-            Self::Text { text, finish_reason, input_tokens, output_tokens } => {
-                Reply::of_text(text, *finish_reason, *input_tokens, *output_tokens)
-            }
+            Self::Text { text, finish_reason, input_tokens, output_tokens, logprobs } => Reply {
+                logprobs: logprobs.clone(),
+                ..Reply::of_text(text, *finish_reason, *input_tokens, *output_tokens)
+            },
             Self::Chat(body) => read_chat(body)?,
         };
         let truncated = reply.finish_reason == FinishReason::Length;
@@ -110,7 +117,7 @@ impl Reply {
         // A template that opens the thinking itself leaves the opening tag out of the text.
         let opened = reasoning.is_none() || text.trim_start().starts_with(OPEN);
         let response = if opened { text.to_owned() } else { format!("{OPEN}\n{}", text.trim_start()) };
-        Self { response, reasoning, answer_text, finish_reason, input_tokens, output_tokens }
+        Self { response, reasoning, answer_text, finish_reason, input_tokens, output_tokens, logprobs: None }
     }
 
     /// The response of an answer and the thinking before it.
@@ -137,6 +144,7 @@ impl Reply {
             finish_reason,
             input_tokens,
             output_tokens,
+            logprobs: None,
         }
     }
 }
@@ -192,7 +200,9 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
         return Err(Failure::new(FailureKind::Empty, "the response has no text"));
     }
     let usage = |field| body.get("usage")?.get(field)?.as_u64();
-    Ok(Reply::of_parts(reasoning, content, finish_reason, usage("prompt_tokens"), usage("completion_tokens")))
+    let logprobs = choice.get("logprobs").filter(|logprobs| !logprobs.is_null()).cloned();
+    let (input, output) = (usage("prompt_tokens"), usage("completion_tokens"));
+    Ok(Reply { logprobs, ..Reply::of_parts(reasoning, content, finish_reason, input, output) })
 }
 
 /// The start of a text that may be long.
@@ -260,12 +270,22 @@ mod tests {
 
     #[test]
     fn what_is_stored_reads_back() {
-        let raw = Raw::Text {
+        let raw = |logprobs| Raw::Text {
             text: "x".into(),
             finish_reason: FinishReason::Stop,
             input_tokens: Some(1),
             output_tokens: None,
+            logprobs,
         };
-        assert_eq!(Raw::from_bytes(&raw.to_bytes()).unwrap(), raw);
+        let logprobs = json!({ "content": [{ "token": "x", "logprob": -0.123_456_789_012_345_67 }] });
+        for raw in [raw(None), raw(Some(logprobs.clone()))] {
+            assert_eq!(Raw::from_bytes(&raw.to_bytes()).unwrap(), raw);
+        }
+        // What was stored before there were log-probabilities is what is stored without them.
+        let bytes = br#"{"text":{"finish_reason":"stop","input_tokens":1,"output_tokens":null,"text":"x"}}"#;
+        assert_eq!(raw(None).to_bytes(), bytes);
+        let body = json!({ "choices": [{ "message": { "content": "x" }, "logprobs": logprobs }] });
+        let replies = [Raw::Chat(body), raw(Some(logprobs.clone()))].map(|raw| raw.read(false).unwrap());
+        assert!(replies.iter().all(|reply| reply.logprobs.as_ref() == Some(&logprobs)));
     }
 }

@@ -48,6 +48,12 @@ impl Scripted {
         let text = chain.response(repeats, self.0.error_rate, seed);
         // Counted in characters, which is what the miniature's tokenizer has for tokens.
         let output_tokens = Some(text.chars().count() as u64);
-        Ok(Raw::Text { text, finish_reason: FinishReason::Stop, input_tokens: None, output_tokens })
+        Ok(Raw::Text {
+            text,
+            finish_reason: FinishReason::Stop,
+            input_tokens: None,
+            output_tokens,
+            logprobs: None,
+        })
     }
 }

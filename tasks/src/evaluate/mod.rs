@@ -48,12 +48,18 @@ pub struct Params {
     /// Tokens less likely than this share of the likeliest are not drawn.
     #[serde(default)]
     pub min_p: Option<f64>,
+    /// Makes tokens of the prompt and of the response so far less probable, as transformers does; one changes nothing.
+    #[serde(default = "unit")]
+    pub repetition_penalty: f64,
     /// Longest response in tokens; a longer one is cut off there and counted as truncated.
     #[serde(default = "longest")]
     pub max_tokens: u32,
     /// Texts that end a response.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// So many tokens inside `<think>`, then the thinking is ended for the model and it goes on; for the embedded runtime.
+    #[serde(default)]
+    pub thinking_budget: Option<u32>,
     /// How much a served model shall think: `low`, `medium`, `high`.
     #[serde(default)]
     pub reasoning_effort: Option<String>,
@@ -77,6 +83,10 @@ fn ask_the_problem() -> Vec<Message> {
 
 fn eight() -> u32 {
     8
+}
+
+fn unit() -> f64 {
+    1.0
 }
 
 fn temperature() -> f64 {
@@ -103,7 +113,10 @@ impl Params {
             top_k: self.top_k,
             min_p: self.min_p,
             max_tokens: self.max_tokens,
+            repetition_penalty: self.repetition_penalty,
             stop: self.stop.clone(),
+            thinking_budget: self.thinking_budget,
+            logprobs: false,
             reasoning_effort: self.reasoning_effort.clone(),
             template: self.template.clone(),
         }
@@ -132,7 +145,7 @@ impl Task for Evaluate {
     }
 
     fn check(params: &Params) -> Vec<Fault> {
-        let mut faults = params.sampling().check("");
+        let mut faults = params.sampling().check(&params.model, "");
         match &params.model {
             ModelSpec::Given(_) => {
                 faults.push(Fault::new("/model", "an evaluation asks a model; it takes no given responses"));

@@ -203,7 +203,7 @@ impl Task for Judge {
     }
 
     fn check(params: &Params) -> Vec<Fault> {
-        let mut faults = params.sampling().check("");
+        let mut faults = params.sampling().check(&params.model, "");
         if params.by == By::Model {
             faults.extend(backend::check(&params.model, "/model"));
         } else if params.model != ModelSpec::default() {
