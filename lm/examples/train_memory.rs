@@ -1,7 +1,8 @@
-//! Memory and time of training steps of a model on packs of one length.
+//! Memory and time of training steps on packs of one length.
 //!
-//! `cargo run --release -p dag-lm --example train_memory -- MODEL TOKENS SAMPLE RECOMPUTE [STEPS] [THREADS]`: packs of TOKENS tokens,
-//! in samples of SAMPLE; MODEL is a path, or `small` for one of the miniature's shape; RECOMPUTE is `true`, `false` or `auto`. Linux only: it reads its own peak from `/proc`.
+//! `cargo run --release -p dag-lm --example train_memory -- MODEL TOKENS SAMPLE RECOMPUTE [STEPS] [THREADS]`: packs of TOKENS
+//! tokens, in samples of SAMPLE. MODEL is a path, or `small` for one of the miniature's shape; RECOMPUTE is `true`, `false` or
+//! `auto`. Linux only: it reads its own peak from `/proc`.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
 use std::path::Path;

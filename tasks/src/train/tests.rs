@@ -89,6 +89,47 @@ fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn adapters_are_trained_and_what_comes_out_is_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, packs) = material(dir.path());
+    let train = |name: &str, run: Value| {
+        let cx = TaskCx::for_test(&dir.path().join(name)).input("base", &base).input("packs", &packs);
+        let mut cx = cx.seed(17).run(run).build().unwrap();
+        let params = json!({ "steps": 12, "batch": 2, "peak_lr": 3e-2, "lora": { "rank": 4 } });
+        Train::run(&serde_json::from_value(params).unwrap(), &mut cx).unwrap();
+        cx.output("model")
+    };
+    let model = train("kept", json!({ "recompute": false }));
+    let again = train("again", json!({ "recompute": true }));
+    for file in ["model.safetensors", "adapter/adapter_model.safetensors", "training/loss.jsonl"] {
+        let read = |folder: &Path| fs::read(folder.join(file)).unwrap();
+        assert!(read(&model) == read(&again), "`{file}` depends on whether activations are kept");
+    }
+    assert_ne!(
+        fs::read(model.join("model.safetensors")).unwrap(),
+        fs::read(base.join("model.safetensors")).unwrap()
+    );
+    let summary: Value =
+        serde_json::from_slice(&fs::read(model.join("training/summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["optimizer"]["lora"]["alpha"], json!(8.0));
+    assert!(summary["final_loss"].as_f64().unwrap() < summary["first_loss"].as_f64().unwrap());
+}
+
+#[test]
+fn recompute_is_one_of_three() {
+    let run = |value: Value| serde_json::from_value::<Run>(json!({ "recompute": value }));
+    for (value, expected) in [
+        (json!(true), train::Recompute::Always),
+        (json!(false), train::Recompute::Never),
+        (json!("auto"), train::Recompute::Auto),
+    ] {
+        assert_eq!(train::Recompute::from(run(value).unwrap().recompute), expected);
+    }
+    assert!(run(json!("sometimes")).is_err());
+    assert_eq!(train::Recompute::from(Run::default().recompute), train::Recompute::Auto);
+}
+
+#[test]
 fn a_log_that_is_read_back_is_the_same_to_the_last_bit() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(dir.path()).unwrap();
