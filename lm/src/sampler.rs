@@ -119,7 +119,7 @@ impl Sampler {
     ) -> Result<Drawn, SamplerError> {
         let peak = most_probable(logits)?;
         let log_mass = self.log_mass(logits, peak);
-        let token = if sampling.repetition_penalty == 1.0 {
+        let token = if sampling.repetition_penalty.total_cmp(&1.0).is_eq() {
             self.choose(logits, peak, sampling, seed, position)
         } else {
             let mut penalised = std::mem::take(&mut self.penalised);

@@ -76,12 +76,12 @@ impl<'a> Speaker<'a> {
         }
         let logits = &logits[..self.vocabulary];
         let thinking = sequence.thinking.as_ref().zip(request.thinking.as_ref());
-        let drawn = match thinking.and_then(|(thinking, budget)| thinking.forces(budget)) {
-            Some(token) => sampler.force(logits, token),
-            None => {
-                let seen = request.prompt.iter().chain(tokens).copied();
-                sampler.draw(logits, &request.sampling, seen, seed, position as u64)
-            }
+        let forced = thinking.and_then(|(thinking, budget)| thinking.forces(budget));
+        let drawn = if let Some(token) = forced {
+            sampler.force(logits, token)
+        } else {
+            let seen = request.prompt.iter().chain(tokens).copied();
+            sampler.draw(logits, &request.sampling, seen, seed, position as u64)
         };
         let drawn = drawn.map_err(|source| GenerateError::Draw {
             request: *number,

@@ -61,6 +61,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Whether what was there already is less probable.
+    pub fn penalises(&self) -> bool {
+        !is_one(&self.repetition_penalty)
+    }
+
     /// Whether a seed decides what is drawn.
     pub fn is_random(&self) -> bool {
         self.temperature > 0.0
@@ -118,7 +123,7 @@ impl Sampling {
 /// Whether a penalty changes nothing.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
 fn is_one(penalty: &f64) -> bool {
-    *penalty == 1.0
+    penalty.total_cmp(&1.0).is_eq()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]

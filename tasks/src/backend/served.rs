@@ -170,11 +170,8 @@ fn body(spec: &ServedSpec, messages: &[Message], sampling: &Sampling, seed: u64)
         ("top_k", sampling.top_k.map(|k| json!(k))),
         ("min_p", sampling.min_p.map(|p| json!(p))),
         // An extension that vLLM and SGLang know.
-        (
-            "repetition_penalty",
-            (sampling.repetition_penalty != 1.0).then(|| json!(sampling.repetition_penalty)),
-        ),
-        ("logprobs", sampling.logprobs.then(|| json!(true))),
+        ("repetition_penalty", sampling.penalises().then(|| json!(sampling.repetition_penalty))),
+        ("logprobs", sampling.logprobs.then_some(json!(true))),
         ("stop", (!sampling.stop.is_empty()).then(|| json!(sampling.stop))),
         ("reasoning_effort", sampling.reasoning_effort.as_ref().map(|effort| json!(effort))),
         ("chat_template_kwargs", (!sampling.template.is_empty()).then(|| json!(sampling.template))),

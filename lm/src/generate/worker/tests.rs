@@ -22,7 +22,7 @@ fn run(
         max_tokens: 150 + index * 40,
         stop_tokens: vec![],
         stop: vec![],
-        thinking: (index % 2 == 0).then(|| thinking(&tokenizer, 130)),
+        thinking: index.is_multiple_of(2).then(|| thinking(&tokenizer, 130)),
     };
     let mut requests = (0..6).map(request).enumerate();
     let mut worker = Worker::new(model, &tokenizer, slots, cache_bytes);
