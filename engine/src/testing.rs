@@ -305,6 +305,7 @@ impl ToyGraph {
     /// # Panics
     /// If a kind, a param or an input is not known: the test is wrong.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "a graph of a test reads better without borrows")]
     pub fn node(mut self, name: &str, kind: &str, params: Value, inputs: &[(&str, &str)]) -> Self {
         let bound = self.registry.bind(kind, &params).expect("a toy kind");
         let step = bound.expect("params of the toy");
