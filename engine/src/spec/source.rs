@@ -108,6 +108,6 @@ mod tests {
         assert_eq!((place.line, place.column, place.length, place.text), (2, 6, 5, "kéy: välue  "));
         assert_eq!(sources.slice(Span { source, start: 12, length: 6 }), "välue");
         let line = |start| sources.place(Span { source, start, length: 1 }).line;
-        assert_eq!([0, 5, 6, 20, 21, 26, 99].map(line), [1, 1, 2, 2, 3, 4, 4]);
+        assert_eq!([2, 5, 6, 20, 21, 26, 99].map(line), [1, 1, 2, 2, 3, 4, 4]);
     }
 }
