@@ -13,6 +13,7 @@ mod tape;
 use std::path::{Path, PathBuf};
 
 pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
+pub(crate) use decoder::Workspace;
 pub use decoder::{Cache, Model, Turn};
 pub use parameters::{
     AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,
