@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::sequence::{Sequence, Speaker};
 use super::{FinishReason, Finished, GenerateError, Request};
-use crate::model::{Cache, Model, Turn};
+use crate::model::{Cache, Model, Turn, Workspace};
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 
@@ -27,6 +27,7 @@ pub(super) struct Worker<'a> {
     speaker: Speaker<'a>,
     /// One for each thread.
     samplers: Vec<Sampler>,
+    workspace: Workspace,
     running: Vec<Running>,
     /// What gave its cache up.
     stopped: Vec<Sequence>,
@@ -64,6 +65,7 @@ impl<'a> Worker<'a> {
             cache_bytes,
             speaker: Speaker::new(tokenizer, vocabulary),
             samplers: std::iter::repeat_with(Sampler::default).take(rayon::current_num_threads()).collect(),
+            workspace: Workspace::default(),
             running: Vec::with_capacity(slots),
             stopped: Vec::new(),
             next: None,
@@ -138,14 +140,15 @@ impl<'a> Worker<'a> {
     }
 
     /// The cache of a sequence and the logits after its last token.
-    fn prefill(&self, tokens: &[u32]) -> (Cache, Vec<f32>) {
+    fn prefill(&mut self, tokens: &[u32]) -> (Cache, Vec<f32>) {
         let mut cache = self.model.cache();
         cache.reserve(tokens.len());
-        let mut logits = Vec::new();
+        let mut logits: &[f32] = &[];
         for tokens in tokens.chunks(PREFILL_CHUNK) {
-            logits = self.model.forward_here(&mut [Turn { cache: &mut cache, tokens }]);
+            let turn = Turn { cache: &mut cache, tokens };
+            logits = self.model.forward_here(&mut [turn], &mut self.workspace);
         }
-        (cache, logits)
+        (cache, logits.to_vec())
     }
 
     fn begin_samples(&mut self) -> Result<(), GenerateError> {
@@ -179,8 +182,8 @@ impl<'a> Worker<'a> {
         self.make_room();
         let mut turns: Vec<Turn<'_>> =
             self.running.iter_mut().map(|Running { sequence, cache }| sequence.turn(cache)).collect();
-        let logits = self.model.forward_here(&mut turns);
-        let ends = self.draw(&logits);
+        let logits = self.model.forward_here(&mut turns, &mut self.workspace);
+        let ends = draw(self.model, &self.speaker, &mut self.samplers, &mut self.running, logits);
         // Backwards, so that what takes the place of a finished sequence has been looked at already.
         for (index, end) in ends.into_iter().enumerate().rev() {
             if let Some(reason) = end? {
@@ -189,20 +192,6 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Gives every running sequence its next token, each thread some of them.
-    fn draw(&mut self, logits: &[f32]) -> Vec<Result<Option<FinishReason>, GenerateError>> {
-        let (speaker, vocabulary) = (&self.speaker, self.model.config().vocab_size);
-        let each = self.running.len().div_ceil(self.samplers.len()).max(1);
-        let parts = self.running.par_chunks_mut(each).zip(logits.par_chunks(each * vocabulary));
-        let parts = parts.zip(&mut self.samplers);
-        parts
-            .flat_map_iter(|((running, logits), sampler)| {
-                let rows = running.iter_mut().zip(logits.chunks_exact(vocabulary));
-                rows.map(move |(running, row)| speaker.advance(sampler, &mut running.sequence, row))
-            })
-            .collect()
     }
 
     /// Grows the caches that are full, and stops the youngest sequences where there is no memory for that.
@@ -239,6 +228,25 @@ impl Running {
         let (held, room) = (self.cache.len(), self.cache.capacity());
         if held < room { room } else { grown(held, self.sequence.longest()) }
     }
+}
+
+/// Gives every running sequence its next token from its row of logits, each thread some of them.
+fn draw(
+    model: &Model,
+    speaker: &Speaker<'_>,
+    samplers: &mut [Sampler],
+    running: &mut [Running],
+    logits: &[f32],
+) -> Vec<Result<Option<FinishReason>, GenerateError>> {
+    let vocabulary = model.config().vocab_size;
+    let each = running.len().div_ceil(samplers.len()).max(1);
+    let parts = running.par_chunks_mut(each).zip(logits.par_chunks(each * vocabulary)).zip(samplers);
+    parts
+        .flat_map_iter(|((running, logits), sampler)| {
+            let rows = running.iter_mut().zip(logits.chunks_exact(vocabulary));
+            rows.map(move |(running, row)| speaker.advance(sampler, &mut running.sequence, row))
+        })
+        .collect()
 }
 
 /// The room of a cache that holds so many tokens and has to take more, up to `longest`.

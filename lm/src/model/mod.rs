@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use adapters::Adapters;
 pub use adapters::Lora;
 pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
+pub(crate) use decoder::Workspace;
 pub use decoder::{Cache, Model, Turn};
 pub use parameters::{
     AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,

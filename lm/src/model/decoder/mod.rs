@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rayon::ThreadPool;
 
-use super::{BlockPlaces, Config, MixerPlaces, ModelError, Places, Source};
+use super::{BlockPlaces, Config, MixerPlaces, ModelError, Places, Source, room};
 use crate::device::Device;
 use crate::kernels::attention::Heads;
 use crate::kernels::matmul::{Into, Matrix, Panels, WIDTH, matmul_packed};
@@ -73,8 +73,22 @@ struct Pass<'a> {
     ends: &'a [usize],
 }
 
+/// The memory of passes, kept from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    positions: Vec<u32>,
+    ends: Vec<usize>,
+    /// The stream, a row per token.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    scales: Vec<f32>,
+    scratch: Scratch,
+    last: Vec<f32>,
+    logits: Vec<f32>,
+}
+
 /// Buffers that the blocks of a pass use one after the other.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Scratch {
     inner: Vec<f32>,
     outer: Vec<f32>,
@@ -196,15 +210,18 @@ impl Model {
     /// # Panics
     /// If a turn has no token, a token is not in the vocabulary, or a sequence outgrows [`Config::context`].
     pub fn forward(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
-        self.pool.install(|| self.forward_here(turns))
+        let mut workspace = Workspace::default();
+        self.pool.install(|| self.forward_here(turns, &mut workspace));
+        workspace.logits
     }
 
-    /// [`Model::forward`] on the current pool, for a caller that runs one model on threads of its own.
-    pub(crate) fn forward_here(&self, turns: &mut [Turn<'_>]) -> Vec<f32> {
+    /// [`Model::forward`] on the current pool and in memory that is kept, for a caller that runs one model on threads of its own.
+    pub(crate) fn forward_here<'a>(&self, turns: &mut [Turn<'_>], workspace: &'a mut Workspace) -> &'a [f32] {
         let hidden = self.config.hidden_size;
-        let mut positions: Vec<u32> = Vec::new();
-        let mut x: Vec<f32> = Vec::new();
-        let mut ends: Vec<usize> = Vec::new();
+        let Workspace { positions, ends, x, normed, scales, scratch, last, logits } = workspace;
+        positions.clear();
+        ends.clear();
+        x.clear();
         for turn in turns.iter_mut() {
             assert!(!turn.tokens.is_empty(), "a turn has at least one token");
             let end = turn.cache.len() + turn.tokens.len();
@@ -221,30 +238,31 @@ impl Model {
             heads: self.config.heads(),
             epsilon: self.config.rms_norm_eps as f32,
             rotation: self.rotation.as_ref(),
-            positions: &positions,
-            ends: &ends,
+            positions,
+            ends,
         };
-        let mut normed = vec![0.0; x.len()];
-        let mut scales = vec![0.0; positions.len()];
-        let mut scratch = Scratch::default();
+        let scales = room(scales, positions.len());
         for Block { norm, mixer } in &self.blocks {
-            rms_norm(&x, norm, pass.epsilon, &mut normed, &mut scales);
+            let normed = room(normed, x.len());
+            rms_norm(x, norm, pass.epsilon, normed, scales);
             match mixer {
-                Mixer::Attention(attention) => attention.add(&pass, turns, &normed, &mut x, &mut scratch),
-                Mixer::Feed(feed) => feed.add(&pass, &normed, &mut x, &mut scratch),
-                Mixer::Experts(experts) => experts.add(&pass, &normed, &mut x, &mut scratch),
-                Mixer::Mamba(mamba) => mamba.add(&pass, turns, &normed, &mut x, &mut scratch),
+                Mixer::Attention(attention) => attention.add(&pass, turns, normed, x, scratch),
+                Mixer::Feed(feed) => feed.add(&pass, normed, x, scratch),
+                Mixer::Experts(experts) => experts.add(&pass, normed, x, scratch),
+                Mixer::Mamba(mamba) => mamba.add(&pass, turns, normed, x, scratch),
             }
         }
         for turn in turns.iter_mut() {
             turn.cache.grow(turn.tokens.len());
         }
-        let last: Vec<f32> =
-            ends.iter().flat_map(|end| &x[(end - 1) * hidden..end * hidden]).copied().collect();
-        let mut normed = vec![0.0; last.len()];
-        rms_norm(&last, &self.norm, pass.epsilon, &mut normed, &mut scales[..turns.len()]);
-        let mut logits = vec![0.0; turns.len() * self.config.vocab_size];
-        matmul_packed(&mut logits, Matrix::new(&normed, turns.len(), hidden), &self.head, Into::Replace);
+        last.clear();
+        for end in &*ends {
+            last.extend_from_slice(&x[(end - 1) * hidden..end * hidden]);
+        }
+        let normed = room(normed, last.len());
+        rms_norm(last, &self.norm, pass.epsilon, normed, &mut scales[..turns.len()]);
+        let logits = room(logits, turns.len() * self.config.vocab_size);
+        matmul_packed(logits, Matrix::new(normed, turns.len(), hidden), &self.head, Into::Replace);
         logits
     }
 }
