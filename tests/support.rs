@@ -31,7 +31,7 @@ pub(crate) fn experiments() -> Sandbox {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
+        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "jinja") {
             sandbox.write(&format!("experiments/{name}"), &fs::read_to_string(&path).unwrap());
         }
     }
