@@ -21,7 +21,7 @@ fn a_pretrained_model_goes_through_the_whole_graph() {
         let sets = [
             data.as_str(),
             model.as_str(),
-            "longest=700",
+            "longest=1000",
             "pack.max_tokens=512",
             "train.steps=2",
             "evaluate.max_tokens=16",

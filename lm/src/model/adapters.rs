@@ -40,7 +40,7 @@ pub struct Lora {
 pub(crate) struct Adapters {
     scale: f32,
     /// In the order of the weights they adapt.
-    list: Vec<Adapter>,
+    each: Vec<Adapter>,
     /// A and B of every adapter, in order of their places in `values`.
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) values: Vec<f32>,
@@ -74,7 +74,7 @@ impl Adapters {
             let names: Vec<&str> = names.into_iter().collect();
             return fault(format!("there is no projection `{target}`; there is {}", names.join(", ")));
         }
-        let (mut list, mut parameters, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut each, mut parameters, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let mut random = ChaCha8Rng::seed_from_u64(lora.seed);
         for weight in candidates().filter(|weight| lora.targets.iter().any(|name| name == last_name(weight)))
         {
@@ -93,15 +93,15 @@ impl Adapters {
                 (bound * (2.0 * f64::from(random.next_u32()) / f64::from(u32::MAX) - 1.0)) as f32
             });
             let b = add("lora_B", [outputs, lora.rank], &mut || 0.0);
-            list.push(Adapter { target: weight.places.clone(), inputs, outputs, rank: lora.rank, a, b });
+            each.push(Adapter { target: weight.places.clone(), inputs, outputs, rank: lora.rank, a, b });
         }
-        Ok(Self { scale: (lora.alpha / lora.rank as f64) as f32, list, parameters, values })
+        Ok(Self { scale: (lora.alpha / lora.rank as f64) as f32, each, parameters, values })
     }
 
     /// The adapters of the weights that fill `places`, each with the output it starts at.
     fn within(&self, places: &Range<usize>) -> impl Iterator<Item = (&Adapter, usize)> {
-        let first = self.list.partition_point(|adapter| adapter.target.start < places.start);
-        let inside = self.list[first..].iter().take_while(|adapter| adapter.target.start < places.end);
+        let first = self.each.partition_point(|adapter| adapter.target.start < places.start);
+        let inside = self.each[first..].iter().take_while(|adapter| adapter.target.start < places.end);
         inside.map(|adapter| (adapter, (adapter.target.start - places.start) / adapter.inputs))
     }
 
@@ -165,7 +165,7 @@ impl Adapters {
 
     /// Adds the adapters to the weights they adapt.
     pub(crate) fn merge(&self, weights: &mut [f32]) {
-        for adapter in &self.list {
+        for adapter in &self.each {
             let product = self.scaled(self.b(adapter), self.a(adapter));
             for (weight, product) in weights[adapter.target.clone()].iter_mut().zip(product) {
                 *weight += product;
