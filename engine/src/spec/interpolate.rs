@@ -15,7 +15,7 @@ use super::Experiment;
 use super::diagnostic::Diagnostic;
 use super::expand::Axis;
 use super::source::{Sources, Span};
-use super::tree::{Field, Tree, Value};
+use super::tree::{Field, Map, Tree, Value};
 
 /// How long a chain of params that refer to each other may be.
 const MAX_CHAIN: usize = 64;
@@ -182,14 +182,16 @@ impl<'a> Scope<'a> {
                 Value::List(Arc::new(items.into_iter().collect::<Option<_>>()?))
             }
             Value::Map(map) => {
-                let fields: Vec<_> = map
-                    .iter()
-                    .map(|(name, field)| {
-                        let tree = self.fill(&field.tree, at, faults)?;
-                        Some((Arc::clone(name), Field { key: field.key, tree }))
-                    })
-                    .collect();
-                Value::Map(Arc::new(fields.into_iter().collect::<Option<_>>()?))
+                let mut fields = Map::with_capacity(map.len());
+                for (name, field) in map.iter() {
+                    if let Some(tree) = self.fill(&field.tree, at, faults) {
+                        fields.insert(Arc::clone(name), Field { key: field.key, tree });
+                    }
+                }
+                if fields.len() < map.len() {
+                    return None;
+                }
+                Value::Map(Arc::new(fields))
             }
             Value::Null | Value::Bool(_) | Value::Number(..) => return Some(tree.clone()),
         };

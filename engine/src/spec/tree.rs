@@ -126,7 +126,12 @@ impl Tree {
             Value::Text(text) => serde_json::Value::String(text.to_string()),
             Value::List(items) => items.iter().map(Self::to_json).collect(),
             Value::Map(map) => {
-                map.iter().map(|(key, field)| (key.to_string(), field.tree.to_json())).collect()
+                // One by one: collecting would sort them first, which costs more for the few that there are.
+                let mut object = serde_json::Map::new();
+                for (key, field) in map.iter() {
+                    object.insert(key.to_string(), field.tree.to_json());
+                }
+                serde_json::Value::Object(object)
             }
         }
     }
