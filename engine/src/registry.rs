@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::artifact::Ports;
 use crate::context::TaskCx;
 use crate::params::{BindError, Defaults, bind_typed};
+use crate::spec::tree::Tree;
 use crate::task::{
     Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, Resources, Task, TaskError,
 };
@@ -90,13 +91,14 @@ impl<T: Task> Step for Bound<T> {
 }
 
 /// Binds params to a kind whose type the registry has forgotten.
-type Bind = fn(&Value, &Defaults) -> Result<Arc<dyn Step>, BindError>;
+type Bind<P> = fn(&P, &Defaults) -> Result<Arc<dyn Step>, BindError>;
 
 /// One entry of the registry.
 struct Kind {
     about: &'static str,
     version: u32,
-    bind: Bind,
+    bind: Bind<Value>,
+    bind_tree: Bind<Tree>,
     check_run: fn(&Value) -> Result<(), BindError>,
     params_schema: fn() -> Schema,
     run_schema: fn() -> Schema,
@@ -126,7 +128,8 @@ impl Registry {
         let kind = Kind {
             about: T::ABOUT,
             version: T::VERSION,
-            bind: bind::<T>,
+            bind: |params, defaults| bound::<T>(bind_typed(params)?, defaults),
+            bind_tree: bind_tree::<T>,
             check_run: check_run::<T::Run>,
             params_schema: || schemars::schema_for!(T::Params),
             run_schema: || schemars::schema_for!(T::Run),
@@ -155,6 +158,13 @@ impl Registry {
         Some((kind.bind)(params, &defaults))
     }
 
+    /// [`Registry::bind`] of params as they are written.
+    pub(crate) fn bind_tree(&self, kind: &str, params: &Tree) -> Option<Result<Arc<dyn Step>, BindError>> {
+        let kind = self.kinds.get(kind)?;
+        let defaults = kind.defaults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Some((kind.bind_tree)(params, &defaults))
+    }
+
     /// Checks the operational options of a kind.
     pub fn check_run(&self, kind: &str, run: &Value) -> Option<Result<(), BindError>> {
         self.kinds.get(kind).map(|kind| (kind.check_run)(run))
@@ -166,8 +176,13 @@ impl Registry {
     }
 }
 
-fn bind<T: Task>(params: &Value, defaults: &Defaults) -> Result<Arc<dyn Step>, BindError> {
-    let params: T::Params = bind_typed(params)?;
+/// The tree is read as it is; only to say what is wrong with it is it turned into JSON.
+fn bind_tree<T: Task>(params: &Tree, defaults: &Defaults) -> Result<Arc<dyn Step>, BindError> {
+    let params = T::Params::deserialize(params).or_else(|_| bind_typed(&params.to_json()))?;
+    bound::<T>(params, defaults)
+}
+
+fn bound<T: Task>(params: T::Params, defaults: &Defaults) -> Result<Arc<dyn Step>, BindError> {
     let canonical = defaults.strip::<T::Params>(&params)?;
     let ports = T::ports(&params);
     Ok(Arc::new(Bound::<T> { params, canonical, ports }))

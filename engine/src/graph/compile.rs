@@ -158,12 +158,12 @@ impl<'a> Compiler<'a> {
             Some(field) => self.fill(&field.tree, at)?,
             None => Tree::empty_map(*kind_span),
         };
-        let json = match filled.value {
-            Value::Null => Json::Object(serde_json::Map::new()),
-            _ => filled.to_json(),
+        let filled = match filled.value {
+            Value::Null => Tree::empty_map(filled.span),
+            _ => filled,
         };
         let params = Params { spec, part: Part::With, filled: &filled };
-        let step = match self.registry.bind(kind, &json)? {
+        let step = match self.registry.bind_tree(kind, &filled)? {
             Ok(step) => step,
             Err(error) => {
                 self.faults.push(bind_fault(&error, &params));

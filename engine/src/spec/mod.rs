@@ -16,6 +16,7 @@ pub mod expand;
 pub mod interpolate;
 pub mod source;
 pub mod tree;
+mod typed;
 pub mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
