@@ -230,26 +230,31 @@ fn needed(view: &View, actions: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>, C
 
 /// Size and last modification of a folder with all that is in it; `None` when it is gone.
 fn extent(folder: &Path) -> Result<Option<(u64, SystemTime)>, CacheError> {
-    let Some((_, mut newest)) = inspect(folder)? else { return Ok(None) };
-    let (mut bytes, mut open) = (0, vec![folder.to_owned()]);
+    let mut found: Option<(u64, SystemTime)> = None;
+    let mut open = vec![folder.to_owned()];
     while let Some(path) = open.pop() {
-        let Some((size, modified)) = inspect(&path)? else { continue };
-        newest = newest.max(modified);
-        // A link is looked at itself, so the walk stays inside.
-        if fs::symlink_metadata(&path).is_ok_and(|of| of.is_dir()) {
+        let Some(of) = metadata(&path)? else { continue };
+        let modified = of.modified().map_err(CacheError::io("inspect", &path))?;
+        let (bytes, newest) = found.unwrap_or((0, modified));
+        let own = if of.is_dir() { 0 } else { of.len() };
+        found = Some((bytes + own, newest.max(modified)));
+        if of.is_dir() {
             open.extend(atomic::list(&path)?);
-        } else {
-            bytes += size;
         }
     }
-    Ok(Some((bytes, newest)))
+    Ok(found)
 }
 
 /// Size and modification time; `None` when it is gone.
 fn inspect(path: &Path) -> Result<Option<(u64, SystemTime)>, CacheError> {
-    let inspect = || fs::symlink_metadata(path).and_then(|of| Ok((of.len(), of.modified()?)));
-    match inspect() {
-        Ok(found) => Ok(Some(found)),
+    let Some(of) = metadata(path)? else { return Ok(None) };
+    Ok(Some((of.len(), of.modified().map_err(CacheError::io("inspect", path))?)))
+}
+
+/// What the file system says of a path, of a link itself and not of where it leads; `None` when it is gone.
+fn metadata(path: &Path) -> Result<Option<fs::Metadata>, CacheError> {
+    match fs::symlink_metadata(path) {
+        Ok(of) => Ok(Some(of)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CacheError::io("inspect", path)(error)),
     }
