@@ -63,6 +63,11 @@ impl Batch {
         Ok(batch)
     }
 
+    /// Whether no record waits to become durable.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.shared.state).collecting.is_empty()
+    }
+
     /// Makes a record visible, to be durable soon. Fails when an earlier batch did.
     pub(crate) fn commit(&self, record: &Record) -> Result<(), CacheError> {
         let bytes = record.encode()?;

@@ -110,9 +110,14 @@ impl Layout {
         self.root.join("runs").join(run).join("journal.jsonl")
     }
 
+    /// The folders of [`Self::work`], named after their runs.
+    pub fn work_of_all(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
     /// What the tasks of one run read and write while they run; removed with the run's end.
     pub fn work(&self, run: &str) -> PathBuf {
-        self.root.join("runs").join(run).join("work")
+        self.work_of_all().join(run)
     }
 
     /// The actions of the nodes of one run, as [`Self::last`] was at its end.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::boot::boot;
@@ -26,6 +27,8 @@ struct Inner {
     /// False for a store of an unknown version: everything is then a miss.
     readable: bool,
     snapshot: OnceLock<Option<Snapshot>>,
+    /// Whether a directory was seen that the snapshot does not know as it is.
+    outdated: AtomicBool,
     faults: Mutex<BTreeSet<Fault>>,
     /// Blobs hashed by this process, with what the file looked like: an input of many nodes is hashed once.
     checked: Mutex<BTreeMap<Digest, Seen>>,
@@ -64,6 +67,7 @@ impl View {
                 layout,
                 readable,
                 snapshot: OnceLock::new(),
+                outdated: AtomicBool::new(false),
                 faults: Mutex::new(faults),
                 checked: Mutex::default(),
             }),
@@ -128,7 +132,9 @@ impl View {
         let look = || -> Result<bool, CacheError> {
             let shard = self.layout().record_shard(byte);
             let stamp = Stamp::of(&shard).map_err(CacheError::io("inspect", &shard))?;
-            Ok(stamp.unwrap_or_default() == snapshot.shard(byte))
+            let unchanged = stamp.unwrap_or_default() == snapshot.shard(byte);
+            self.inner.outdated.fetch_or(!unchanged, Ordering::Relaxed);
+            Ok(unchanged)
         };
         let seen = &mut moment.unchanged[byte as usize];
         let unchanged = match *seen {
@@ -141,6 +147,11 @@ impl View {
             None if unchanged && !self.is_provisional(action) && look()? => Ok(None),
             _ => Ok(self.record(action)?.map(Summary::from)),
         }
+    }
+
+    /// Whether the summary was read, and every directory of records looked at so far was as it says.
+    pub(crate) fn found_summary_current(&self) -> bool {
+        matches!(self.inner.snapshot.get(), Some(Some(_))) && !self.inner.outdated.load(Ordering::Relaxed)
     }
 
     fn is_provisional(&self, action: &Digest) -> bool {

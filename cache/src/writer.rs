@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::atomic::{self, Staged};
@@ -26,6 +27,8 @@ const LIST_COUNTS_AS: usize = 16;
 pub struct Writer {
     view: View,
     batch: Batch,
+    /// Whether this writer has changed records, those it found provisional included.
+    changed: AtomicBool,
     /// The streams open in this process, so that all tasks of it share one segment of each.
     logs: Mutex<BTreeMap<Digest, Weak<RecordLog>>>,
 }
@@ -41,7 +44,9 @@ impl Writer {
             staged.write_all(format!("{}\n", layout::VERSION).as_bytes())?;
             staged.publish(&layout.version_file(), 0o644)?;
         }
-        Ok(Self { batch: Batch::open(&view)?, view, logs: Mutex::default() })
+        let batch = Batch::open(&view)?;
+        let changed = AtomicBool::new(!batch.is_empty());
+        Ok(Self { batch, changed, view, logs: Mutex::default() })
     }
 
     /// Reads the same store.
@@ -83,6 +88,7 @@ impl Writer {
                 return Err(CacheError::BadRecord { action: record.action, what });
             }
         }
+        self.changed.store(true, Ordering::Relaxed);
         self.batch.commit(record)
     }
 
@@ -102,6 +108,7 @@ impl Writer {
     /// Removes the record of an action: it is a miss from now on. Its blobs stay until they are collected.
     pub fn forget(&self, action: &Digest) -> Result<(), CacheError> {
         let layout = self.view.layout();
+        self.changed.store(true, Ordering::Relaxed);
         if let Some(boot) = boot() {
             atomic::remove(&layout.provisional(boot).join(action.to_string()))?;
         }
@@ -167,9 +174,13 @@ impl Writer {
         for log in open {
             changes += log.finish()?;
         }
-        let refreshed = summary::refresh(self.view.layout())?;
-        refreshed.faults.into_iter().for_each(|fault| self.view.report(fault));
-        changes += refreshed.changed;
+        // A run that found everything done leaves the summary as it found it. What another process commits meanwhile, that
+        // process adds.
+        if self.changed.load(Ordering::Relaxed) || !self.view.found_summary_current() {
+            let refreshed = summary::refresh(self.view.layout())?;
+            refreshed.faults.into_iter().for_each(|fault| self.view.report(fault));
+            changes += refreshed.changed;
+        }
         changes += atomic::list(&self.view.layout().touched())?.len() * LIST_COUNTS_AS;
         if changes >= INDEX_FROM {
             self.with_index(|_| Ok(()))?;

@@ -13,6 +13,7 @@ mod schedule;
 mod tests;
 mod worker;
 
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -141,11 +142,10 @@ fn milliseconds(clock: &Clock) -> u64 {
 /// Removes what the tasks of runs that died were reading and writing. What they need to go on is in scratch folders.
 fn remove_work_of_the_dead(writer: &Writer) {
     let layout = writer.view().layout();
-    for run in journal::list(layout) {
-        let work = layout.work(&run);
-        if work.exists() && !journal::is_live(layout, &run) {
+    for entry in fs::read_dir(layout.work_of_all()).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(|run| journal::is_live(layout, run)) {
             // Another run may be removing it too; what stays is only disk space.
-            let _ = files::remove_tree(&work);
+            let _ = files::remove_tree(&entry.path());
         }
     }
 }

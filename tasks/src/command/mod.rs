@@ -89,11 +89,11 @@ impl Params {
         self.outputs.iter().chain(&self.stdout)
     }
 
-    fn words(&self) -> Result<Vec<Word>, Fault> {
-        let word = |(index, text): (usize, &String)| {
+    fn words(&self) -> Result<Vec<Word<'_>>, Fault> {
+        let words = self.argv.iter().enumerate().map(|(index, text)| {
             Word::parse(text).map_err(|what| Fault::new(format!("/argv/{index}"), what))
-        };
-        self.argv.iter().enumerate().map(word).collect()
+        });
+        words.collect()
     }
 }
 
@@ -140,7 +140,7 @@ impl Task for Command {
                 faults.push(Fault::new(format!("/files/{name}"), what));
             }
         }
-        let wrong = |text: &String| match Word::parse(text) {
+        let wrong = |text: &str| match Word::parse(text) {
             Err(what) => Some(what),
             Ok(word) => word.unknown(&params.files, &params.outputs),
         };

@@ -15,60 +15,70 @@ pub(super) trait Paths {
     fn output(&self, name: &str) -> PathBuf;
 }
 
-/// One argument, as its literal parts and its placeholders.
+/// One argument, as its literal parts and its placeholders. It borrows from the text, since the arguments of a hundred
+/// thousand nodes are checked before one of them is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Word(Vec<Part>);
+pub(super) struct Word<'t>(Vec<Part<'t>>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Input(String),
-    File(String),
-    Output(String),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part<'t> {
+    Text(&'t str),
+    Input(&'t str),
+    File(&'t str),
+    Output(&'t str),
 }
 
-/// How a placeholder begins, and what it stands for.
-const KINDS: [(&str, MakePart); 3] =
-    [("{inputs.", Part::Input), ("{files.", Part::File), ("{outputs.", Part::Output)];
+/// What a placeholder stands for.
+#[derive(Clone, Copy)]
+enum Kind {
+    Input,
+    File,
+    Output,
+}
 
-/// Makes a part from the name in its placeholder.
-type MakePart = fn(String) -> Part;
+/// How each kind begins.
+const KINDS: [(&str, Kind); 3] =
+    [("{inputs.", Kind::Input), ("{files.", Kind::File), ("{outputs.", Kind::Output)];
 
-impl Word {
+impl<'t> Word<'t> {
     /// Reads an argument. Braces that begin no placeholder are text.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &'t str) -> Result<Self, String> {
         let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some(start) = rest.find('{') {
-            let (before, from) = rest.split_at(start);
-            literal.push_str(before);
-            let Some((opening, part)) = KINDS.into_iter().find(|(opening, _)| from.starts_with(opening))
+        // The text that is no part yet, and how much of it is known to be literal.
+        let (mut rest, mut literal) = (text, 0);
+        while let Some(brace) = rest[literal..].find('{') {
+            let (before, from) = rest.split_at(literal + brace);
+            let Some((kind, inside)) =
+                KINDS.into_iter().find_map(|(opening, kind)| Some((kind, from.strip_prefix(opening)?)))
             else {
-                literal.push('{');
-                rest = &from[1..];
+                literal = before.len() + 1;
                 continue;
             };
-            let name = &from[opening.len()..];
-            let end = name.find('}').ok_or_else(|| format!("`{from}` has no closing brace"))?;
-            if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal)));
+            let (name, after) =
+                inside.split_once('}').ok_or_else(|| format!("`{from}` has no closing brace"))?;
+            if !before.is_empty() {
+                parts.push(Part::Text(before));
             }
-            parts.push(part(name[..end].to_owned()));
-            rest = &name[end + 1..];
+            parts.push(match kind {
+                Kind::Input => Part::Input(name),
+                Kind::File => Part::File(name),
+                Kind::Output => Part::Output(name),
+            });
+            (rest, literal) = (after, 0);
         }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            parts.push(Part::Text(literal));
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest));
         }
         Ok(Self(parts))
     }
 
     /// What is wrong with its placeholders, as far as it can be known without inputs.
     pub(super) fn unknown(&self, files: &IndexMap<String, String>, outputs: &[String]) -> Option<String> {
-        self.0.iter().find_map(|part| match part {
+        self.0.iter().find_map(|part| match *part {
             Part::File(name) if !files.contains_key(name) => Some(format!("`files:` has no `{name}`")),
-            Part::Output(name) if !outputs.contains(name) => Some(format!("`outputs:` has no `{name}`")),
+            Part::Output(name) if !outputs.iter().any(|output| output == name) => {
+                Some(format!("`outputs:` has no `{name}`"))
+            }
             _ => None,
         })
     }
