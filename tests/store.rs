@@ -55,11 +55,11 @@ pub(crate) fn logged(store: &Path) -> BTreeMap<(String, String), u32> {
 
 /// The events of every run, oldest first.
 pub(crate) fn journals(store: &Path) -> Vec<Vec<Value>> {
-    let mut runs: Vec<PathBuf> =
-        fs::read_dir(store.join("runs")).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    let mut runs = files(&store.join("runs"));
+    runs.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
     runs.sort();
     let events = |run: &PathBuf| {
-        let text = fs::read_to_string(run.join("journal.jsonl")).unwrap_or_default();
+        let text = fs::read_to_string(run).unwrap_or_default();
         // The last line of a killed run may be torn.
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     };

@@ -100,14 +100,14 @@ impl Layout {
         self.root.join(format!("leases/{action}"))
     }
 
-    /// Holds one directory per run.
+    /// Holds what is kept of every run, as two files and no directory: a run that finds everything done should cost little.
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
     }
 
     /// The events of one run.
     pub fn journal(&self, run: &str) -> PathBuf {
-        self.root.join("runs").join(run).join("journal.jsonl")
+        self.root.join(format!("runs/{run}.jsonl"))
     }
 
     /// The folders of [`Self::work`], named after their runs.
@@ -122,7 +122,7 @@ impl Layout {
 
     /// The actions of the nodes of one run, as [`Self::last`] was at its end.
     pub fn actions(&self, run: &str) -> PathBuf {
-        self.root.join("runs").join(run).join("actions")
+        self.root.join(format!("runs/{run}.actions"))
     }
 
     /// Holds one directory per action that was interrupted.

@@ -29,15 +29,16 @@ impl Journal {
             if attempt > 0 {
                 run = format!("{run}-{attempt}");
             }
-            fs::create_dir_all(layout.runs())?;
-            match fs::create_dir(layout.runs().join(&run)) {
-                Ok(()) => {
-                    let file = OpenOptions::new().append(true).create_new(true).open(layout.journal(&run))?;
+            match OpenOptions::new().append(true).create_new(true).open(layout.journal(&run)) {
+                Ok(file) => {
                     // A reader that looks whether we live holds the lock for a moment.
                     file.lock()?;
                     return Ok((run, Self { file, line: Vec::new() }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !layout.runs().exists() => {
+                    fs::create_dir_all(layout.runs())?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -55,7 +56,8 @@ impl Journal {
 /// The ids of all runs in the store, oldest first.
 pub fn list(layout: &Layout) -> Vec<String> {
     let entries = fs::read_dir(layout.runs()).into_iter().flatten().flatten();
-    let mut runs: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let id = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_suffix(".jsonl")?.to_owned());
+    let mut runs: Vec<String> = entries.filter_map(id).collect();
     runs.sort_unstable();
     runs
 }

@@ -52,7 +52,7 @@ pub fn bind_typed<P: DeserializeOwned>(value: &Value) -> Result<P, BindError> {
 /// entries of a map have no defaults.
 #[derive(Debug, Default)]
 pub struct Defaults {
-    /// Field → its default; `None` if it is required.
+    /// Field → itself at its default, as it is written; `None` if it is required.
     fields: RefCell<BTreeMap<String, Option<Box<[u8]>>>>,
     shape: OnceCell<Shape>,
 }
@@ -98,42 +98,45 @@ impl Defaults {
         &self,
         params: &P,
     ) -> Result<Box<[u8]>, BindError> {
-        let full = encoded(params)?;
         let shape = self.shape.get_or_init(Shape::of::<P>);
         if !shape.plain {
+            let full = encoded(params)?;
             return Ok(without_inner_defaults::<P>(&full, &full, |_| true));
         }
-        let mut lean = Vec::with_capacity(full.len());
+        let (bytes, places) = fields(params)?;
+        let mut lean = Vec::with_capacity(bytes.len());
         let mut nested = false;
-        for (name, value) in canonical::fields(&full) {
-            if !self.is_default::<P>(&full, name, &full[value.clone()]) {
-                nested |= !shape.flat.contains(name);
+        for (name, place) in places {
+            let field = &bytes[place];
+            if !self.is_default(params, &name, field) {
+                nested |= !shape.flat.contains(&*name);
                 lean.push(if lean.is_empty() { b'{' } else { b',' });
-                // With the name in its quotes and the colon.
-                lean.extend_from_slice(&full[value.start - name.len() - 3..value.end]);
+                lean.extend_from_slice(field);
             }
         }
         lean.extend_from_slice(if lean.is_empty() { b"{}" } else { b"}" });
         Ok(if nested {
-            without_inner_defaults::<P>(&full, &lean, |field| !shape.flat.contains(field))
+            without_inner_defaults::<P>(&encoded(params)?, &lean, |field| !shape.flat.contains(field))
         } else {
             lean.into()
         })
     }
 
-    /// Whether `value` is the default of the top-level field `name`, which is found by reading `full` without it.
-    fn is_default<P: Serialize + DeserializeOwned>(&self, full: &[u8], name: &str, value: &[u8]) -> bool {
+    /// Whether `field` (its name and value, as they are written) is at its default, which is found by reading `params`
+    /// without it.
+    fn is_default<P: Serialize + DeserializeOwned>(&self, params: &P, name: &str, field: &[u8]) -> bool {
         if let Some(known) = self.fields.borrow().get(name) {
-            return known.as_deref() == Some(value);
+            return known.as_deref() == Some(field);
         }
-        let mut without = to_value(full);
-        without.as_object_mut().and_then(|fields| fields.remove(name));
-        let default = bind_typed::<P>(&without).and_then(|params| encoded(&params)).ok().and_then(|bytes| {
-            let (_, value) = canonical::fields(&bytes).find(|(other, _)| *other == name)?;
-            Some(bytes[value].into())
-        });
-        let default: Option<Box<[u8]>> = default;
-        let is_default = default.as_deref() == Some(value);
+        let find_default = || {
+            let mut without = to_value(&encoded(params).ok()?);
+            without.as_object_mut()?.remove(name);
+            let (bytes, places) = fields(&bind_typed::<P>(&without).ok()?).ok()?;
+            let (_, place) = places.into_iter().find(|(other, _)| other == name)?;
+            Some(bytes[place].into())
+        };
+        let default: Option<Box<[u8]>> = find_default();
+        let is_default = default.as_deref() == Some(field);
         self.fields.borrow_mut().insert(name.to_owned(), default);
         is_default
     }
@@ -163,8 +166,15 @@ fn without_inner_defaults<P: Serialize + DeserializeOwned>(
 }
 
 fn encoded<P: Serialize>(params: &P) -> Result<Vec<u8>, BindError> {
-    canonical::encode(params)
-        .map_err(|error| BindError { pointer: String::new(), message: error.to_string() })
+    canonical::encode(params).map_err(unencodable)
+}
+
+fn fields<P: Serialize>(params: &P) -> Result<(Vec<u8>, Vec<canonical::Place>), BindError> {
+    canonical::fields(params).map_err(unencodable)
+}
+
+fn unencodable(error: canonical::EncodeError) -> BindError {
+    BindError { pointer: String::new(), message: error.to_string() }
 }
 
 fn to_value(bytes: &[u8]) -> Value {

@@ -27,12 +27,27 @@ impl ser::Error for EncodeError {
 /// The canonical bytes of `value`. As in a JSON tree, a number that is not finite is null.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError> {
     let mut out = Vec::with_capacity(256);
-    value.serialize(Encoder(&mut out))?;
+    value.serialize(Encoder { out: &mut out, places: None })?;
     Ok(out)
 }
 
+/// A field of an object: its name as it is written, and where in the bytes it is, from the name to the end of the value.
+pub type Place = (Cow<'static, str>, Range<usize>);
+
+/// The canonical bytes of the fields of a value that is an object, one behind the other, and which is where, in canonical
+/// order. For what keeps some of the fields.
+pub fn fields<T: Serialize + ?Sized>(value: &T) -> Result<(Vec<u8>, Vec<Place>), EncodeError> {
+    let (mut out, mut places) = (Vec::with_capacity(256), Vec::new());
+    value.serialize(Encoder { out: &mut out, places: Some(&mut places) })?;
+    Ok((out, places))
+}
+
 /// Appends one value.
-struct Encoder<'o>(&'o mut Vec<u8>);
+struct Encoder<'o> {
+    out: &'o mut Vec<u8>,
+    /// Where the places of the fields go, if the value is an object and its fields are to stay as they come.
+    places: Option<&'o mut Vec<Place>>,
+}
 
 /// A list that is being written.
 struct Items<'o> {
@@ -44,18 +59,19 @@ struct Items<'o> {
 /// A map that is being written: entries in the order they come, put in the order of their names at the end.
 struct Fields<'o> {
     out: &'o mut Vec<u8>,
+    places: Option<&'o mut Vec<Place>>,
     start: usize,
-    /// The name of each entry, and where it is.
-    entries: Vec<(Cow<'static, str>, Range<usize>)>,
+    entries: Vec<Place>,
     /// The name of the entry whose value comes next.
     name: Option<String>,
     close: &'static [u8],
 }
 
 impl<'o> Fields<'o> {
-    fn begin(out: &'o mut Vec<u8>, length: usize, close: &'static [u8]) -> Self {
+    fn begin(encoder: Encoder<'o>, length: usize, close: &'static [u8]) -> Self {
+        let Encoder { out, places } = encoder;
         out.push(b'{');
-        Self { start: out.len(), out, entries: Vec::with_capacity(length), name: None, close }
+        Self { start: out.len(), out, places, entries: Vec::with_capacity(length), name: None, close }
     }
 
     fn entry<T: Serialize + ?Sized>(
@@ -69,14 +85,21 @@ impl<'o> Fields<'o> {
         let from = self.out.len();
         write_string(&name, self.out);
         self.out.push(b':');
-        value.serialize(Encoder(self.out))?;
+        value.serialize(Encoder { out: self.out, places: None })?;
         self.entries.push((name, from..self.out.len()));
         Ok(())
     }
 
     fn finish(mut self) {
-        if !self.entries.is_sorted_by(|(a, _), (b, _)| a.as_bytes() <= b.as_bytes()) {
+        let sorted = self.entries.is_sorted_by(|(a, _), (b, _)| a.as_bytes() <= b.as_bytes());
+        if !sorted {
             self.entries.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+        }
+        if let Some(places) = self.places {
+            *places = self.entries;
+            return;
+        }
+        if !sorted {
             let written = self.out.split_off(self.start);
             for (number, (_, place)) in self.entries.iter().enumerate() {
                 if number > 0 {
@@ -91,14 +114,14 @@ impl<'o> Fields<'o> {
 
 impl Encoder<'_> {
     fn number(self, number: impl Into<Number>) {
-        write_number(&number.into(), self.0);
+        write_number(&number.into(), self.out);
     }
 
     /// Begins `{"variant":`.
     fn variant(&mut self, variant: &str) {
-        self.0.push(b'{');
-        write_string(variant, self.0);
-        self.0.push(b':');
+        self.out.push(b'{');
+        write_string(variant, self.out);
+        self.out.push(b':');
     }
 }
 
@@ -114,7 +137,7 @@ impl<'o> Serializer for Encoder<'o> {
     type SerializeStructVariant = Fields<'o>;
 
     fn serialize_bool(self, value: bool) -> Result<(), EncodeError> {
-        self.0.extend_from_slice(if value { b"true" } else { b"false" });
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
         Ok(())
     }
     fn serialize_i8(self, value: i8) -> Result<(), EncodeError> {
@@ -149,7 +172,7 @@ impl<'o> Serializer for Encoder<'o> {
     fn serialize_f64(self, value: f64) -> Result<(), EncodeError> {
         match Number::from_f64(value) {
             Some(number) => self.number(number),
-            None => self.0.extend_from_slice(b"null"),
+            None => self.out.extend_from_slice(b"null"),
         }
         Ok(())
     }
@@ -157,7 +180,7 @@ impl<'o> Serializer for Encoder<'o> {
         self.serialize_str(value.encode_utf8(&mut [0; 4]))
     }
     fn serialize_str(self, value: &str) -> Result<(), EncodeError> {
-        write_string(value, self.0);
+        write_string(value, self.out);
         Ok(())
     }
     fn serialize_bytes(self, value: &[u8]) -> Result<(), EncodeError> {
@@ -170,7 +193,7 @@ impl<'o> Serializer for Encoder<'o> {
         value.serialize(self)
     }
     fn serialize_unit(self) -> Result<(), EncodeError> {
-        self.0.extend_from_slice(b"null");
+        self.out.extend_from_slice(b"null");
         Ok(())
     }
     fn serialize_unit_struct(self, _name: &'static str) -> Result<(), EncodeError> {
@@ -199,13 +222,13 @@ impl<'o> Serializer for Encoder<'o> {
         value: &T,
     ) -> Result<(), EncodeError> {
         self.variant(variant);
-        value.serialize(Encoder(self.0))?;
-        self.0.push(b'}');
+        value.serialize(Encoder { out: self.out, places: None })?;
+        self.out.push(b'}');
         Ok(())
     }
     fn serialize_seq(self, _length: Option<usize>) -> Result<Items<'o>, EncodeError> {
-        self.0.push(b'[');
-        Ok(Items { out: self.0, empty: true, close: b"]" })
+        self.out.push(b'[');
+        Ok(Items { out: self.out, empty: true, close: b"]" })
     }
     fn serialize_tuple(self, length: usize) -> Result<Items<'o>, EncodeError> {
         self.serialize_seq(Some(length))
@@ -224,10 +247,10 @@ impl<'o> Serializer for Encoder<'o> {
         Ok(Items { close: b"]}", ..self.serialize_seq(Some(length))? })
     }
     fn serialize_map(self, length: Option<usize>) -> Result<Fields<'o>, EncodeError> {
-        Ok(Fields::begin(self.0, length.unwrap_or_default(), b"}"))
+        Ok(Fields::begin(self, length.unwrap_or_default(), b"}"))
     }
     fn serialize_struct(self, _name: &'static str, length: usize) -> Result<Fields<'o>, EncodeError> {
-        Ok(Fields::begin(self.0, length, b"}"))
+        Ok(Fields::begin(self, length, b"}"))
     }
     fn serialize_struct_variant(
         mut self,
@@ -237,7 +260,7 @@ impl<'o> Serializer for Encoder<'o> {
         length: usize,
     ) -> Result<Fields<'o>, EncodeError> {
         self.variant(variant);
-        Ok(Fields::begin(self.0, length, b"}}"))
+        Ok(Fields::begin(Encoder { out: self.out, places: None }, length, b"}}"))
     }
 }
 
@@ -246,7 +269,7 @@ impl Items<'_> {
         if !std::mem::take(&mut self.empty) {
             self.out.push(b',');
         }
-        value.serialize(Encoder(self.out))
+        value.serialize(Encoder { out: self.out, places: None })
     }
 
     fn finish(self) {
@@ -368,7 +391,11 @@ mod tests {
                 unit: Unit,
                 bytes: [1, 2],
             };
-            prop_assert_eq!(encode(&everything).unwrap(), to_bytes(&serde_json::to_value(&everything).unwrap()));
+            let tree = serde_json::to_value(&everything).unwrap();
+            prop_assert_eq!(encode(&everything).unwrap(), to_bytes(&tree));
+            let (bytes, places) = fields(&everything).unwrap();
+            let each: Vec<&str> = places.iter().map(|(_, place)| std::str::from_utf8(&bytes[place.clone()]).unwrap()).collect();
+            prop_assert_eq!(format!("{{{}}}", each.join(",")).into_bytes(), to_bytes(&tree));
             prop_assert_eq!(encode(&value).unwrap(), to_bytes(&value));
         }
     }

@@ -14,7 +14,7 @@ use std::ops::Range;
 use dag_cache::Digest;
 use serde_json::{Number, Value};
 
-pub use encode::{EncodeError, encode};
+pub use encode::{EncodeError, Place, encode, fields};
 
 /// The canonical bytes of `value`.
 ///
@@ -64,17 +64,6 @@ pub fn write_value(value: &Value, out: &mut Vec<u8>) {
             out.push(b'}');
         }
     }
-}
-
-/// The fields of canonical bytes that are an object: the name as it is written, and where the value lies.
-pub fn fields(bytes: &[u8]) -> impl Iterator<Item = (&str, Range<usize>)> {
-    let mut at = 1;
-    std::iter::from_fn(move || {
-        let name = at..end_of_value(bytes, at)?;
-        let value = name.end + 1..end_of_value(bytes, name.end + 1)?;
-        at = value.end + 1;
-        Some((std::str::from_utf8(&bytes[name.start + 1..name.end - 1]).ok()?, value))
-    })
 }
 
 /// Where the value at a JSON pointer lies in canonical bytes.
