@@ -1,6 +1,7 @@
 //! Seconds of prefill and decoding, on request; `scripts/bench_decode.py` compares them with those of transformers.
 //!
-//! `cargo run --release -p dag-lm --example decode_speed -- MODEL THREADS` loads a model directory or a GGUF file, and for every
+//! `cargo run --release -p dag-lm --example decode_speed -- MODEL THREADS [float32]` loads a model directory or a GGUF file, whose
+//! weights stay as they are stored or, with `float32`, become 32-bit numbers, and for every
 //! line `BATCH PROMPT TOKENS` on its standard input answers BATCH prompts of PROMPT tokens with TOKENS tokens each, greedily. It
 //! writes two numbers: the seconds until all have their first token, and the seconds of the other tokens.
 
@@ -13,17 +14,19 @@ use std::time::Instant;
 
 use dag_lm::device::Device;
 use dag_lm::generate::{Limits, Request, generate};
-use dag_lm::model::Model;
+use dag_lm::model::{Model, Precision};
 use dag_lm::sampler::Sampling;
 use dag_lm::tokenizer::Tokenizer;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, threads] = arguments.as_slice() else {
-        return Err("usage: decode_speed MODEL THREADS".into());
+    let (path, threads, precision) = match arguments.as_slice() {
+        [path, threads] => (path, threads, Precision::AsStored),
+        [path, threads, precision] if precision == "float32" => (path, threads, Precision::Float32),
+        _ => return Err("usage: decode_speed MODEL THREADS [float32]".into()),
     };
     let (path, threads) = (PathBuf::from(path), threads.parse()?);
-    let model = Model::load(&path, &Device::Cpu { threads })?;
+    let model = Model::load(&path, precision, &Device::Cpu { threads })?;
     let tokenizer = Tokenizer::load(&path)?;
     for line in std::io::stdin().lines() {
         let numbers: Vec<usize> = line?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use dag_lm::device::Device;
 use dag_lm::generate::{Limits, Request, generate};
-use dag_lm::model::{Config, Model, init};
+use dag_lm::model::{Config, Model, Precision, init};
 use dag_lm::sampler::Sampling;
 use dag_lm::tokenizer::{Specials, Tokenizer};
 
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("hidden  slots  threads   tokens/s");
     for [hidden, slots, threads] in rows {
         init(&Config::small(tokenizer.vocab_size(), hidden, 3, 32, 512), 1, &directory)?;
-        let model = Model::load(&directory, &Device::Cpu { threads: 1 })?;
+        let model = Model::load(&directory, Precision::AsStored, &Device::Cpu { threads: 1 })?;
         let prompt = tokenizer.encode("<|user|>17*4-9+6?<|end|><|assistant|><think>\n")?;
         let requests = (0..60_u64).map(|index| Request {
             prompt: prompt.clone(),

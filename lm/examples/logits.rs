@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use dag_lm::device::Device;
-use dag_lm::model::{Model, Turn};
+use dag_lm::model::{Model, Precision, Turn};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).collect();
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: logits MODEL PROMPTS LOGITS [BATCH]".into());
     };
     let batch: usize = arguments.get(3).map_or(Ok(8), |batch| batch.to_string_lossy().parse())?;
-    let model = Model::load(path, &Device::Cpu { threads: 2 })?;
+    let model = Model::load(path, Precision::Float32, &Device::Cpu { threads: 2 })?;
     let prompts: Vec<Vec<u32>> =
         fs::read_to_string(prompts)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let mut file = std::io::BufWriter::new(fs::File::create(logits)?);

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use dag_lm::device::Device;
 use dag_lm::generate::{GenerateError, Limits, Request, generate};
-use dag_lm::model::{Config, Model, init};
+use dag_lm::model::{Config, Model, Precision, init};
 use dag_lm::sampler::Sampling;
 use dag_lm::tokenizer::{Specials, Tokenizer};
 
@@ -87,13 +87,13 @@ fn open(model: &str, threads: usize) -> Result<(Model, Tokenizer), Box<dyn Error
     let device = Device::Cpu { threads };
     if model != "tiny" {
         let path = PathBuf::from(model);
-        return Ok((Model::load(&path, &device)?, Tokenizer::load(&path)?));
+        return Ok((Model::load(&path, Precision::AsStored, &device)?, Tokenizer::load(&path)?));
     }
     let alphabet = "0123456789+-*=?;#, \nabcdefghijklmnopqrstuvwxyz";
     let tokenizer = Tokenizer::character(alphabet, &Specials::chat())?;
     let directory = std::env::temp_dir().join(format!("ragged-{}", std::process::id()));
     init(&Config::small(tokenizer.vocab_size(), 64, 3, 32, 4096), 1, &directory)?;
-    let model = Model::load(&directory, &device)?;
+    let model = Model::load(&directory, Precision::AsStored, &device)?;
     std::fs::remove_dir_all(&directory)?;
     Ok((model, tokenizer))
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use dag_engine::task::{
     ArtifactType, Environment, Fault, FileKind, FileRef, Missing, NoRun, Ports, Task, TaskCx, TaskError,
 };
-use dag_lm::model::{self, Config};
+use dag_lm::model::{self, Config, Precision};
 use dag_lm::tokenizer::{Reserved, Specials, TOKENIZER_FILE, Tokenizer, TokenizerError};
-use dag_lm::weights::Weights;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,10 +23,15 @@ const HUB: &str = "hf://";
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// A model directory in Hugging Face's layout, a GGUF file (`….gguf`), whose weights become 32-bit numbers, or a model on
-    /// the hub (`hf://mistralai/Mistral-Nemo-Base-2407`).
+    /// A model directory in Hugging Face's layout, a GGUF file (`….gguf`), or a model on the hub
+    /// (`hf://mistralai/Mistral-Nemo-Base-2407`).
     #[serde(default)]
     pub path: Option<String>,
+    /// Whether the weights of a GGUF file become 32-bit numbers. Else they stay as they are: responses are computed with them as
+    /// they are stored, in less time and memory and less exactly; training widens them in either case. Of no effect on
+    /// directories.
+    #[serde(default)]
+    pub dequantise: bool,
     /// Revision of a model on the hub.
     #[serde(default)]
     pub revision: Option<String>,
@@ -187,7 +192,7 @@ pub struct ModelTask;
 
 impl Task for ModelTask {
     const KIND: &'static str = "model";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "a base model, made here or taken from a directory";
     type Params = Params;
     type Run = NoRun;
@@ -279,7 +284,8 @@ impl Task for ModelTask {
         } else {
             let vocabulary = match cx.files("/path") {
                 [file] if params.is_gguf() => {
-                    model::convert(file, &folder).map_err(|error| failed(&error))?;
+                    let precision = if params.dequantise { Precision::Float32 } else { Precision::AsStored };
+                    model::convert(file, precision, &folder).map_err(|error| failed(&error))?;
                     file.clone()
                 }
                 files => {
@@ -316,8 +322,7 @@ fn check(folder: &Path, tokenizer: &Tokenizer) -> Result<String, TaskError> {
             format!("the tokenizer has {tokens} tokens and the model rows for {rows}: it is another model's");
         return Err(TaskError::input(folder, None, what));
     }
-    let weights = Weights::open(folder).map_err(|error| failed(&error))?;
-    Ok(weights.digest().to_hex().to_string())
+    Ok(model::digest(folder).map_err(|error| failed(&error))?.to_hex().to_string())
 }
 
 impl Params {
@@ -412,6 +417,8 @@ fn set_end_token(folder: &Path, id: u32) -> Result<(), TaskError> {
 
 #[cfg(test)]
 mod tests {
+    use dag_lm::weights::Weights;
+
     use super::*;
 
     fn params(value: Value) -> Params {
@@ -451,14 +458,18 @@ mod tests {
             eprintln!("skipped: no `{}`; run `python3 scripts/fetch_test_models.py`", file.display());
             return;
         }
-        let dir = tempfile::tempdir().unwrap();
-        let mut cx = TaskCx::for_test(dir.path()).file("/path", &file).build().unwrap();
-        ModelTask::run(&params(json!({ "path": "model.gguf" })), &mut cx).unwrap();
-        let folder = cx.output("model");
-        let config = Config::load(&folder).unwrap();
-        assert_eq!((config.hidden_size, config.num_hidden_layers, config.vocab_size), (576, 30, 49_152));
-        assert_eq!(Tokenizer::load(&folder).unwrap().vocab_size(), 49_152);
-        assert!(cx.metrics().contains_key("weights"));
+        for (dequantise, weights) in [(true, "model.safetensors"), (false, "model.gguf")] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut cx = TaskCx::for_test(dir.path()).file("/path", &file).build().unwrap();
+            let params = params(json!({ "path": "model.gguf", "dequantise": dequantise }));
+            ModelTask::run(&params, &mut cx).unwrap();
+            let folder = cx.output("model");
+            let config = Config::load(&folder).unwrap();
+            assert_eq!((config.hidden_size, config.num_hidden_layers, config.vocab_size), (576, 30, 49_152));
+            assert_eq!(Tokenizer::load(&folder).unwrap().vocab_size(), 49_152);
+            assert!(cx.metrics().contains_key("weights"));
+            assert!(folder.join(weights).is_file());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::device::Device;
-use crate::model::{Config, Turn, init};
+use crate::model::{Config, Precision, Turn, init};
 use crate::tokenizer::Specials;
 
 const ALPHABET: &str = "0123456789+-*=?;#, \nabcdefghijklmnopqrstuvwxyz";
@@ -24,7 +24,7 @@ pub(super) fn model_of(threads: usize, context: usize) -> Model {
     let mut config = Config::small(tokenizer().vocab_size() + 11, 32, 2, 16, context);
     config.num_key_value_heads = Some(1);
     init(&config, 3, directory.path()).unwrap();
-    Model::load(directory.path(), &Device::Cpu { threads }).unwrap()
+    Model::load(directory.path(), Precision::AsStored, &Device::Cpu { threads }).unwrap()
 }
 
 /// A budget for thinking that the prompt has opened.

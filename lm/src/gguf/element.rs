@@ -70,7 +70,7 @@ impl ElementType {
     }
 
     /// The elements of whole blocks as 32-bit numbers. `bytes` lie at a multiple of four.
-    pub(super) fn dequantise(self, bytes: &[u8]) -> candle_core::Result<Vec<f32>> {
+    pub(crate) fn dequantise(self, bytes: &[u8]) -> candle_core::Result<Vec<f32>> {
         let (elements, size) = self.block();
         let count = bytes.len() / size * elements;
         qtensor_from_ggml(self.candle(), bytes, vec![count], &Device::Cpu)?

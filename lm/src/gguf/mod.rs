@@ -6,6 +6,7 @@
 mod element;
 mod header;
 mod names;
+mod unpack;
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -56,6 +57,9 @@ pub enum GgufError {
         reason: String,
     },
 }
+
+/// The name of the file in a model directory whose weights it holds.
+pub const MODEL_FILE: &str = "model.gguf";
 
 /// A GGUF file, mapped into memory.
 pub struct Gguf {
@@ -151,6 +155,19 @@ impl Gguf {
             None => Cow::Borrowed(bytes),
         };
         Ok(Blocks { element: info.element, rows, columns, bytes })
+    }
+
+    /// The digest of all tensors.
+    pub(crate) fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"dag-lm gguf 1");
+        for (name, info) in &self.header.tensors {
+            let bytes = &self.map[info.places.clone()];
+            let head = format!("\n{name} {:?} {:?} {}\n", info.element, info.shape, bytes.len());
+            hasher.update(head.as_bytes());
+            hasher.update(bytes);
+        }
+        hasher.finalize()
     }
 
     fn find(&self, parameter: &Parameter) -> Result<&TensorInfo, GgufError> {

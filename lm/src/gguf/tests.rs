@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::Device;
-use crate::model::{self, Model, RopeParameters, Scaling, Turn, init, varied};
+use crate::model::{self, Model, Precision, RopeParameters, Scaling, Turn, init, varied};
 
 /// A llama whose heads, widths and vocabulary fit every block size.
 fn shape(class: &str) -> Config {
@@ -71,9 +71,12 @@ fn write(dir: &Path, architecture: &str, kind: GgmlDType, path: &Path) {
 }
 
 fn logits(path: &Path) -> Vec<f32> {
-    let model = Model::load(path, &Device::Cpu { threads: 1 }).unwrap();
-    let tokens: Vec<u32> = (0..40).map(|index| index * index % 64).collect();
-    model.forward(&mut [Turn { cache: &mut model.cache(), tokens: &tokens }])
+    let model = Model::load(path, Precision::Float32, &Device::Cpu { threads: 1 }).unwrap();
+    model.forward(&mut [Turn { cache: &mut model.cache(), tokens: &tokens() }])
+}
+
+fn tokens() -> Vec<u32> {
+    (0..40).map(|index| index * index % 64).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -91,7 +94,7 @@ fn a_file_is_the_model_that_was_written() {
         std::fs::create_dir(&made).unwrap();
         varied(&shape(class), 3, &made);
         write(&made, architecture, GgmlDType::F32, &file);
-        model::convert(&file, &converted).unwrap();
+        model::convert(&file, Precision::Float32, &converted).unwrap();
         let weights = |path: &Path| bits(&model::load(path).unwrap().2);
         assert_eq!(weights(&made), weights(&converted), "{architecture}");
         assert_eq!(bits(&logits(&made)), bits(&logits(&file)), "{architecture}");
@@ -137,6 +140,47 @@ fn quantised_weights_are_close_to_what_they_were() {
         assert_eq!((blocks.element, blocks.rows, blocks.columns), (element, 256, 256));
         let floats = blocks.element.dequantise(&blocks.bytes).unwrap();
         assert_eq!(bits(&floats), bits(&weights[query.places.clone()]));
+    }
+}
+
+/// Computed as stored, logits differ by the rounding of activations; they do not depend on company, cut or threads.
+#[test]
+fn a_model_is_computed_as_it_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, file, kept) = (dir.path().join("made"), dir.path().join("file.gguf"), dir.path().join("kept"));
+    varied(&shape("LlamaForCausalLM"), 5, &made);
+    for (kind, is_smaller) in [
+        (GgmlDType::Q4_0, true),
+        (GgmlDType::Q4_1, true),
+        (GgmlDType::Q5_0, true),
+        (GgmlDType::Q5_1, true),
+        (GgmlDType::Q8_0, true),
+        (GgmlDType::Q6K, false),
+    ] {
+        write(&made, "llama", kind, &file);
+        model::convert(&file, Precision::AsStored, &kept).unwrap();
+        let load = |precision, threads| Model::load(&kept, precision, &Device::Cpu { threads }).unwrap();
+        let (wide, stored) = (load(Precision::Float32, 1), load(Precision::AsStored, 1));
+        assert_eq!(stored.weight_bytes() * 2 < wide.weight_bytes(), is_smaller, "{kind:?}");
+        let tokens = tokens();
+        let once =
+            |model: &Model, tokens: &[u32]| model.forward(&mut [Turn { cache: &mut model.cache(), tokens }]);
+        let (exact, found) = (once(&wide, &tokens), once(&stored, &tokens));
+        let norm =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+        let error =
+            norm(&mut exact.iter().zip(&found).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
+        assert!(error < 0.03 && (error > 0.0) == is_smaller, "{kind:?}: {error}");
+        assert_eq!(bits(&exact), bits(&logits(&file)), "{kind:?}");
+        let threads = load(Precision::AsStored, 3);
+        let (mut first, mut second) = (threads.cache(), threads.cache());
+        for part in tokens[..39].chunks(7) {
+            threads.forward(&mut [Turn { cache: &mut first, tokens: part }]);
+        }
+        let last = Turn { cache: &mut first, tokens: &tokens[39..] };
+        let other = Turn { cache: &mut second, tokens: &tokens[3..20] };
+        let together = threads.forward(&mut [other, last]);
+        assert_eq!(bits(&together[64..]), bits(&found), "{kind:?}");
     }
 }
 
@@ -242,7 +286,7 @@ fn faults_name_the_file_and_the_tensor() {
     init(&shape("LlamaForCausalLM"), 3, &made).unwrap();
     let fault = |architecture: &str| {
         write(&made, architecture, GgmlDType::F32, &file);
-        Model::load(&file, &Device::Cpu { threads: 1 }).unwrap_err().to_string()
+        Model::load(&file, Precision::Float32, &Device::Cpu { threads: 1 }).unwrap_err().to_string()
     };
     let unknown = fault("gemma3");
     assert!(unknown.contains("model.gguf") && unknown.contains("`gemma3`; known are llama"), "{unknown}");
@@ -252,7 +296,7 @@ fn faults_name_the_file_and_the_tensor() {
     write(&made, "llama", GgmlDType::F32, &file);
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 4]).unwrap();
-    let cut = Model::load(&file, &Device::Cpu { threads: 1 }).unwrap_err().to_string();
+    let cut = Model::load(&file, Precision::Float32, &Device::Cpu { threads: 1 }).unwrap_err().to_string();
     assert!(cut.contains("the file has"), "{cut}");
     let mut poisoned = bytes.clone();
     let last = poisoned.len() - 4;

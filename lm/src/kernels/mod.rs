@@ -15,6 +15,7 @@ pub mod mamba;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub mod quantised;
 pub mod rope;
 pub(crate) mod share;
 

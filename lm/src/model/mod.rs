@@ -17,7 +17,7 @@ pub(crate) use adapters::Adapters;
 pub use adapters::Lora;
 pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
 pub(crate) use decoder::Workspace;
-pub use decoder::{Cache, Model, Turn};
+pub use decoder::{Cache, Model, Precision, Turn};
 pub use parameters::{
     AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,
 };
@@ -98,11 +98,29 @@ pub(crate) fn load(path: &Path) -> Result<(Config, Places, Vec<f32>), ModelError
     Ok((config, places, weights))
 }
 
-/// Writes the model of a GGUF file as a model directory, its weights widened to 32 bits; its tokenizer is another matter.
-pub fn convert(gguf: &Path, dir: &Path) -> Result<Config, ModelError> {
-    let (config, places, weights) = load(gguf)?;
-    save(&config, &places, &weights, dir)?;
-    Ok(config)
+/// Makes a GGUF file a model directory: with the file itself as [`crate::gguf::MODEL_FILE`], or with its weights widened to 32
+/// bits, as transformers reads them. Its tokenizer is another matter.
+pub fn convert(gguf: &Path, precision: Precision, dir: &Path) -> Result<Config, ModelError> {
+    match precision {
+        Precision::Float32 => {
+            let (config, places, weights) = load(gguf)?;
+            save(&config, &places, &weights, dir)?;
+            Ok(config)
+        }
+        Precision::AsStored => {
+            let (config, source) = Source::open(gguf)?;
+            source.check(&Places::new(&config))?;
+            save_config(&config, dir)?;
+            let copy = dir.join(crate::gguf::MODEL_FILE);
+            std::fs::copy(gguf, &copy).map_err(|source| ModelError::io(&copy, source))?;
+            Ok(config)
+        }
+    }
+}
+
+/// The digest of all tensors of a model: their names, types, shapes and bytes, in whatever files they lie.
+pub fn digest(path: &Path) -> Result<blake3::Hash, ModelError> {
+    Ok(Source::open(path)?.1.digest())
 }
 
 /// Reads every weight of a model once, so that a fault comes to light before anything is computed with it.
@@ -118,6 +136,12 @@ pub fn verify(path: &Path) -> Result<Config, ModelError> {
 
 /// Writes a model directory that transformers reads.
 pub(crate) fn save(config: &Config, places: &Places, weights: &[f32], dir: &Path) -> Result<(), ModelError> {
+    save_config(config, dir)?;
+    crate::weights::save(dir, parameters::named(places, weights))?;
+    Ok(())
+}
+
+fn save_config(config: &Config, dir: &Path) -> Result<(), ModelError> {
     std::fs::create_dir_all(dir).map_err(|source| ModelError::io(dir, source))?;
     let path = dir.join("config.json");
     let mut json =
@@ -126,9 +150,7 @@ pub(crate) fn save(config: &Config, places: &Places, weights: &[f32], dir: &Path
     let text = serde_json::to_string_pretty(&json)
         .map_err(|source| ModelError::Config { path: path.clone(), source })?;
     crate::atomic::write(&path, format!("{text}\n").as_bytes())
-        .map_err(|source| ModelError::io(&path, source))?;
-    crate::weights::save(dir, parameters::named(places, weights))?;
-    Ok(())
+        .map_err(|source| ModelError::io(&path, source))
 }
 
 /// [`init`] with scales and biases that are not all the same, so that a test notices one that is left out.

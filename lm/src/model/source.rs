@@ -3,19 +3,20 @@
 use std::path::Path;
 
 use super::{Config, ModelError, Parameter, Places};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, MODEL_FILE};
 use crate::weights::{Weights, WeightsError};
 
 /// Weights that are read one at a time, by the names that transformers gives them.
 pub(crate) enum Source {
-    /// The safetensors files of a directory.
+    /// Safetensors files.
     Directory(Weights),
     /// A GGUF file.
     Gguf(Gguf),
 }
 
 impl Source {
-    /// Opens a model directory or a GGUF file and says what model it is. Reads no weight.
+    /// Opens a model directory, whose weights may be a GGUF file, or a GGUF file alone, and says what model it is. Reads no
+    /// weight.
     pub(crate) fn open(path: &Path) -> Result<(Config, Self), ModelError> {
         if path.is_file() {
             let gguf = Gguf::open(path)?;
@@ -23,7 +24,13 @@ impl Source {
             config.check()?;
             return Ok((config, Self::Gguf(gguf)));
         }
-        Ok((Config::load(path)?, Self::Directory(Weights::open(path)?)))
+        let config = Config::load(path)?;
+        let file = path.join(MODEL_FILE);
+        let source = match Weights::open(path) {
+            Err(_) if file.is_file() => Self::Gguf(Gguf::open(&file)?),
+            weights => Self::Directory(weights?),
+        };
+        Ok((config, source))
     }
 
     /// Whether every weight is there in its shape, and no other: so that nothing is allocated for a description that the file
@@ -42,6 +49,14 @@ impl Source {
             Self::Directory(weights) => weights.floats(&parameter.name, &parameter.shape)?,
             Self::Gguf(gguf) => gguf.floats(parameter)?,
         })
+    }
+
+    /// The digest of all tensors: what they are, not in which files they lie.
+    pub(crate) fn digest(&self) -> blake3::Hash {
+        match self {
+            Self::Directory(weights) => weights.digest(),
+            Self::Gguf(gguf) => gguf.digest(),
+        }
     }
 }
 

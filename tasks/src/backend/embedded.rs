@@ -11,7 +11,7 @@ use dag_engine::context::{Cancel, Input};
 use dag_engine::task::{TaskCx, TaskError};
 use dag_lm::device::Device;
 use dag_lm::generate::{self, Limits, ThinkingBudget};
-use dag_lm::model::Model;
+use dag_lm::model::{Model, Precision};
 use dag_lm::sampler;
 use dag_lm::template::{self, ChatTemplate, THINK_CLOSE, THINK_OPEN};
 use dag_lm::tokenizer::Tokenizer;
@@ -52,7 +52,8 @@ impl Embedded {
         let tokenizer = Tokenizer::load(&model.path).map_err(|error| broken(error.to_string()))?;
         let template = ChatTemplate::of(&tokenizer).map_err(|error| broken(error.to_string()))?;
         Ok(Self {
-            model: Model::load(&model.path, &device).map_err(|error| broken(error.to_string()))?,
+            model: Model::load(&model.path, Precision::AsStored, &device)
+                .map_err(|error| broken(error.to_string()))?,
             tokenizer,
             template,
             digest: model.digest,

@@ -1,24 +1,24 @@
 //! Attention of new tokens over the caches of their sequences.
 
+use super::projection::Projection;
 use super::{Pass, Scratch, Turn, WeightReader};
-use crate::kernels::Panels;
 use crate::kernels::attention::{Heads, KEPT, Reach, STRIP, attend};
 use crate::kernels::bias::add_bias;
-use crate::kernels::matmul::{Into, Matrix, matmul_packed};
+use crate::kernels::matmul::{Into, Matrix};
 use crate::kernels::norm::head_norm;
 use crate::kernels::rope;
 use crate::kernels::share::{Shared, share};
 use crate::model::{AttentionPlaces, ModelError, room};
 
-/// The weights of attention, packed for products.
+/// The weights of attention.
 #[derive(Debug)]
 pub(super) struct Attention {
     /// Its number among the model's attention layers, for the cache.
     layer: usize,
-    qkv: Panels,
+    qkv: Projection,
     bias: Option<Vec<f32>>,
     head_norms: Option<[Vec<f32>; 2]>,
-    output: Panels,
+    output: Projection,
 }
 
 impl Attention {
@@ -33,10 +33,10 @@ impl Attention {
         };
         Ok(Self {
             layer,
-            qkv: reader.panels(&places.qkv)?,
+            qkv: reader.projection(&places.qkv)?,
             bias: places.bias.as_ref().map(|bias| reader.vector(bias)).transpose()?,
             head_norms,
-            output: reader.panels(&places.output)?,
+            output: reader.projection(&places.output)?,
         })
     }
 
@@ -51,7 +51,7 @@ impl Attention {
     ) {
         let (rows, heads) = (pass.positions.len(), pass.heads);
         let qkv = room(&mut scratch.inner, rows * heads.row());
-        matmul_packed(qkv, Matrix::new(normed, rows, pass.hidden), &self.qkv, Into::Replace);
+        self.qkv.apply(qkv, normed, Into::Replace);
         if let Some(bias) = &self.bias {
             add_bias(qkv, bias);
         }
@@ -71,7 +71,7 @@ impl Attention {
         }
         let attended = room(&mut scratch.outer, rows * heads.out());
         attend_turns(heads, self.layer, turns, pass.ends, qkv, attended);
-        matmul_packed(x, Matrix::new(attended, rows, heads.out()), &self.output, Into::Accumulate);
+        self.output.apply(x, attended, Into::Accumulate);
     }
 }
 

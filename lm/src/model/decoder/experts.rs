@@ -4,16 +4,16 @@
 //! depend on them.
 
 use super::feed::Feed;
+use super::projection::Projection;
 use super::{Pass, Scratch, WeightReader};
-use crate::kernels::Panels;
 use crate::kernels::math::{exp, max};
-use crate::kernels::matmul::{Into, Matrix, matmul_packed};
+use crate::kernels::matmul::Into;
 use crate::model::{ExpertsPlaces, ModelError};
 
-/// The weights of the block, packed for products.
+/// The weights of the block.
 #[derive(Debug)]
 pub(super) struct Experts {
-    router: Panels,
+    router: Projection,
     blocks: Vec<Feed>,
     chosen: usize,
     adds_up_to_one: bool,
@@ -22,7 +22,7 @@ pub(super) struct Experts {
 impl Experts {
     pub(super) fn read(reader: &WeightReader<'_>, places: &ExpertsPlaces) -> Result<Self, ModelError> {
         Ok(Self {
-            router: reader.panels(&places.router)?,
+            router: reader.projection(&places.router)?,
             blocks: places
                 .experts
                 .iter()
@@ -37,7 +37,7 @@ impl Experts {
     pub(super) fn add(&self, pass: &Pass<'_>, normed: &[f32], x: &mut [f32], scratch: &mut Scratch) {
         let (rows, hidden) = (pass.positions.len(), pass.hidden);
         let mut scores = vec![0.0; rows * self.blocks.len()];
-        matmul_packed(&mut scores, Matrix::new(normed, rows, hidden), &self.router, Into::Replace);
+        self.router.apply(&mut scores, normed, Into::Replace);
         // The rows of every expert, with its weight for each.
         let mut rows_of = vec![Vec::new(); self.blocks.len()];
         for (row, scores) in scores.chunks_exact(self.blocks.len()).enumerate() {
@@ -53,7 +53,7 @@ impl Experts {
             }
             written.clear();
             written.resize(read.len(), 0.0);
-            expert.add_rows(rows.len(), hidden, &read, &mut written, scratch);
+            expert.add_rows(rows.len(), &read, &mut written, scratch);
             for (&(row, weight), written) in rows.iter().zip(written.chunks_exact(hidden)) {
                 for (x, written) in x[row * hidden..][..hidden].iter_mut().zip(written) {
                     *x = written.mul_add(weight, *x);

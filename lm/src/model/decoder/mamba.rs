@@ -1,27 +1,27 @@
 //! A Mamba-2 block: new tokens advance the states of their sequences.
 
+use super::projection::Projection;
 use super::{Pass, Scratch, Turn, WeightReader};
-use crate::kernels::Panels;
 use crate::kernels::activation::{Gates, gate, silu};
 use crate::kernels::mamba::{MambaShape, Recurrence, convolve, scan, steps, taps};
-use crate::kernels::matmul::{Into, Matrix, matmul_packed};
+use crate::kernels::matmul::Into;
 use crate::kernels::norm::{HeadPart, head_norm};
 use crate::model::{MambaPlaces, ModelError, room};
 
-/// The weights of the block, packed for products.
+/// The weights of the block.
 #[derive(Debug)]
 pub(super) struct Mamba {
     /// Its number among the model's Mamba blocks, for the cache.
     layer: usize,
     shape: MambaShape,
-    inward: Panels,
+    inward: Projection,
     taps: Vec<f32>,
     convolution_bias: Option<Vec<f32>>,
     step_bias: Vec<f32>,
     a_log: Vec<f32>,
     d: Vec<f32>,
     norm: Vec<f32>,
-    output: Panels,
+    output: Projection,
 }
 
 impl Mamba {
@@ -33,14 +33,14 @@ impl Mamba {
         Ok(Self {
             layer,
             shape: places.shape,
-            inward: reader.panels(&places.inward)?,
+            inward: reader.projection(&places.inward)?,
             taps: taps(places.shape, &reader.vector(&places.convolution)?),
             convolution_bias: places.convolution_bias.as_ref().map(|bias| reader.vector(bias)).transpose()?,
             step_bias: reader.vector(&places.step_bias)?,
             a_log: reader.vector(&places.a_log)?,
             d: reader.vector(&places.d)?,
             norm: reader.vector(&places.norm)?,
-            output: reader.panels(&places.output)?,
+            output: reader.projection(&places.output)?,
         })
     }
 
@@ -56,7 +56,7 @@ impl Mamba {
         let (rows, shape) = (pass.positions.len(), self.shape);
         let (inner, channels) = (shape.inner(), shape.channels());
         let projected = room(&mut scratch.inner, rows * shape.row());
-        matmul_packed(projected, Matrix::new(normed, rows, pass.hidden), &self.inward, Into::Replace);
+        self.inward.apply(projected, normed, Into::Replace);
         let mut convolved = vec![0.0; rows * channels];
         let mut active = vec![0.0; rows * channels];
         let mut step = vec![0.0; rows * shape.heads];
@@ -82,6 +82,6 @@ impl Mamba {
             let part = HeadPart { stride: inner, first: group * norm.len(), count: 1 };
             head_norm(gated, part, norm, pass.epsilon, scales);
         }
-        matmul_packed(x, Matrix::new(gated, rows, inner), &self.output, Into::Accumulate);
+        self.output.apply(x, gated, Into::Accumulate);
     }
 }

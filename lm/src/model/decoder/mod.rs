@@ -2,10 +2,13 @@
 
 mod attention;
 mod cache;
+mod embedding;
 mod experts;
 mod feed;
 mod mamba;
+mod projection;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,25 +17,40 @@ use rayon::ThreadPool;
 
 use super::{BlockPlaces, Config, MixerPlaces, ModelError, Places, Source, room};
 use crate::device::Device;
+use crate::gguf::Blocks;
 use crate::kernels::attention::Heads;
-use crate::kernels::matmul::{Into, Matrix, Panels, WIDTH, matmul_packed};
+use crate::kernels::matmul::{Into, Matrix, Panels, WIDTH};
 use crate::kernels::norm::rms_norm;
+use crate::kernels::quantised::{Format, QuantisedPanels};
 use crate::kernels::rope::Rotation;
 use attention::Attention;
 pub use cache::Cache;
+use embedding::Embedding;
 use experts::Experts;
 use feed::Feed;
 use mamba::Mamba;
+use projection::Projection;
+
+/// In which precision a model computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Weights that are stored in blocks of 4, 5 or 8 bits are computed with as they are, and what they are multiplied with is
+    /// rounded to 8 bits, as llama.cpp does it; all else is 32-bit numbers.
+    AsStored,
+    /// All weights become 32-bit numbers.
+    Float32,
+}
 
 /// A model ready to run on the CPU. Cheap to share between threads by reference.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
-    embedding: Vec<f32>,
+    embedding: Embedding,
     blocks: Vec<Block>,
     norm: Vec<f32>,
-    head: Panels,
+    head: Projection,
     rotation: Option<Rotation>,
+    weight_bytes: usize,
     pool: Arc<ThreadPool>,
 }
 
@@ -99,6 +117,9 @@ struct Scratch {
 struct WeightReader<'a> {
     source: &'a Source,
     places: &'a Places,
+    precision: Precision,
+    /// Bytes that the weights read so far take in the model.
+    bytes: Cell<usize>,
 }
 
 impl WeightReader<'_> {
@@ -111,18 +132,67 @@ impl WeightReader<'_> {
         Ok(weights)
     }
 
-    /// Projections from the same input, packed as one.
-    fn panels(&self, places: &Range<usize>) -> Result<Panels, ModelError> {
-        let weights = self.vector(places)?;
-        let inputs = self.places.within(places).first().map_or(1, |parameter| parameter.shape[1]);
-        // A stored projection has a row per output: transposed it is the right-hand side of a product.
-        Ok(Panels::new(Matrix::new(&weights, weights.len() / inputs, inputs).transposed()))
+    /// Projections from the same input, packed as one: in the form they are stored in, if they all are stored in one that
+    /// can be computed with, and else as 32-bit numbers.
+    fn projection(&self, places: &Range<usize>) -> Result<Projection, ModelError> {
+        let projection = match self.quantised(places)? {
+            Some(panels) => Projection::Blocks(panels),
+            None => {
+                let weights = self.vector(places)?;
+                let inputs = self.places.within(places).first().map_or(1, |parameter| parameter.shape[1]);
+                // A stored projection has a row per output: transposed it is the right-hand side of a product.
+                let matrix = Matrix::new(&weights, weights.len() / inputs, inputs).transposed();
+                Projection::Floats(Panels::new(matrix))
+            }
+        };
+        self.bytes.set(self.bytes.get() + projection.bytes());
+        Ok(projection)
+    }
+
+    fn quantised(&self, places: &Range<usize>) -> Result<Option<QuantisedPanels>, ModelError> {
+        let Some((format, blocks)) = self.blocks(places)? else { return Ok(None) };
+        let rows: Option<Vec<_>> = blocks.iter().map(Blocks::unpacked).collect();
+        let rows: Option<Vec<_>> = rows.map(|rows| rows.into_iter().flatten().collect());
+        Ok(rows.map(|rows| QuantisedPanels::new(format, blocks[0].columns, rows.into_iter())))
+    }
+
+    fn embedding(&self, places: &Range<usize>) -> Result<Embedding, ModelError> {
+        let stored = self.blocks(places)?.and_then(|(_, mut blocks)| blocks.pop());
+        let embedding = match stored {
+            Some(Blocks { element, rows, bytes, .. }) => {
+                Embedding::Blocks { element, row: bytes.len() / rows.max(1), bytes: bytes.into_owned() }
+            }
+            None => Embedding::Floats(self.vector(places)?),
+        };
+        self.bytes.set(self.bytes.get() + embedding.bytes());
+        Ok(embedding)
+    }
+
+    /// The weights at `places` as they are stored, if they are to be computed with as they are and all have one format that
+    /// the kernels know.
+    fn blocks(&self, places: &Range<usize>) -> Result<Option<(Format, Vec<Blocks<'_>>)>, ModelError> {
+        let (Source::Gguf(gguf), Precision::AsStored) = (self.source, self.precision) else {
+            return Ok(None);
+        };
+        let parameters = self.places.within(places);
+        let blocks: Vec<_> =
+            parameters.iter().map(|parameter| gguf.blocks(parameter)).collect::<Result<_, _>>()?;
+        let formats = || blocks.iter().map(|blocks| blocks.element.kernel_format());
+        let Some(format) = formats().next().flatten() else { return Ok(None) };
+        if formats().any(|other| other != Some(format)) {
+            return Ok(None);
+        }
+        for parameter in parameters {
+            // For its check alone: a scale that is no number would spoil every product.
+            gguf.floats(parameter)?;
+        }
+        Ok(Some((format, blocks)))
     }
 }
 
 impl Model {
-    /// Loads a model directory, or a GGUF file, whose weights are widened to 32 bits.
-    pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
+    /// Loads a model directory or a GGUF file.
+    pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
         if let Device::Cuda(ordinal) = device {
             return Err(ModelError::Device(format!("generation on CUDA device {ordinal}")));
         }
@@ -130,8 +200,9 @@ impl Model {
         let places = Places::new(&config);
         source.check(&places)?;
         let pool = device.pool()?;
-        let reader = WeightReader { source: &source, places: &places };
-        pool.install(|| Self::read(config, &reader, Arc::clone(&pool)))
+        let reader = WeightReader { source: &source, places: &places, precision, bytes: Cell::new(0) };
+        let own = Arc::clone(&pool);
+        pool.install(move || Self::read(config, &reader, own))
     }
 
     fn read(config: Config, reader: &WeightReader<'_>, pool: Arc<ThreadPool>) -> Result<Self, ModelError> {
@@ -154,10 +225,11 @@ impl Model {
         };
         Ok(Self {
             blocks: places.blocks.iter().map(block).collect::<Result<_, ModelError>>()?,
-            embedding: reader.vector(&places.embedding)?,
+            embedding: reader.embedding(&places.embedding)?,
             norm: reader.vector(&places.norm)?,
-            head: reader.panels(&places.head)?,
+            head: reader.projection(&places.head)?,
             rotation: config.rotation(),
+            weight_bytes: reader.bytes.get(),
             config,
             pool,
         })
@@ -177,9 +249,9 @@ impl Model {
         }
     }
 
-    /// Bytes of all weights.
-    pub(crate) fn weight_bytes(&self) -> usize {
-        Places::new(&self.config).total() * size_of::<f32>()
+    /// Bytes of the matrices, which are nearly all that the weights take.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     fn mamba_layers(&self) -> usize {
@@ -229,7 +301,7 @@ impl Model {
             turn.cache.reserve_more(turn.tokens.len());
             positions.extend((turn.cache.len()..end).map(|position| position as u32));
             for &token in turn.tokens {
-                x.extend_from_slice(&self.embedding[token as usize * hidden..][..hidden]);
+                self.embedding.append(token, hidden, x);
             }
             ends.push(positions.len());
         }
@@ -262,7 +334,7 @@ impl Model {
         let normed = room(normed, last.len());
         rms_norm(last, &self.norm, pass.epsilon, normed, &mut scales[..turns.len()]);
         let logits = room(logits, turns.len() * self.config.vocab_size);
-        matmul_packed(logits, Matrix::new(normed, turns.len(), hidden), &self.head, Into::Replace);
+        self.head.apply(logits, normed, Into::Replace);
         logits
     }
 }

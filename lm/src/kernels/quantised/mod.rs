@@ -1,0 +1,314 @@
+//! Products with a matrix whose elements are stored in blocks of a few bits each, computed on them as they are.
+//!
+//! A block of [`BLOCK`] elements of a column has a scale, and for some formats a minimum: element = scale · (quant − zero) +
+//! minimum. The other operand is quantised to 8 bits in blocks as well, every row by itself. The product of two blocks is then
+//! an integer, and exact; an element of the result is one chain of fused multiply-adds over the blocks, in order. So a row has
+//! the same bytes in any company, on any number of threads and with any instruction set, as in [`super::matmul`].
+//!
+//! What differs from the product with the widened matrix is the rounding of the other operand: about 0.4 % of its largest
+//! element in the block, as in llama.cpp, whose formats these are.
+
+mod rows;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::cell::RefCell;
+
+use super::matmul::{Into, WIDTH};
+use super::share::{Shared, share};
+use rows::{QuantisedRows, Rows};
+
+/// Elements that share a scale.
+pub const BLOCK: usize = 32;
+/// Multiply-adds that are worth handing to another thread.
+const WORTH_SHARING: usize = 1 << 18;
+
+/// One block of a column, unpacked.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacked {
+    /// The elements, as unsigned numbers of at most [`Format::bits`].
+    pub quants: [u8; BLOCK],
+    /// Bits of the scale, a 16-bit number of IEEE 754.
+    pub scale: u16,
+    /// Bits of the minimum; zero for formats that have none.
+    pub minimum: u16,
+}
+
+/// What is the same in all blocks of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Whether the quants are at most 15, so that two share a byte.
+    pub is_narrow: bool,
+    /// The quant that stands for zero, where there is no minimum.
+    pub zero: u8,
+    /// Whether blocks have a minimum.
+    pub has_minimum: bool,
+}
+
+/// A matrix ready for the innermost loop: per panel of [`WIDTH`] columns, block after block.
+///
+/// In a block, four consecutive elements of each column lie together, as the instructions take them: 64 bytes for the panel.
+/// Narrow quants have elements `i` and `i + 16` in the lower and upper half of a byte.
+#[derive(Clone, Debug)]
+pub struct QuantisedPanels {
+    format: Format,
+    quants: Vec<u8>,
+    /// Of the columns of a panel in one block, then in the next.
+    scales: Vec<u16>,
+    minima: Vec<u16>,
+    blocks: usize,
+    columns: usize,
+}
+
+impl QuantisedPanels {
+    /// Packs columns given one after the other, each as its blocks in order.
+    ///
+    /// # Panics
+    /// If `columns` gives another number of columns or blocks.
+    pub fn new<C: Iterator<Item = Unpacked>>(
+        format: Format,
+        depth: usize,
+        columns: impl ExactSizeIterator<Item = C>,
+    ) -> Self {
+        let (blocks, count) = (depth / BLOCK, columns.len());
+        let panels = count.div_ceil(WIDTH);
+        let numbers = panels * blocks * WIDTH;
+        let mut packed = Self {
+            format,
+            quants: vec![0; panels * blocks * format.block_bytes()],
+            scales: vec![0; numbers],
+            minima: vec![0; if format.has_minimum { numbers } else { 0 }],
+            blocks,
+            columns: count,
+        };
+        for (column, of_column) in columns.enumerate() {
+            let mut found = 0;
+            for block in of_column {
+                packed.put(column, found, &block);
+                found += 1;
+            }
+            assert_eq!(found, blocks, "blocks of column {column}");
+        }
+        packed
+    }
+
+    fn put(&mut self, column: usize, block: usize, unpacked: &Unpacked) {
+        let (place, lane) = (column / WIDTH * self.blocks + block, column % WIDTH);
+        self.scales[place * WIDTH + lane] = unpacked.scale;
+        if self.format.has_minimum {
+            self.minima[place * WIDTH + lane] = unpacked.minimum;
+        }
+        let bytes = self.format.block_bytes();
+        let target = &mut self.quants[place * bytes..(place + 1) * bytes];
+        let half = if self.format.is_narrow { BLOCK / 2 } else { BLOCK };
+        for (index, &quant) in unpacked.quants.iter().enumerate() {
+            let (upper, index) = (index / half, index % half);
+            target[(index / 4 * WIDTH + lane) * 4 + index % 4] |= quant << (4 * upper);
+        }
+    }
+
+    /// The inner dimension.
+    pub fn depth(&self) -> usize {
+        self.blocks * BLOCK
+    }
+
+    /// Number of columns of the matrix.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.quants.len() + 2 * (self.scales.len() + self.minima.len())
+    }
+
+    fn panel(&self, panel: usize) -> Panel<'_> {
+        let bytes = self.blocks * self.format.block_bytes();
+        let numbers = panel * self.blocks * WIDTH..(panel + 1) * self.blocks * WIDTH;
+        Panel {
+            format: self.format,
+            quants: &self.quants[panel * bytes..(panel + 1) * bytes],
+            scales: &self.scales[numbers.clone()],
+            minima: if self.format.has_minimum { &self.minima[numbers] } else { &[] },
+        }
+    }
+}
+
+impl Format {
+    /// Bytes of a block of a panel.
+    fn block_bytes(self) -> usize {
+        if self.is_narrow { BLOCK / 2 * WIDTH } else { BLOCK * WIDTH }
+    }
+}
+
+/// `C = A·B` or `C += A·B`, with `A` and `C` stored row after row, on the threads of the current pool.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn matmul_quantised(c: &mut [f32], a: &[f32], b: &QuantisedPanels, into: Into) {
+    thread_local! {
+        static ROWS: RefCell<QuantisedRows> = RefCell::default();
+    }
+    let rows = a.len() / b.depth().max(1);
+    assert_eq!(a.len(), rows * b.depth(), "whole rows of {} elements", b.depth());
+    assert_eq!(
+        c.len(),
+        rows * b.columns,
+        "the result of {rows}×{} by {}×{}",
+        b.depth(),
+        b.depth(),
+        b.columns
+    );
+    // Taken out, not borrowed: while this thread waits for others it may be given another product to do.
+    let mut quantised = ROWS.take();
+    quantised.fill(a, b.blocks);
+    let shared = Shared::new(c);
+    let grain = (WORTH_SHARING / (a.len() * WIDTH).max(1)).max(1);
+    share(b.columns.div_ceil(WIDTH), grain, |panels| {
+        for panel in panels {
+            let valid = (b.columns - panel * WIDTH).min(WIDTH);
+            // SAFETY: every column of `C` is written by one call.
+            let target =
+                unsafe { Target { c: shared.pointer().add(panel * WIDTH), stride: b.columns, valid, into } };
+            // SAFETY: the rows of the target are inside `C`, whose length was checked.
+            unsafe { multiply(best(), target, quantised.view(), b.panel(panel)) };
+        }
+    });
+    ROWS.set(quantised);
+}
+
+/// One panel of a matrix.
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    format: Format,
+    quants: &'a [u8],
+    scales: &'a [u16],
+    minima: &'a [u16],
+}
+
+/// Where the products with one panel go.
+#[derive(Clone, Copy)]
+struct Target {
+    c: *mut f32,
+    stride: usize,
+    /// Columns of the panel that the matrix has.
+    valid: usize,
+    into: Into,
+}
+
+impl Target {
+    /// Ends a row.
+    ///
+    /// # Safety
+    /// The row lies inside `C`, and nobody else touches its columns of this panel.
+    #[inline(always)]
+    unsafe fn put(self, row: usize, sums: &[f32; WIDTH]) {
+        // SAFETY: the caller's.
+        unsafe {
+            let c = self.c.add(row * self.stride);
+            for (lane, sum) in sums.iter().enumerate().take(self.valid) {
+                *c.add(lane) = if self.into == Into::Accumulate { *c.add(lane) + sum } else { *sum };
+            }
+        }
+    }
+}
+
+/// Instructions for products of small integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    /// Whatever the target guarantees.
+    Plain,
+    /// 256-bit vectors; sums of pairs of products.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 512-bit vectors; sums of four products in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+}
+
+/// The fastest that this machine has; the standard library caches the answer.
+fn best() -> Instructions {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+        {
+            return Instructions::Vnni;
+        }
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
+            return Instructions::Avx2;
+        }
+    }
+    Instructions::Plain
+}
+
+/// All rows times one panel.
+///
+/// # Safety
+/// This machine has the instructions; the rows lie inside `C`, and nobody else touches the columns of this panel.
+unsafe fn multiply(instructions: Instructions, target: Target, rows: Rows<'_>, panel: Panel<'_>) {
+    let count = rows.scales.len() / rows.blocks.max(1);
+    let bytes = panel.format.block_bytes();
+    assert!(
+        panel.quants.len() == rows.blocks * bytes
+            && panel.scales.len() == rows.blocks * WIDTH
+            && rows.quants.len() == count * rows.blocks * BLOCK
+            && rows.sums.len() == rows.scales.len(),
+        "a panel of {} blocks",
+        rows.blocks
+    );
+    assert!(!panel.format.has_minimum || panel.minima.len() == panel.scales.len(), "minima");
+    // SAFETY: the caller's, and the lengths just checked.
+    unsafe {
+        match instructions {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Vnni => x86::multiply_vnni(target, rows, panel, count),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => x86::multiply_avx2(target, rows, panel, count),
+            Instructions::Plain => plain(target, rows, panel, count),
+        }
+    }
+}
+
+/// The definition, which the others equal to the bit.
+unsafe fn plain(target: Target, rows: Rows<'_>, panel: Panel<'_>, count: usize) {
+    let Format { is_narrow, zero, has_minimum } = panel.format;
+    for row in 0..count {
+        let mut sums = [0.0_f32; WIDTH];
+        for block in 0..rows.blocks {
+            let at = row * rows.blocks + block;
+            let (left, scale, sum) = (&rows.quants[at * BLOCK..][..BLOCK], rows.scales[at], rows.sums[at]);
+            let right = &panel.quants[block * panel.format.block_bytes()..];
+            for (lane, total) in sums.iter_mut().enumerate() {
+                let mut dot = if has_minimum { 0 } else { -i32::from(zero) * sum };
+                for (index, &left) in left.iter().enumerate() {
+                    let half = if is_narrow { BLOCK / 2 } else { BLOCK };
+                    let (upper, index) = (index / half, index % half);
+                    let byte = right[(index / 4 * WIDTH + lane) * 4 + index % 4];
+                    let quant = if is_narrow { byte >> (4 * upper) & 15 } else { byte };
+                    dot += i32::from(left) * i32::from(quant);
+                }
+                let place = block * WIDTH + lane;
+                let both = widened(panel.scales[place]) * scale;
+                *total = (dot as f32).mul_add(both, *total);
+                if has_minimum {
+                    *total = widened(panel.minima[place]).mul_add(sum as f32 * scale, *total);
+                }
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe { target.put(row, &sums) };
+    }
+}
+
+/// A 16-bit number of IEEE 754 as a wider one, exactly.
+fn widened(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32()
+}
+
+#[cfg(test)]
+mod tests;
