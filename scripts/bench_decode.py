@@ -2,7 +2,7 @@
 """Times decoding and prefill of SmolLM2-135M in 32 bits on the CPU against transformers, which take turns.
 
 Needs torch, transformers and gguf (`pip install` them into an environment of their own), the folder of
-scripts/fetch_test_models.py, and `cargo build --release -p dag-lm --example decode_speed`.
+scripts/fetch_test_models.py, and `cargo build --release --workspace --example decode_speed`.
 
     python scripts/bench_decode.py [--threads 2] [--rounds 5] [--batches 1,8,32] [--prompt 64] [--tokens 64] [--long 512]
 
@@ -27,7 +27,7 @@ GGUF = MODELS / "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 class Ours:
     def __init__(self, threads):
-        command = [TARGET / "release/examples/decode_speed", GGUF, str(threads)]
+        command = [TARGET / "release/examples/decode_speed", GGUF, str(threads), "float32"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def seconds(self, batch, prompt, tokens):

@@ -1,6 +1,6 @@
 //! Seconds of prefill and decoding, on request; `scripts/bench_decode.py` compares them with those of transformers.
 //!
-//! `cargo run --release -p dag-lm --example decode_speed -- MODEL THREADS [float32]` loads a model directory or a GGUF file, whose
+//! `cargo run --release --example decode_speed -- MODEL THREADS [float32]` loads a model directory or a GGUF file, whose
 //! weights stay as they are stored or, with `float32`, become 32-bit numbers, and for every
 //! line `BATCH PROMPT TOKENS` on its standard input answers BATCH prompts of PROMPT tokens with TOKENS tokens each, greedily. It
 //! writes two numbers: the seconds until all have their first token, and the seconds of the other tokens.

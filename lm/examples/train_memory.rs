@@ -1,7 +1,7 @@
 //! Memory and time of training steps on packs of one length.
 //!
-//! `cargo run --release -p dag-lm --example train_memory -- MODEL TOKENS SAMPLE RECOMPUTE [STEPS] [THREADS]`: packs of TOKENS
-//! tokens, in samples of SAMPLE. MODEL is a path, or `small` for one of the miniature's shape; RECOMPUTE is `true`, `false` or
+//! `cargo run --release -p dag-lm --example train_memory -- MODEL TOKENS SAMPLE RECOMPUTE [STEPS] [THREADS] [PACKS]`: PACKS packs
+//! of TOKENS tokens a step, in samples of SAMPLE; `scripts/bench_train.py` compares it with PyTorch. MODEL is a path, or `small` for one of the miniature's shape; RECOMPUTE is `true`, `false` or
 //! `auto`. Linux only: it reads its own peak from `/proc`.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
@@ -15,11 +15,11 @@ use dag_lm::train::{Pack, Recompute, TrainConfig, Trainer};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, tokens, sample, recompute, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: train_memory MODEL TOKENS SAMPLE true|false|auto [STEPS] [THREADS]".into());
+        return Err("usage: train_memory MODEL TOKENS SAMPLE true|false|auto [STEPS] [THREADS] [PACKS]".into());
     };
     let (tokens, sample): (u32, usize) = (tokens.parse()?, sample.parse()?);
     let number = |index: usize, default| rest.get(index).map_or(Ok(default), |text| text.parse::<usize>());
-    let (steps, threads) = (number(0, 1)?, number(1, 2)?);
+    let (steps, threads, packs) = (number(0, 1)?, number(1, 2)?, number(2, 1)?);
     let folder = std::env::temp_dir().join(format!("train-memory-{}", std::process::id()));
     let is_small = model == "small";
     if is_small {
@@ -45,8 +45,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     for step in 1..=steps {
         let start = Instant::now();
-        let stats = trainer.step(&[&pack])?;
-        println!("step {step}: {:.1} s, loss {:.6}", start.elapsed().as_secs_f64(), stats.loss);
+        let stats = trainer.step(&vec![&pack; packs])?;
+        println!("step {step}: {:.3} s, loss {:.6}", start.elapsed().as_secs_f64(), stats.loss);
     }
     println!("{loaded:.2} GiB after loading, {:.2} GiB at most", peak()?);
     Ok(())
