@@ -4,14 +4,14 @@
 Needs torch, transformers and gguf (`pip install` them into an environment of their own), the folder of
 scripts/fetch_test_models.py, and `cargo build --release --workspace --example train_memory`.
 
-    python scripts/bench_train.py [--threads 2] [--rounds 3] [--cases tiny,smollm2]
+    python scripts/bench_train.py [--threads 2] [--rounds 3] [--cases tiny,smollm2] [--recompute]
 
 `tiny` is hidden 128, 4 layers, 512 tokens of vocabulary, 8 packs of 512 tokens a step; `smollm2` is SmolLM2-135M with one pack of 1,024
 tokens. Packs hold samples of a quarter of their length that do not attend to one another, three quarters of the tokens are labels; all weights
 are trained with AdamW and gradients clipped at 1. PyTorch uses sdpa with the mask of the pack and its fused AdamW, a pack at a
 time. Both sides run in processes of their own, once with the allocator as it is and once told to keep memory
 (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_). Prints the median step after the first of each process, and the peak of resident
-memory.
+memory. With --recompute dag computes activations again on the way back, which PyTorch does not here.
 """
 import argparse
 import os
@@ -87,6 +87,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", default="tiny,smollm2")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--pytorch", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.pytorch:
@@ -97,7 +98,7 @@ def main():
         for case in arguments.cases.split(","):
             model = pathlib.Path(folder) if case == "tiny" else GGUF
             length, packs, steps = CASES[case]
-            numbers = [str(number) for number in (length, length // 4, "false", steps, arguments.threads, packs)]
+            numbers = [str(number) for number in (length, length // 4, str(arguments.recompute).lower(), steps, arguments.threads, packs)]
             sides = {
                 "dag": [TARGET / "release/examples/train_memory", model, *numbers],
                 "PyTorch": [sys.executable, __file__, "--threads", str(arguments.threads), "--pytorch", model, case],

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Holds the model runtime against transformers and PyTorch, which are the references.
 
-Needs torch, transformers, accelerate, gguf and numpy (`pip install` them into an environment of their own) and cargo.
+Needs torch, transformers, accelerate, peft, gguf and numpy (`pip install` them into an environment of their own) and cargo.
 
-    python scripts/check_models.py [PART ...] [--only NAME]      PART: tiny, gguf, training; all of them without one
+    python scripts/check_models.py [PART ...] [--only NAME]      PART: tiny, gguf, training, lora; all of them without one
 
 tiny      tiny random models of every architecture, made by transformers: logits of prompts of many lengths
-gguf      SmolLM2-135M from the folder of scripts/fetch_test_models.py: 200 real prompts of DAG_SHARED
+gguf      SmolLM2-135M from the folder of scripts/fetch_test_models.py: 200 real prompts of DAG_SHARED, with its weights widened,
+          and computed as they are stored
 training  50 steps of every architecture that can be trained, packed and not; then the logits of the trained model
+lora      50 steps of adapters against PEFT, from the same A; then what PEFT reads, and the merged model
 
 Prints a line per check, and exits with 1 if a bound is not met.
 """
@@ -43,10 +45,10 @@ def example(name, *arguments):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def our_logits(model, prompts, folder, batch=8):
+def our_logits(model, prompts, folder, batch=8, *options):
     file, out = folder / "prompts.jsonl", folder / "logits.bin"
     file.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    example("logits", model, file, out, batch)
+    example("logits", model, file, out, batch, *options)
     return np.fromfile(out, dtype="<f4").reshape(len(prompts), -1)
 
 
@@ -154,7 +156,15 @@ def check_gguf():
     model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     theirs = their_logits(model, prompts)
     with tempfile.TemporaryDirectory() as folder:
-        compare(f"SmolLM2-135M Q4_1, {len(prompts)} prompts", our_logits(file, prompts, pathlib.Path(folder)), theirs, 1e-3)
+        folder = pathlib.Path(folder)
+        compare(f"SmolLM2-135M Q4_1, {len(prompts)} prompts", our_logits(file, prompts, folder), theirs, 1e-3)
+        # Computed as stored: what rounding to 8 bits before every product does.
+        stored = our_logits(file, prompts, folder, 8, "as-stored")
+        report("as stored: root mean square difference", float(np.sqrt(((stored - theirs) ** 2).mean())), 0.5)
+        report("as stored: share of other tokens chosen", float((stored.argmax(axis=1) != theirs.argmax(axis=1)).mean()), 0.1)
+        log_softmax = lambda logits: logits - np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)) - logits.max(axis=1, keepdims=True)
+        exact, found = log_softmax(theirs.astype(float)), log_softmax(stored.astype(float))
+        report("as stored: mean KL divergence, nats", float((np.exp(exact) * (exact - found)).sum(axis=1).mean()), 0.05)
 
 
 def learning_rate(config, step):
@@ -168,8 +178,9 @@ def learning_rate(config, step):
 
 def reference_training(model, config, steps):
     """One sample at a time, without padding or packing; the loss is the mean over all labels of a step."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() > 1]
+    vectors = [p for p in trained if p.dim() == 1]
     groups = [dict(params=matrices, weight_decay=config["weight_decay"]), dict(params=vectors, weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, betas=tuple(config["betas"]), eps=config["eps"])
     results = []
@@ -233,8 +244,52 @@ def check_training():
             compare(f"{name}, trained", our_logits(folder / "packed", prompts, folder), their_logits(trained, prompts), 1e-4)
 
 
+def check_lora():
+    """Adapters beside the frozen weights, against PEFT from the same A and B, on packs."""
+    import peft
+
+    random = np.random.default_rng(12)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = dict(steps=50, peak_lr=5e-3, initial_lr=5e-4, min_lr=5e-5, warmup_steps=5, betas=[0.9, 0.98], eps=1e-8, weight_decay=0.1, clip_norm=1.0)
+    config["lora"] = dict(rank=4, alpha=8.0, targets=targets, seed=3)
+
+    def sample():
+        length, first, factor = random.integers(2, 60), *random.integers(0, 64, size=2)
+        return [int((first + factor * place) % 64) for place in range(length)], [int(place > 0) for place in range(length)]
+
+    steps = [[sample() for _ in range(6)] for _ in range(config["steps"])]
+    packs = [[pack(samples[:3]), pack(samples[3:])] for samples in steps]
+    for seed, (name, shape) in enumerate(tiny_configs().items()):
+        if name not in ("llama", "mistral", "qwen2", "qwen3"):
+            continue
+        shape.vocab_size = 64
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            make(shape, seed).save_pretrained(folder / "model")
+
+            def train(out, packs):
+                (folder / "job.json").write_text(json.dumps(dict(config=config, steps=packs)))
+                lines = example("train_steps", folder / "model", folder / "job.json", folder / out).splitlines()
+                return np.array([[float(number) for number in line.split()] for line in lines])
+
+            def adapted(out, trainable):
+                return peft.PeftModel.from_pretrained(load(folder / "model"), folder / out / "adapter", is_trainable=trainable)
+
+            # Without a step: A is random and B zero, where both begin.
+            train("begin", [])
+            model = adapted("begin", True)
+            theirs, ours = reference_training(model, config, steps), train("end", packs)
+            differences = (np.abs(ours - theirs) / theirs).max(axis=0)
+            report(f"{name}, adapters: loss over 50 steps", differences[0], 1e-4)
+            report(f"{name}, adapters: gradient norm over 50 steps", differences[1], 1e-4)
+            prompts = prompts_of_many_lengths(64)
+            merged = our_logits(folder / "end", prompts, folder)
+            compare(f"{name}, adapters merged, and trained by PEFT", merged, their_logits(model.eval(), prompts), 1e-4)
+            compare(f"{name}, adapters merged, and read by PEFT", merged, their_logits(adapted("end", False).eval(), prompts), 1e-4)
+
+
 def main():
-    parts = dict(tiny=check_tiny, gguf=check_gguf, training=check_training)
+    parts = dict(tiny=check_tiny, gguf=check_gguf, training=check_training, lora=check_lora)
     arguments = sys.argv[1:]
     if "--only" in arguments:
         at = arguments.index("--only")
@@ -244,7 +299,7 @@ def main():
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    subprocess.run(["cargo", "build", "--release", "--locked", "-p", "dag-lm", "--example", "logits", "--example", "train_steps"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "--locked", "--workspace", "--example", "logits", "--example", "train_steps"], cwd=ROOT, check=True)
     for part in chosen:
         parts[part]()
     sys.exit(failed)

@@ -15,7 +15,9 @@ use dag_lm::train::{Pack, Recompute, TrainConfig, Trainer};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, tokens, sample, recompute, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: train_memory MODEL TOKENS SAMPLE true|false|auto [STEPS] [THREADS] [PACKS]".into());
+        return Err(
+            "usage: train_memory MODEL TOKENS SAMPLE true|false|auto [STEPS] [THREADS] [PACKS]".into()
+        );
     };
     let (tokens, sample): (u32, usize) = (tokens.parse()?, sample.parse()?);
     let number = |index: usize, default| rest.get(index).map_or(Ok(default), |text| text.parse::<usize>());

@@ -3,6 +3,9 @@
 //! The model directory carries `training/loss.jsonl` and `training/summary.json`: what was trained on and how far the loss
 //! fell, never how long it took.
 
+mod kept;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +13,7 @@ use dag_engine::task::{
     ArtifactType, Estimate, EstimateInputs, Fault, Ports, Resources, Task, TaskCx, TaskError,
 };
 use dag_lm::device::Device;
+use dag_lm::model::{Config, Places};
 use dag_lm::tokenizer::Tokenizer;
 use dag_lm::train::{self, Position, StepStats, TrainConfig, Trainer};
 use schemars::JsonSchema;
@@ -19,6 +23,7 @@ use serde_json::{Value, json};
 use crate::records::draw;
 use crate::table::{Row, TableReader};
 use crate::token_store::{TokenReader, TokenWriter};
+use kept::Kept;
 
 /// The params of `train`. How long is either `steps` or `epochs`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +69,9 @@ pub struct Params {
     /// Low-rank adapters that are trained instead of the weights, and added to them at the end.
     #[serde(default)]
     pub lora: Option<Lora>,
+    /// Steps after which the model is an output of its own besides the last one: `step_500` for 500.
+    #[serde(default)]
+    pub keep: Vec<u64>,
     /// Another number takes the packs in another order, and starts adapters from other weights.
     #[serde(default)]
     pub seed: u64,
@@ -217,11 +225,12 @@ impl Task for Train {
     type Params = Params;
     type Run = Run;
 
-    fn ports(_: &Params) -> Ports {
-        Ports::new()
+    fn ports(params: &Params) -> Ports {
+        let ports = Ports::new()
             .input("base", ArtifactType::Model)
             .input("packs", ArtifactType::Packs)
-            .output("model", ArtifactType::Model)
+            .output("model", ArtifactType::Model);
+        params.keep.iter().fold(ports, |ports, &step| ports.output(&kept::port(step), ArtifactType::Model))
     }
 
     fn check(params: &Params) -> Vec<Fault> {
@@ -262,6 +271,14 @@ impl Task for Train {
         require(params.eps > 0.0, "/eps", "epsilon is above zero");
         require(is_rate(params.weight_decay), "/weight_decay", "a decay is zero or more");
         require(is_rate(params.clip_norm), "/clip_norm", "a norm is zero or more");
+        let last = params.steps.unwrap_or(u64::MAX);
+        require(
+            params.keep.iter().all(|&step| step > 0 && step < last),
+            "/keep",
+            "steps to keep are between the first and the last, which is kept as `model`",
+        );
+        let different: BTreeSet<u64> = params.keep.iter().copied().collect();
+        require(different.len() == params.keep.len(), "/keep", "a step is named twice");
         if let Some(lora) = &params.lora {
             require(lora.rank > 0, "/lora/rank", "a rank is at least 1");
             require(
@@ -302,18 +319,31 @@ impl Task for Train {
         let seed = draw(cx.seed(), params.seed);
         let config = params.config(packs.store.len(), seed);
         let failed = |error: train::TrainError| TaskError::failed(error.to_string());
-        let mut trainer =
-            Trainer::new(&base, &config, &Device::Cpu { threads: cx.threads().max(1) }).map_err(failed)?;
-        trainer.set_recompute(run.recompute.into());
+        if let Some(step) = params.keep.iter().find(|&&step| step >= config.steps) {
+            let what = format!("step {step} is to be kept, and there are {} steps", config.steps);
+            return Err(TaskError::failed(what));
+        }
+        let tokenizer =
+            Tokenizer::load(&base).map_err(|error| TaskError::input(&base, None, error.to_string()))?;
+        let device = Device::Cpu { threads: cx.threads().max(1) };
+        let mut trainer = Trainer::new(&base, &config, &device).map_err(failed)?;
         let mut log = Log::open(cx.scratch())?;
+        let kept = Kept::new(cx.scratch(), &params.keep);
         let checkpoint = cx.scratch().join("checkpoint");
         if checkpoint.is_dir() {
             match trainer.load_checkpoint(&checkpoint) {
-                Ok(()) => cx.progress().reused(trainer.position().step),
+                Ok(()) if kept.has_all_until(trainer.position().step) => {
+                    cx.progress().reused(trainer.position().step);
+                }
+                Ok(()) => {
+                    cx.warn("training begins anew: the model of a step to keep is gone");
+                    trainer = Trainer::new(&base, &config, &device).map_err(failed)?;
+                }
                 // A checkpoint cut off by the interruption costs the steps since the one before, which is the start.
                 Err(error) => cx.warn(&format!("training begins anew: {error}")),
             }
         }
+        trainer.set_recompute(run.recompute.into());
         log.cut(trainer.position().step)?;
         cx.progress().total(config.steps);
         let every = run.checkpoint_every.unwrap_or(100).max(1);
@@ -327,6 +357,7 @@ impl Task for Train {
             let batch = chosen.into_iter().map(|pack| packs.read(pack)).collect::<Result<Vec<_>, _>>()?;
             let stats = trainer.step(&batch.iter().collect::<Vec<_>>()).map_err(failed)?;
             log.push(stats);
+            kept.offer(&trainer, &tokenizer)?;
             cx.progress().done(1);
             cx.progress().tokens(0, batch.iter().map(|pack| pack.tokens.len() as u64).sum());
             cx.progress().point("loss", stats.step as f64, stats.loss);
@@ -338,9 +369,8 @@ impl Task for Train {
         }
         let folder = cx.output("model");
         trainer.save_model(&folder).map_err(failed)?;
-        let tokenizer =
-            Tokenizer::load(&base).map_err(|error| TaskError::input(&base, None, error.to_string()))?;
         tokenizer.save(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
+        kept.hand_over(cx)?;
         let summary = summary(params, &config, trainer.position(), &packs, &log);
         write_training(&folder.join("training"), &summary, &log)?;
         for name in ["steps", "epochs", "loss_tokens", "final_loss"] {
@@ -352,9 +382,8 @@ impl Task for Train {
 
 /// Refuses what would take weeks on a CPU.
 fn check_size(base: &Path) -> Result<(), TaskError> {
-    let weights = base.join("model.safetensors");
-    let bytes = fs::metadata(&weights).map_or(u64::MAX, |metadata| metadata.len());
-    if bytes / 4 <= MOST_ON_A_CPU {
+    let config = Config::load(base).map_err(|error| TaskError::input(base, None, error.to_string()))?;
+    if Places::new(&config).total() as u64 <= MOST_ON_A_CPU {
         return Ok(());
     }
     Err(TaskError::Missing {

@@ -49,12 +49,12 @@ fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
         let run = json!({ "checkpoint_every": 3 });
         TaskCx::for_test(&dir.path().join(name)).input("base", &base).input("packs", &packs).seed(17).run(run)
     };
+    let kept = Params { keep: vec![2, 9], ..params() };
     let mut whole = cx("whole").threads(2).build().unwrap();
-    Train::run(&params(), &mut whole).unwrap();
+    Train::run(&kept, &mut whole).unwrap();
 
     // Stopped after seven steps: it goes on from its own checkpoint, with another number of threads.
     let mut stopped = cx("parts").build().unwrap();
-    let short = Params { steps: Some(12), ..params() };
     let cancel = stopped.cancel_token();
     let done = Arc::new(AtomicU64::new(0));
     let watcher = std::thread::spawn({
@@ -66,14 +66,14 @@ fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
             cancel.cancel();
         }
     });
-    let outcome = Train::run(&short, &mut stopped);
+    let outcome = Train::run(&kept, &mut stopped);
     done.store(1, Ordering::Relaxed);
     watcher.join().unwrap();
     // A machine fast enough to finish first has nothing to resume; the bytes must be equal all the same.
     if outcome.is_err() {
         assert!(matches!(outcome, Err(TaskError::Cancelled)), "{outcome:?}");
         let mut resumed = cx("parts").build().unwrap();
-        Train::run(&short, &mut resumed).unwrap();
+        Train::run(&kept, &mut resumed).unwrap();
     }
     for file in
         ["model.safetensors", "config.json", "tokenizer.json", "training/loss.jsonl", "training/summary.json"]
@@ -81,11 +81,53 @@ fn a_run_that_is_interrupted_ends_in_the_same_bytes() {
         let read = |cx: &TaskCx| fs::read(cx.output("model").join(file)).unwrap();
         assert_eq!(read(&whole), read(&stopped), "{file}");
     }
+    let weights = |cx: &TaskCx, port: &str| fs::read(cx.output(port).join("model.safetensors")).unwrap();
+    for step in ["step_2", "step_9"] {
+        assert_eq!(weights(&whole, step), weights(&stopped, step), "{step}");
+    }
+    assert_ne!(weights(&whole, "step_2"), weights(&whole, "step_9"));
+    assert_ne!(weights(&whole, "step_9"), weights(&whole, "model"));
+    // A kept step is the model that a training of as many steps under the same schedule would have: nothing else is changed.
+    let mut plain = cx("plain").build().unwrap();
+    Train::run(&params(), &mut plain).unwrap();
+    assert_eq!(weights(&whole, "model"), weights(&plain, "model"));
     let summary: Value =
         serde_json::from_slice(&fs::read(whole.output("model").join("training/summary.json")).unwrap())
             .unwrap();
     assert_eq!(summary["steps"], json!(12));
     assert!(summary["final_loss"].as_f64().unwrap() < summary["first_loss"].as_f64().unwrap());
+}
+
+#[test]
+fn a_kept_step_that_is_gone_is_trained_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, packs) = material(dir.path());
+    let kept = Params { keep: vec![2], ..params() };
+    let cx = || {
+        let cx = TaskCx::for_test(&dir.path().join("run")).input("base", &base).input("packs", &packs);
+        cx.seed(17).run(json!({ "checkpoint_every": 3 })).build().unwrap()
+    };
+    let mut first = cx();
+    Train::run(&kept, &mut first).unwrap();
+    let read = |cx: &TaskCx| fs::read(cx.output("step_2").join("model.safetensors")).unwrap();
+    let model = read(&first);
+    // As after a crash between handing over and the commit: the checkpoint is past the step, and its model is not there.
+    assert!(first.scratch().join("checkpoint").is_dir() && !first.scratch().join("kept/step_2").exists());
+    let mut second = cx();
+    fs::remove_dir_all(second.output("step_2")).unwrap();
+    fs::remove_dir_all(second.output("model")).unwrap();
+    Train::run(&kept, &mut second).unwrap();
+    assert_eq!(read(&second), model);
+}
+
+#[test]
+fn steps_to_keep_are_steps_of_the_training() {
+    let faults = |value: Value| Train::check(&serde_json::from_value(value).unwrap()).len();
+    let with = |keep: Value| json!({ "steps": 12, "batch": 2, "peak_lr": 3e-3, "keep": keep });
+    assert_eq!(faults(with(json!([1, 11]))), 0);
+    for keep in [json!([0]), json!([12]), json!([3, 3])] {
+        assert_eq!(faults(with(keep.clone())), 1, "{keep}");
+    }
 }
 
 #[test]
