@@ -166,14 +166,14 @@ fn without_inner_defaults<P: Serialize + DeserializeOwned>(
 }
 
 fn encoded<P: Serialize>(params: &P) -> Result<Vec<u8>, BindError> {
-    canonical::encode(params).map_err(unencodable)
+    canonical::encode(params).map_err(|error| unencodable(&error))
 }
 
 fn fields<P: Serialize>(params: &P) -> Result<(Vec<u8>, Vec<canonical::Place>), BindError> {
-    canonical::fields(params).map_err(unencodable)
+    canonical::fields(params).map_err(|error| unencodable(&error))
 }
 
-fn unencodable(error: canonical::EncodeError) -> BindError {
+fn unencodable(error: &canonical::EncodeError) -> BindError {
     BindError { pointer: String::new(), message: error.to_string() }
 }
 

@@ -230,7 +230,7 @@ impl Task for Train {
             .input("base", ArtifactType::Model)
             .input("packs", ArtifactType::Packs)
             .output("model", ArtifactType::Model);
-        params.keep.iter().fold(ports, |ports, &step| ports.output(&kept::port(step), ArtifactType::Model))
+        params.keep.iter().fold(ports, |ports, &step| ports.output(kept::port(step), ArtifactType::Model))
     }
 
     fn check(params: &Params) -> Vec<Fault> {

@@ -155,7 +155,10 @@ fn a_model_is_computed_as_it_is_stored() {
         (GgmlDType::Q5_0, true),
         (GgmlDType::Q5_1, true),
         (GgmlDType::Q8_0, true),
-        (GgmlDType::Q6K, false),
+        (GgmlDType::Q4K, true),
+        (GgmlDType::Q5K, true),
+        (GgmlDType::Q6K, true),
+        (GgmlDType::Q3K, false),
     ] {
         write(&made, "llama", kind, &file);
         model::convert(&file, Precision::AsStored, &kept).unwrap();

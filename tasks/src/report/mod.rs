@@ -61,7 +61,7 @@ pub struct Report;
 
 impl Task for Report {
     const KIND: &'static str = "report";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "tables and figures across the arms of an experiment";
     type Params = Params;
     type Run = NoRun;

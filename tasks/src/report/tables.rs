@@ -45,40 +45,36 @@ pub(super) fn tables(gathered: &Gathered, findings: &Findings) -> Vec<Table> {
 
 fn results(findings: &Findings) -> Table {
     let k = findings.k;
-    let headers = [
-        "Benchmark",
-        "Arm",
-        "pass@1 %",
-        &format!("pass@{k} %"),
-        &format!("majority@{k} %"),
-        "Mean tokens",
-        "Median",
-        "Truncated %",
-        "No answer %",
-        "Problems",
-    ];
+    // What a single sample says is in pass@1 already.
+    let of_several = |columns: [String; 2]| columns.into_iter().filter(move |_| k > 1);
+    let mut headers = ["Benchmark", "Arm", "pass@1 %"].map(str::to_owned).to_vec();
+    headers.extend(of_several([format!("pass@{k} %"), format!("majority@{k} %")]));
+    headers.extend(["Mean tokens", "Median", "Truncated %", "No answer %", "Problems"].map(str::to_owned));
     let rows = grouped(findings.cells.iter().map(|cell| {
         let tokens = |value: fn(&crate::evaluate::score::Tokens) -> f64| {
             cell.tokens.as_ref().map_or_else(dash, |tokens| count(value(tokens).round()))
         };
-        vec![
-            cell.benchmark.clone(),
-            cell.arm.clone(),
-            with_interval(&cell.pass_at_1),
-            with_interval(&cell.pass_at_k),
-            with_interval(&cell.majority_at_k),
+        let mut cells = vec![cell.benchmark.clone(), cell.arm.clone(), with_interval(&cell.pass_at_1)];
+        cells.extend(of_several([with_interval(&cell.pass_at_k), with_interval(&cell.majority_at_k)]));
+        cells.extend([
             tokens(|tokens| tokens.mean),
             tokens(|tokens| tokens.median),
             percent(cell.truncated),
             percent(cell.no_answer),
             problems(cell),
-        ]
+        ]);
+        cells
     }));
+    let several = if k > 1 {
+        format!("average over all samples, pass@{k} the unbiased chance that one of {k} is right")
+    } else {
+        "share of problems whose one sample is right".to_owned()
+    };
     let note = format!(
-        "Brackets are 95 % intervals over problems like these. pass@1 is the average over all samples, pass@{k} the \
-         unbiased chance that one of {k} is right. Truncated and no-answer are shares of responses."
+        "Brackets are 95 % intervals over problems like these. pass@1 is the {several}. Truncated and no-answer are shares \
+         of responses."
     );
-    Table { title: "Results", note, headers: headers.map(str::to_owned).into(), names: 2, rows }
+    Table { title: "Results", note, headers, names: 2, rows }
 }
 
 fn problems(cell: &Cell) -> String {

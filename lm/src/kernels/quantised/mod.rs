@@ -1,7 +1,7 @@
 //! Products with a matrix whose elements are stored in blocks of a few bits each, computed on them as they are.
 //!
-//! A block of [`BLOCK`] elements of a column has a scale, and for some formats a minimum: element = scale · (quant − zero) +
-//! minimum. The other operand is quantised to 8 bits in blocks as well, every row by itself. The product of two blocks is then
+//! A block of [`BLOCK`] elements of a column has a scale, or one for each half, and for some formats a minimum: element =
+//! scale · (quant − zero) + minimum. The other operand is quantised to 8 bits in blocks as well, every row by itself. The product of two blocks is then
 //! an integer, and exact; an element of the result is one chain of fused multiply-adds over the blocks, in order. So a row has
 //! the same bytes in any company, on any number of threads and with any instruction set, as in [`super::matmul`].
 //!
@@ -13,12 +13,13 @@ mod rows;
 mod x86;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::matmul::{Into, WIDTH};
 use super::share::{Shared, share};
 use rows::{QuantisedRows, Rows};
 
-/// Elements that share a scale.
+/// Elements of a block: of a row they share a scale, of a column they or their halves do.
 pub const BLOCK: usize = 32;
 /// Multiply-adds that are worth handing to another thread.
 const WORTH_SHARING: usize = 1 << 18;
@@ -26,23 +27,146 @@ const WORTH_SHARING: usize = 1 << 18;
 /// One block of a column, unpacked.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpacked {
-    /// The elements, as unsigned numbers of at most [`Format::bits`].
+    /// The elements.
     pub quants: [u8; BLOCK],
-    /// Bits of the scale, a 16-bit number of IEEE 754.
-    pub scale: u16,
-    /// Bits of the minimum; zero for formats that have none.
-    pub minimum: u16,
+    /// The scales of the halves; of the whole block both, where the format does not tell them apart.
+    pub scales: [f32; 2],
+    /// The minimum; zero for formats that have none.
+    pub minimum: f32,
 }
 
-/// What is the same in all blocks of a matrix.
+/// The formats of llama.cpp that are computed with as they are, by their names there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Format {
+#[expect(non_camel_case_types, reason = "the names of the formats")]
+pub enum Format {
+    /// 4 bits around 8.
+    Q4_0,
+    /// 4 bits and a minimum.
+    Q4_1,
+    /// 5 bits around 16.
+    Q5_0,
+    /// 5 bits and a minimum.
+    Q5_1,
+    /// 8 bits, signed there and around 128 here.
+    Q8_0,
+    /// 4 bits and a minimum, in blocks of blocks.
+    Q4_K,
+    /// 5 bits and a minimum, in blocks of blocks.
+    Q5_K,
+    /// 6 bits around 32, in blocks of blocks, with a scale for each half of a block.
+    Q6_K,
+}
+
+impl Format {
     /// Whether the quants are at most 15, so that two share a byte.
-    pub is_narrow: bool,
-    /// The quant that stands for zero, where there is no minimum.
-    pub zero: u8,
+    fn is_narrow(self) -> bool {
+        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q4_K)
+    }
+
+    /// The quant that stands for zero; zero, where blocks have a minimum instead.
+    pub fn zero(self) -> u8 {
+        match self {
+            Self::Q4_0 => 8,
+            Self::Q5_0 => 16,
+            Self::Q6_K => 32,
+            Self::Q8_0 => 128,
+            Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K => 0,
+        }
+    }
+
     /// Whether blocks have a minimum.
-    pub has_minimum: bool,
+    pub fn has_minimum(self) -> bool {
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q4_K | Self::Q5_K)
+    }
+
+    /// What the scales and minima of blocks are.
+    fn scales(self) -> Scales {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => Scales::Half,
+            Self::Q4_K | Self::Q5_K => Scales::Single,
+            Self::Q6_K => Scales::SinglePerHalf,
+        }
+    }
+
+    /// Bytes of a block of a panel.
+    fn block_bytes(self) -> usize {
+        if self.is_narrow() { BLOCK / 2 * WIDTH } else { BLOCK * WIDTH }
+    }
+}
+
+/// The numbers of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scales {
+    /// 16-bit numbers of IEEE 754, one for the block.
+    Half,
+    /// Numbers that need 32 bits, one for the block: products of a scale and a scale of scales.
+    Single,
+    /// The same, one for each half of a block.
+    SinglePerHalf,
+}
+
+impl Scales {
+    /// Scales of a block.
+    fn per_block(self) -> usize {
+        if self == Self::SinglePerHalf { 2 } else { 1 }
+    }
+}
+
+/// Scales or minima in memory, [`WIDTH`] columns of a panel side by side.
+#[derive(Clone, Debug)]
+enum Numbers {
+    Half(Vec<u16>),
+    Single(Vec<f32>),
+}
+
+impl Numbers {
+    fn zeros(scales: Scales, count: usize) -> Self {
+        if scales == Scales::Half { Self::Half(vec![0; count]) } else { Self::Single(vec![0.0; count]) }
+    }
+
+    fn put(&mut self, place: usize, number: f32) {
+        match self {
+            Self::Half(numbers) => numbers[place] = half::f16::from_f32(number).to_bits(),
+            Self::Single(numbers) => numbers[place] = number,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Half(numbers) => size_of_val(&numbers[..]),
+            Self::Single(numbers) => size_of_val(&numbers[..]),
+        }
+    }
+
+    fn slice(&self, range: Range<usize>) -> NumbersView<'_> {
+        match self {
+            Self::Half(numbers) => NumbersView::Half(&numbers[range]),
+            Self::Single(numbers) => NumbersView::Single(&numbers[range]),
+        }
+    }
+}
+
+/// [`Numbers`], borrowed.
+#[derive(Clone, Copy)]
+enum NumbersView<'a> {
+    Half(&'a [u16]),
+    Single(&'a [f32]),
+}
+
+impl NumbersView<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::Half(numbers) => numbers.len(),
+            Self::Single(numbers) => numbers.len(),
+        }
+    }
+
+    fn at(self, place: usize) -> f32 {
+        match self {
+            Self::Half(numbers) => half::f16::from_bits(numbers[place]).to_f32(),
+            Self::Single(numbers) => numbers[place],
+        }
+    }
 }
 
 /// A matrix ready for the innermost loop: per panel of [`WIDTH`] columns, block after block.
@@ -53,9 +177,9 @@ pub struct Format {
 pub struct QuantisedPanels {
     format: Format,
     quants: Vec<u8>,
-    /// Of the columns of a panel in one block, then in the next.
-    scales: Vec<u16>,
-    minima: Vec<u16>,
+    /// Of the columns of a panel in one block or half, then in the next.
+    scales: Numbers,
+    minima: Numbers,
     blocks: usize,
     columns: usize,
 }
@@ -76,8 +200,8 @@ impl QuantisedPanels {
         let mut packed = Self {
             format,
             quants: vec![0; panels * blocks * format.block_bytes()],
-            scales: vec![0; numbers],
-            minima: vec![0; if format.has_minimum { numbers } else { 0 }],
+            scales: Numbers::zeros(format.scales(), numbers * format.scales().per_block()),
+            minima: Numbers::zeros(format.scales(), if format.has_minimum() { numbers } else { 0 }),
             blocks,
             columns: count,
         };
@@ -94,13 +218,16 @@ impl QuantisedPanels {
 
     fn put(&mut self, column: usize, block: usize, unpacked: &Unpacked) {
         let (place, lane) = (column / WIDTH * self.blocks + block, column % WIDTH);
-        self.scales[place * WIDTH + lane] = unpacked.scale;
-        if self.format.has_minimum {
-            self.minima[place * WIDTH + lane] = unpacked.minimum;
+        let per_block = self.format.scales().per_block();
+        for (part, scale) in unpacked.scales.into_iter().take(per_block).enumerate() {
+            self.scales.put((place * per_block + part) * WIDTH + lane, scale);
+        }
+        if self.format.has_minimum() {
+            self.minima.put(place * WIDTH + lane, unpacked.minimum);
         }
         let bytes = self.format.block_bytes();
         let target = &mut self.quants[place * bytes..(place + 1) * bytes];
-        let half = if self.format.is_narrow { BLOCK / 2 } else { BLOCK };
+        let half = if self.format.is_narrow() { BLOCK / 2 } else { BLOCK };
         for (index, &quant) in unpacked.quants.iter().enumerate() {
             let (upper, index) = (index / half, index % half);
             target[(index / 4 * WIDTH + lane) * 4 + index % 4] |= quant << (4 * upper);
@@ -119,25 +246,21 @@ impl QuantisedPanels {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.quants.len() + 2 * (self.scales.len() + self.minima.len())
+        self.quants.len() + self.scales.bytes() + self.minima.bytes()
     }
 
     fn panel(&self, panel: usize) -> Panel<'_> {
         let bytes = self.blocks * self.format.block_bytes();
-        let numbers = panel * self.blocks * WIDTH..(panel + 1) * self.blocks * WIDTH;
+        let numbers = |per_block: usize| {
+            let each = self.blocks * per_block * WIDTH;
+            panel * each..(panel + 1) * each
+        };
         Panel {
             format: self.format,
             quants: &self.quants[panel * bytes..(panel + 1) * bytes],
-            scales: &self.scales[numbers.clone()],
-            minima: if self.format.has_minimum { &self.minima[numbers] } else { &[] },
+            scales: self.scales.slice(numbers(self.format.scales().per_block())),
+            minima: self.minima.slice(if self.format.has_minimum() { numbers(1) } else { 0..0 }),
         }
-    }
-}
-
-impl Format {
-    /// Bytes of a block of a panel.
-    fn block_bytes(self) -> usize {
-        if self.is_narrow { BLOCK / 2 * WIDTH } else { BLOCK * WIDTH }
     }
 }
 
@@ -182,8 +305,8 @@ pub fn matmul_quantised(c: &mut [f32], a: &[f32], b: &QuantisedPanels, into: Int
 struct Panel<'a> {
     format: Format,
     quants: &'a [u8],
-    scales: &'a [u16],
-    minima: &'a [u16],
+    scales: NumbersView<'a>,
+    minima: NumbersView<'a>,
 }
 
 /// Where the products with one panel go.
@@ -201,7 +324,7 @@ impl Target {
     ///
     /// # Safety
     /// The row lies inside `C`, and nobody else touches its columns of this panel.
-    #[inline(always)]
+    #[inline]
     unsafe fn put(self, row: usize, sums: &[f32; WIDTH]) {
         // SAFETY: the caller's.
         unsafe {
@@ -255,13 +378,19 @@ unsafe fn multiply(instructions: Instructions, target: Target, rows: Rows<'_>, p
     let bytes = panel.format.block_bytes();
     assert!(
         panel.quants.len() == rows.blocks * bytes
-            && panel.scales.len() == rows.blocks * WIDTH
+            && panel.scales.len() == rows.blocks * panel.format.scales().per_block() * WIDTH
             && rows.quants.len() == count * rows.blocks * BLOCK
             && rows.sums.len() == rows.scales.len(),
         "a panel of {} blocks",
         rows.blocks
     );
-    assert!(!panel.format.has_minimum || panel.minima.len() == panel.scales.len(), "minima");
+    let minima = if panel.format.has_minimum() { rows.blocks * WIDTH } else { 0 };
+    assert!(panel.minima.len() == minima, "{minima} minima");
+    assert!(
+        matches!(panel.scales, NumbersView::Half(_)) == (panel.format.scales() == Scales::Half)
+            && matches!(panel.minima, NumbersView::Half(_)) == (panel.format.scales() == Scales::Half),
+        "numbers of the format"
+    );
     // SAFETY: the caller's, and the lengths just checked.
     unsafe {
         match instructions {
@@ -276,38 +405,36 @@ unsafe fn multiply(instructions: Instructions, target: Target, rows: Rows<'_>, p
 
 /// The definition, which the others equal to the bit.
 unsafe fn plain(target: Target, rows: Rows<'_>, panel: Panel<'_>, count: usize) {
-    let Format { is_narrow, zero, has_minimum } = panel.format;
+    let (is_narrow, has_minimum) = (panel.format.is_narrow(), panel.format.has_minimum());
+    let (parts, half) = (panel.format.scales().per_block(), if is_narrow { BLOCK / 2 } else { BLOCK });
     for row in 0..count {
-        let mut sums = [0.0_f32; WIDTH];
+        let mut totals = [0.0_f32; WIDTH];
         for block in 0..rows.blocks {
             let at = row * rows.blocks + block;
-            let (left, scale, sum) = (&rows.quants[at * BLOCK..][..BLOCK], rows.scales[at], rows.sums[at]);
+            let (left, scale) = (&rows.quants[at * BLOCK..][..BLOCK], rows.scales[at]);
             let right = &panel.quants[block * panel.format.block_bytes()..];
-            for (lane, total) in sums.iter_mut().enumerate() {
-                let mut dot = if has_minimum { 0 } else { -i32::from(zero) * sum };
-                for (index, &left) in left.iter().enumerate() {
-                    let half = if is_narrow { BLOCK / 2 } else { BLOCK };
-                    let (upper, index) = (index / half, index % half);
-                    let byte = right[(index / 4 * WIDTH + lane) * 4 + index % 4];
-                    let quant = if is_narrow { byte >> (4 * upper) & 15 } else { byte };
-                    dot += i32::from(left) * i32::from(quant);
-                }
-                let place = block * WIDTH + lane;
-                let both = widened(panel.scales[place]) * scale;
-                *total = (dot as f32).mul_add(both, *total);
-                if has_minimum {
-                    *total = widened(panel.minima[place]).mul_add(sum as f32 * scale, *total);
+            for part in 0..parts {
+                let sum = if parts == 1 { rows.sums[at].iter().sum() } else { rows.sums[at][part] };
+                for (lane, total) in totals.iter_mut().enumerate() {
+                    let mut dot = if has_minimum { 0 } else { -i32::from(panel.format.zero()) * sum };
+                    let places = part * BLOCK / parts..(part + 1) * BLOCK / parts;
+                    for (place, &left) in places.clone().zip(&left[places]) {
+                        let (upper, index) = (place / half, place % half);
+                        let byte = right[(index / 4 * WIDTH + lane) * 4 + index % 4];
+                        let quant = if is_narrow { byte >> (4 * upper) & 15 } else { byte };
+                        dot += i32::from(left) * i32::from(quant);
+                    }
+                    let both = panel.scales.at((block * parts + part) * WIDTH + lane) * scale;
+                    *total = (dot as f32).mul_add(both, *total);
+                    if has_minimum {
+                        *total = panel.minima.at(block * WIDTH + lane).mul_add(sum as f32 * scale, *total);
+                    }
                 }
             }
         }
         // SAFETY: the caller's.
-        unsafe { target.put(row, &sums) };
+        unsafe { target.put(row, &totals) };
     }
-}
-
-/// A 16-bit number of IEEE 754 as a wider one, exactly.
-fn widened(bits: u16) -> f32 {
-    half::f16::from_bits(bits).to_f32()
 }
 
 #[cfg(test)]

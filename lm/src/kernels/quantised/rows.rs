@@ -12,8 +12,8 @@ const WORTH_QUANTISING: usize = 1 << 15;
 pub(super) struct QuantisedRows {
     quants: Vec<i8>,
     scales: Vec<f32>,
-    /// The sum of the quants of each block.
-    sums: Vec<i32>,
+    /// The sums of the quants of each block's halves.
+    sums: Vec<[i32; 2]>,
     blocks: usize,
 }
 
@@ -24,7 +24,7 @@ impl QuantisedRows {
         self.blocks = blocks;
         self.quants.resize(a.len(), 0);
         self.scales.resize(total, 0.0);
-        self.sums.resize(total, 0);
+        self.sums.resize(total, [0; 2]);
         let each = if rayon::current_num_threads() > 1 { WORTH_QUANTISING } else { a.len().max(BLOCK) };
         if a.len() <= each {
             return quantise(a, &mut self.quants, &mut self.scales, &mut self.sums);
@@ -44,7 +44,7 @@ impl QuantisedRows {
 }
 
 /// The nearest multiples of a scale that makes the largest element of a block 127.
-fn quantise(a: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantise(a: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [[i32; 2]]) {
     let blocks = a.as_chunks().0.iter().zip(quants.as_chunks_mut().0);
     let blocks = blocks.zip(scales.iter_mut().zip(sums));
     #[cfg(target_arch = "x86_64")]
@@ -60,18 +60,17 @@ fn quantise(a: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) 
     }
 }
 
-/// The scale of a block and the sum of its quants. Not left to the compiler to vectorise: it takes several blocks at once, and
+/// The scale of a block and the sums of the quants of its halves. Not left to the compiler to vectorise: it takes several blocks at once, and
 /// spends its time on gathering them.
-pub(super) fn quantise_block(block: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> (f32, i32) {
+pub(super) fn quantise_block(block: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
     // The bits of magnitudes are in their order. What is no number is above them all, and spoils the scale as it should.
     let largest = block.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
     let (scale, inverse) = scale(f32::from_bits(largest));
-    let mut sum = 0;
     for (quant, value) in quants.iter_mut().zip(block) {
         *quant = (value * inverse).round_ties_even() as i8;
-        sum += i32::from(*quant);
     }
-    (scale, sum)
+    let sum = |half: &[i8]| half.iter().copied().map(i32::from).sum();
+    (scale, [sum(&quants[..BLOCK / 2]), sum(&quants[BLOCK / 2..])])
 }
 
 /// The scale of a block with this largest magnitude, and what its elements are multiplied with.
@@ -84,7 +83,7 @@ pub(super) fn scale(largest: f32) -> (f32, f32) {
 pub(super) struct Rows<'a> {
     pub(super) quants: &'a [i8],
     pub(super) scales: &'a [f32],
-    pub(super) sums: &'a [i32],
+    pub(super) sums: &'a [[i32; 2]],
     /// Of every row.
     pub(super) blocks: usize,
 }

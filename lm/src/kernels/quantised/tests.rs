@@ -4,11 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FORMATS: [Format; 4] = [
-    Format { is_narrow: true, zero: 8, has_minimum: false },
-    Format { is_narrow: true, zero: 0, has_minimum: true },
-    Format { is_narrow: false, zero: 128, has_minimum: false },
-    Format { is_narrow: false, zero: 0, has_minimum: true },
+const FORMATS: [Format; 8] = [
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q8_0,
+    Format::Q4_K,
+    Format::Q5_K,
+    Format::Q6_K,
 ];
 
 fn numbers(seed: u32) -> impl FnMut() -> f32 {
@@ -26,15 +30,24 @@ fn matrix(format: Format, depth: usize, columns: usize, seed: u32) -> (Quantised
     for _ in 0..columns {
         let mut column = Vec::new();
         for _ in 0..depth / BLOCK {
-            let scale = half::f16::from_f32(next() * 0.1);
-            let minimum = half::f16::from_f32(if format.has_minimum { next() } else { 0.0 });
-            let most = if format.is_narrow { 15.0 } else { 255.0 };
-            let quants = std::array::from_fn(|_| ((next() * 0.5 + 0.5) * (most + 0.99)) as u8);
-            wide.extend(quants.map(|quant| {
-                let zero = if format.has_minimum { 0.0 } else { f32::from(format.zero) };
-                scale.to_f32() * (f32::from(quant) - zero) + minimum.to_f32()
+            let mut number = |size: f32| {
+                let number = next() * size;
+                if format.scales() == Scales::Half { half::f16::from_f32(number).to_f32() } else { number }
+            };
+            let first = number(0.1);
+            let scales = [first, if format == Format::Q6_K { number(0.1) } else { first }];
+            let minimum = if format.has_minimum() { number(1.0) } else { 0.0 };
+            let most = match format {
+                Format::Q4_0 | Format::Q4_1 | Format::Q4_K => 15.0,
+                Format::Q5_0 | Format::Q5_1 | Format::Q5_K => 31.0,
+                Format::Q6_K => 63.0,
+                Format::Q8_0 => 255.0,
+            };
+            let quants: [u8; BLOCK] = std::array::from_fn(|_| ((next() * 0.5 + 0.5) * (most + 0.99)) as u8);
+            wide.extend(quants.iter().enumerate().map(|(index, &quant)| {
+                scales[index / 16] * (f32::from(quant) - f32::from(format.zero())) + minimum
             }));
-            column.push(Unpacked { quants, scale: scale.to_bits(), minimum: minimum.to_bits() });
+            column.push(Unpacked { quants, scales, minimum });
         }
         all.push(column);
     }
@@ -58,7 +71,7 @@ fn available() -> Vec<Instructions> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn every_instruction_set_gives_the_same_bits(rows in 0_usize..20, blocks in 1_usize..6, columns in 1_usize..40, format in 0_usize..4, seed: u32) {
+    fn every_instruction_set_gives_the_same_bits(rows in 0_usize..20, blocks in 1_usize..6, columns in 1_usize..40, format in 0_usize..8, seed: u32) {
         let (b, _) = matrix(FORMATS[format], blocks * BLOCK, columns, seed);
         let mut next = numbers(!seed);
         let a: Vec<f32> = (0..rows * blocks * BLOCK).map(|_| next()).collect();
@@ -92,7 +105,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_is_the_same_in_any_company(rows in 1_usize..40, columns in 1_usize..80, format in 0_usize..4, seed: u32, threads in 1_usize..4) {
+    fn a_row_is_the_same_in_any_company(rows in 1_usize..40, columns in 1_usize..80, format in 0_usize..8, seed: u32, threads in 1_usize..4) {
         let depth = 96;
         let (b, _) = matrix(FORMATS[format], depth, columns, seed);
         let mut next = numbers(!seed);

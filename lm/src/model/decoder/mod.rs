@@ -135,15 +135,14 @@ impl WeightReader<'_> {
     /// Projections from the same input, packed as one: in the form they are stored in, if they all are stored in one that
     /// can be computed with, and else as 32-bit numbers.
     fn projection(&self, places: &Range<usize>) -> Result<Projection, ModelError> {
-        let projection = match self.quantised(places)? {
-            Some(panels) => Projection::Blocks(panels),
-            None => {
-                let weights = self.vector(places)?;
-                let inputs = self.places.within(places).first().map_or(1, |parameter| parameter.shape[1]);
-                // A stored projection has a row per output: transposed it is the right-hand side of a product.
-                let matrix = Matrix::new(&weights, weights.len() / inputs, inputs).transposed();
-                Projection::Floats(Panels::new(matrix))
-            }
+        let projection = if let Some(panels) = self.quantised(places)? {
+            Projection::Blocks(panels)
+        } else {
+            let weights = self.vector(places)?;
+            let inputs = self.places.within(places).first().map_or(1, |parameter| parameter.shape[1]);
+            // A stored projection has a row per output: transposed it is the right-hand side of a product.
+            let matrix = Matrix::new(&weights, weights.len() / inputs, inputs).transposed();
+            Projection::Floats(Panels::new(matrix))
         };
         self.bytes.set(self.bytes.get() + projection.bytes());
         Ok(projection)
