@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::model::{Config, Parameter, Places};
+use crate::model::config::Config;
+use crate::model::parameters::{Parameter, Places};
 pub use element::ElementType;
 use header::{Header, TensorInfo};
 pub use header::{Metadata, Value};

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Value;
 use super::header::{Header, Metadata};
-use crate::model::{Config, RopeParameters, Scaling};
+use crate::model::config::{Config, RopeParameters, Scaling};
 
 /// The tensor that divides the rotary frequencies of Llama 3.1 and later, one number per pair of a head's elements.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";

@@ -5,9 +5,9 @@
 //! token has the same logits, to the bit, in either.
 
 mod adapters;
-mod config;
+pub(crate) mod config;
 mod decoder;
-mod parameters;
+pub(crate) mod parameters;
 mod source;
 mod tape;
 

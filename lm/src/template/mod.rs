@@ -4,6 +4,7 @@
 //! prompt's tokens are exactly those of inference and the completion's exactly those a model would have to produce.
 //! Earlier responses are context, as they are at inference, where many templates rewrite them.
 
+pub(crate) mod built_in;
 mod environment;
 mod gate;
 mod python;
@@ -17,19 +18,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use crate::tokenizer::{Configuration, Tokenizer, TokenizerError};
+pub use built_in::BUILT_IN;
+#[cfg(test)]
+use built_in::HARMONY;
 pub use environment::Date;
 pub use gate::{GateCheck, GateFault, gate};
-
-/// The chat template of the models made here: turns as `<|user|>…<|end|>`, thinking tags, and a generation prompt that
-/// ends with `<|assistant|><think>` and a line break. It wants the special tokens of [`crate::tokenizer::Specials::chat`] and a
-/// vocabulary with the line break. `enable_thinking: false` gives an empty pair of tags instead.
-pub const BUILT_IN: &str = include_str!("jinja/built_in.jinja");
-
-/// The chat template that is put beside a Tekken vocabulary of the version v3, as Mistral-Nemo's.
-pub(crate) const TEKKEN_V3: &str = include_str!("jinja/tekken_v3.jinja");
-
-/// The chat template that is put beside the vocabulary of the gpt-oss models.
-pub(crate) const HARMONY: &str = include_str!("jinja/harmony.jinja");
 
 /// What a response writes before its thinking.
 pub const THINK_OPEN: &str = "<think>";

@@ -32,7 +32,7 @@ impl Specials {
             padding: Some("<|pad|>".to_owned()),
             control: owned(&["<|system|>", "<|user|>", "<|assistant|>"]),
             tags: owned(&["<think>", "</think>"]),
-            chat_template: Some(crate::template::BUILT_IN.to_owned()),
+            chat_template: Some(crate::template::built_in::BUILT_IN.to_owned()),
         }
     }
 

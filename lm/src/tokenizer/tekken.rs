@@ -10,7 +10,7 @@ use super::base64;
 use super::byte_level::{Added, ByteLevel};
 use super::configuration::Written;
 use super::split::Split;
-use crate::template::TEKKEN_V3;
+use crate::template::built_in::TEKKEN_V3;
 
 /// The special tokens of files that do not name them, by id.
 const UNNAMED: [&str; 20] = [

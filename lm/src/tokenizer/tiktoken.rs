@@ -9,7 +9,7 @@ use super::base64;
 use super::byte_level::{Added, ByteLevel};
 use super::configuration::Written;
 use super::split::Split;
-use crate::template::HARMONY;
+use crate::template::built_in::HARMONY;
 
 /// The file beside a rank file that maps special tokens to ids.
 pub(super) const SPECIALS_FILE: &str = "special_tokens.json";

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::matmul::{Into, WIDTH};
 use super::share::{Shared, share};
-use rows::{QuantisedRows, Rows};
+use rows::QuantisedRows;
 
 /// Elements of a block: of a row they share a scale, of a column they or their halves do.
 pub const BLOCK: usize = 32;
@@ -298,6 +298,21 @@ pub fn matmul_quantised(c: &mut [f32], a: &[f32], b: &QuantisedPanels, into: Int
         }
     });
     ROWS.set(quantised);
+}
+
+/// The scale of a block with this largest magnitude, and what its elements are multiplied with.
+fn scale(largest: f32) -> (f32, f32) {
+    (largest / 127.0, if largest > 0.0 { 127.0 / largest } else { 0.0 })
+}
+
+/// [`QuantisedRows`], borrowed.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    quants: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [[i32; 2]],
+    /// Of every row.
+    blocks: usize,
 }
 
 /// One panel of a matrix.

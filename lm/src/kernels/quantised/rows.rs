@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::BLOCK;
+use super::{BLOCK, Rows, scale};
 
 /// Elements whose quantisation is worth handing to another thread.
 const WORTH_QUANTISING: usize = 1 << 15;
@@ -71,19 +71,4 @@ pub(super) fn quantise_block(block: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> 
     }
     let sum = |half: &[i8]| half.iter().copied().map(i32::from).sum();
     (scale, [sum(&quants[..BLOCK / 2]), sum(&quants[BLOCK / 2..])])
-}
-
-/// The scale of a block with this largest magnitude, and what its elements are multiplied with.
-pub(super) fn scale(largest: f32) -> (f32, f32) {
-    (largest / 127.0, if largest > 0.0 { 127.0 / largest } else { 0.0 })
-}
-
-/// [`QuantisedRows`], borrowed.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) quants: &'a [i8],
-    pub(super) scales: &'a [f32],
-    pub(super) sums: &'a [[i32; 2]],
-    /// Of every row.
-    pub(super) blocks: usize,
 }

@@ -4,8 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::rows::{Rows, scale};
-use super::{BLOCK, Format, NumbersView, Panel, Target};
+use super::{BLOCK, Format, NumbersView, Panel, Rows, Target, scale};
 use crate::kernels::matmul::WIDTH;
 
 /// Where numbers begin; of which kind they are is known from the format.
