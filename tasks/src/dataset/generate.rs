@@ -3,25 +3,33 @@
 use dag_engine::seed;
 use serde_json::json;
 
-use super::source::{Place, Rows, Source};
 use crate::arithmetic::Chain;
 use crate::records::draw;
 use crate::table::Row;
 
-/// The rows of a generator. A problem depends on its number and the seed alone, so that a larger count only adds problems.
-pub(super) fn rows(source: &Source, experiment: u64) -> Rows<'_> {
-    let (least, most) = source.steps.unwrap_or((2, 6));
-    let modulus = source.modulus.unwrap_or(10);
-    let seed = draw(experiment, source.seed);
-    Box::new((1..=source.count.unwrap_or(0)).map(move |number| {
-        let chain =
-            Chain::draw(seed::derive(seed, &[b"problem", &number.to_le_bytes()]), least, most, modulus);
-        let row = Row::from_iter([
-            ("id".to_owned(), json!(format!("arithmetic-{}-{number:06}", source.seed))),
-            ("problem".to_owned(), json!(chain.problem())),
-            ("answer".to_owned(), json!(chain.answer().to_string())),
-            ("steps".to_owned(), json!(chain.steps())),
-        ]);
-        Ok((Place::number(number), row))
-    }))
+/// What is generated.
+pub(super) struct Problems {
+    pub(super) count: u64,
+    /// The least and the most steps of one.
+    pub(super) steps: (u32, u32),
+    pub(super) modulus: u32,
+    pub(super) seed: u64,
+}
+
+impl Problems {
+    /// The problems as rows. One depends on its number and the seeds alone, so that a larger count only adds problems.
+    pub(super) fn rows(self, experiment: u64) -> impl Iterator<Item = Row> {
+        let Self { count, steps: (least, most), modulus, seed: own } = self;
+        let seed = draw(experiment, own);
+        (1..=count).map(move |number| {
+            let seed = seed::derive(seed, &[b"problem", &number.to_le_bytes()]);
+            let chain = Chain::draw(seed, least, most, modulus);
+            Row::from_iter([
+                ("id".to_owned(), json!(format!("arithmetic-{own}-{number:06}"))),
+                ("problem".to_owned(), json!(chain.problem())),
+                ("answer".to_owned(), json!(chain.answer().to_string())),
+                ("steps".to_owned(), json!(chain.steps())),
+            ])
+        })
+    }
 }

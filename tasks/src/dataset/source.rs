@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::csv::CsvReader;
+use super::generate::Problems;
 use crate::table::{Row, TableReader};
 
 /// The longest line of a text file. Longer ones are no data but an accident.
@@ -195,7 +196,15 @@ impl Source {
             ));
         }
         if self.generator.is_some() {
-            return Ok(super::generate::rows(self, seed));
+            let problems = Problems {
+                count: self.count.unwrap_or(0),
+                steps: self.steps.unwrap_or((2, 6)),
+                modulus: self.modulus.unwrap_or(10),
+                seed: self.seed,
+            };
+            return Ok(Box::new(
+                (1..).zip(problems.rows(seed)).map(|(number, row)| Ok((Place::number(number), row))),
+            ));
         }
         if files.is_empty() {
             let path = self.path.as_deref().unwrap_or_default();
