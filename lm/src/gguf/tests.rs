@@ -307,6 +307,14 @@ fn faults_name_the_file_and_the_tensor() {
     std::fs::write(&file, &poisoned).unwrap();
     let poisoned = model::verify(&file).unwrap_err().to_string();
     assert!(poisoned.contains("has NaN as element"), "{poisoned}");
+    // Scales of blocks, too, before anything is computed with them.
+    write(&made, "llama", GgmlDType::Q4_0, &file);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let half = bytes.len() / 2;
+    bytes[half..].fill(0xff);
+    std::fs::write(&file, &bytes).unwrap();
+    let poisoned = Model::load(&file, Precision::AsStored, &Device::Cpu { threads: 1 }).unwrap_err();
+    assert!(poisoned.to_string().contains("has NaN as element"), "{poisoned}");
 }
 
 proptest! {
