@@ -14,49 +14,28 @@ prefill of one long prompt.
 """
 import argparse
 import ctypes
-import os
-import pathlib
-import statistics
-import subprocess
 import time
 
 import llama_cpp as llama
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-MODELS = pathlib.Path(os.environ.get("DAG_TEST_MODELS") or ROOT / "target/test-models")
-OWN = MODELS / "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+from decoding import GGUF, Ours, add_options, cases, compared
+
 TYPES = {"Q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0, "Q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0, "F32": llama.LLAMA_FTYPE_ALL_F32}
 
 
 def made(kind):
     """The model in this format."""
     if kind == "Q4_1":
-        return OWN
-    path = OWN.with_name(OWN.name.replace("Q4_1", kind))
+        return GGUF
+    path = GGUF.with_name(GGUF.name.replace("Q4_1", kind))
     if not path.exists():
         params = llama.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize, params.nthread = TYPES[kind], True, 2
         partial = path.with_suffix(".partial")
-        if llama.llama_model_quantize(str(OWN).encode(), str(partial).encode(), ctypes.byref(params)):
+        if llama.llama_model_quantize(str(GGUF).encode(), str(partial).encode(), ctypes.byref(params)):
             raise SystemExit(f"llama.cpp could not make {path}")
         partial.rename(path)
     return path
-
-
-class Ours:
-    def __init__(self, path, threads):
-        command = [TARGET / "release/examples/decode_speed", path, str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def seconds(self, batch, prompt, tokens):
-        self.process.stdin.write(f"{batch} {prompt} {tokens}\n")
-        self.process.stdin.flush()
-        return tuple(map(float, self.process.stdout.readline().split()))
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 class Theirs:
@@ -103,30 +82,18 @@ class Theirs:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("threads", 2), ("rounds", 5), ("prompt", 64), ("tokens", 64), ("long", 512)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--batches", default="1,8,32")
+    add_options(parser)
     parser.add_argument("--formats", default="Q4_0,Q8_0,Q4_1,F32")
     arguments = parser.parse_args()
     silent = llama.llama_log_callback(lambda level, text, data: None)
     llama.llama_log_set(silent, None)
-    decoding = [(f"decode, batch {batch}", (int(batch), arguments.prompt, arguments.tokens)) for batch in arguments.batches.split(",")]
     print(f"{arguments.threads} threads, llama-cpp-python {llama.__version__}; tokens/s, medians of {arguments.rounds}")
     best = {}
     for kind in arguments.formats.split(","):
         path = made(kind)
         sides = {"dag": Ours(path, arguments.threads), "llama.cpp": Theirs(path, arguments.threads)}
-        for name, case in [*decoding, (f"prefill of {arguments.long}", (1, arguments.long, 2))]:
-            batch, prompt, tokens = case
-            rates = {side: [] for side in sides}
-            for round in range(arguments.rounds + 1):
-                for side, timer in sides.items():
-                    first, rest = timer.seconds(*case)
-                    # The first round warms up.
-                    if round:
-                        rates[side].append(batch * (tokens - 1) / rest if name.startswith("decode") else batch * prompt / first)
-            ours, theirs = (statistics.median(rates[side]) for side in sides)
-            ratio = statistics.median(ours / theirs for ours, theirs in zip(*rates.values()))
+        for name, case in cases(arguments):
+            ours, theirs, ratio = compared(sides, name, case, arguments.rounds)
             print(f"{kind:5} {name:18} dag {ours:8.1f}   llama.cpp {theirs:8.1f}   ratio {ratio:.2f}", flush=True)
             if kind != "F32":
                 most = best.setdefault(name, {side: (0.0, "") for side in sides})

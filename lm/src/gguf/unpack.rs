@@ -21,16 +21,15 @@ impl ElementType {
 }
 
 impl Blocks<'_> {
-    /// The rows one after the other, each as its blocks; `None` if the kernels do not compute on them.
-    pub fn unpacked(&self) -> Option<impl ExactSizeIterator<Item = impl Iterator<Item = Unpacked>>> {
-        let format = self.element.kernel_format()?;
+    /// The rows one after the other, each as its blocks. `format` is that of the elements.
+    pub(crate) fn unpacked(&self, format: Format) -> impl Iterator<Item = impl Iterator<Item = Unpacked>> {
         let (elements, size) = self.element.block();
         let row = self.columns / elements * size;
         let rows = (0..self.rows).map(move |index| &self.bytes[index * row..(index + 1) * row]);
-        Some(rows.map(move |row| {
+        rows.map(move |row| {
             let blocks = row.chunks_exact(size);
             blocks.flat_map(move |block| (0..elements / BLOCK).map(move |index| unpack(format, block, index)))
-        }))
+        })
     }
 }
 
@@ -151,7 +150,7 @@ mod tests {
             }
             let wide = element.dequantise(&bytes).unwrap();
             let blocks = Blocks { element, rows: 3, columns: 2 * elements, bytes: Cow::Borrowed(&bytes) };
-            let found: Vec<Unpacked> = blocks.unpacked().unwrap().flatten().collect();
+            let found: Vec<Unpacked> = blocks.unpacked(format).flatten().collect();
             prop_assert_eq!(found.len() * BLOCK, wide.len());
             for (wide, block) in wide.chunks_exact(BLOCK).zip(found) {
                 for (place, (wide, quant)) in wide.iter().zip(block.quants).enumerate() {

@@ -20,6 +20,24 @@ fn sum<const PARTS: usize>(sums: [i32; 2], part: usize) -> i32 {
     if PARTS == 1 { sums[0] + sums[1] } else { sums[part] }
 }
 
+/// Calls a kernel as it is compiled for the format of the panel: whether quants are narrow, whether there are minima, whether
+/// numbers have 16 bits, and how many parts of a block have a scale.
+macro_rules! for_format {
+    ($kernel:ident::<$count:ident>($target:ident, $rows:ident, $panel:ident, $first:ident)) => {
+        match $panel.format {
+            Format::Q4_0 => $kernel::<$count, true, false, true, 1>($target, $rows, $panel, $first),
+            Format::Q4_1 => $kernel::<$count, true, true, true, 1>($target, $rows, $panel, $first),
+            Format::Q5_0 | Format::Q8_0 => {
+                $kernel::<$count, false, false, true, 1>($target, $rows, $panel, $first);
+            }
+            Format::Q5_1 => $kernel::<$count, false, true, true, 1>($target, $rows, $panel, $first),
+            Format::Q4_K => $kernel::<$count, true, true, false, 1>($target, $rows, $panel, $first),
+            Format::Q5_K => $kernel::<$count, false, true, false, 1>($target, $rows, $panel, $first),
+            Format::Q6_K => $kernel::<$count, false, false, false, 2>($target, $rows, $panel, $first),
+        }
+    };
+}
+
 /// # Safety
 /// As [`super::multiply`], whose checks have passed.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -43,15 +61,7 @@ pub(super) unsafe fn multiply_vnni(target: Target, rows: Rows<'_>, panel: Panel<
 unsafe fn vnni_rows<const M: usize>(target: Target, rows: Rows<'_>, panel: Panel<'_>, first: usize) -> usize {
     // SAFETY: the caller's.
     unsafe {
-        match panel.format {
-            Format::Q4_0 => vnni::<M, true, false, true, 1>(target, rows, panel, first),
-            Format::Q4_1 => vnni::<M, true, true, true, 1>(target, rows, panel, first),
-            Format::Q5_0 | Format::Q8_0 => vnni::<M, false, false, true, 1>(target, rows, panel, first),
-            Format::Q5_1 => vnni::<M, false, true, true, 1>(target, rows, panel, first),
-            Format::Q4_K => vnni::<M, true, true, false, 1>(target, rows, panel, first),
-            Format::Q5_K => vnni::<M, false, true, false, 1>(target, rows, panel, first),
-            Format::Q6_K => vnni::<M, false, false, false, 2>(target, rows, panel, first),
-        }
+        for_format!(vnni::<M>(target, rows, panel, first));
     }
     M
 }
@@ -155,15 +165,7 @@ pub(super) unsafe fn multiply_avx2(target: Target, rows: Rows<'_>, panel: Panel<
 unsafe fn avx2_rows<const M: usize>(target: Target, rows: Rows<'_>, panel: Panel<'_>, first: usize) -> usize {
     // SAFETY: the caller's.
     unsafe {
-        match panel.format {
-            Format::Q4_0 => avx2::<M, true, false, true, 1>(target, rows, panel, first),
-            Format::Q4_1 => avx2::<M, true, true, true, 1>(target, rows, panel, first),
-            Format::Q5_0 | Format::Q8_0 => avx2::<M, false, false, true, 1>(target, rows, panel, first),
-            Format::Q5_1 => avx2::<M, false, true, true, 1>(target, rows, panel, first),
-            Format::Q4_K => avx2::<M, true, true, false, 1>(target, rows, panel, first),
-            Format::Q5_K => avx2::<M, false, true, false, 1>(target, rows, panel, first),
-            Format::Q6_K => avx2::<M, false, false, false, 2>(target, rows, panel, first),
-        }
+        for_format!(avx2::<M>(target, rows, panel, first));
     }
     M
 }

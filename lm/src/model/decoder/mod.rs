@@ -150,9 +150,8 @@ impl WeightReader<'_> {
 
     fn quantised(&self, places: &Range<usize>) -> Result<Option<QuantisedPanels>, ModelError> {
         let Some((format, blocks)) = self.blocks(places)? else { return Ok(None) };
-        let rows: Option<Vec<_>> = blocks.iter().map(Blocks::unpacked).collect();
-        let rows: Option<Vec<_>> = rows.map(|rows| rows.into_iter().flatten().collect());
-        Ok(rows.map(|rows| QuantisedPanels::new(format, blocks[0].columns, rows.into_iter())))
+        let rows: Vec<_> = blocks.iter().flat_map(|blocks| blocks.unpacked(format)).collect();
+        Ok(Some(QuantisedPanels::new(format, blocks[0].columns, rows.into_iter())))
     }
 
     fn embedding(&self, places: &Range<usize>) -> Result<Embedding, ModelError> {
