@@ -16,13 +16,13 @@ const CHECKPOINT_EVERY: u64 = 100;
 const IN_FLIGHT: u64 = 16;
 
 /// A generator of random numbers; its first number is its seed.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// From the environment variable `DAG_CRASH_SEED`, or from the clock. It is printed, so that a failure can be repeated.
     #[expect(clippy::disallowed_methods, reason = "another run of the test shall try other instants")]
     #[expect(clippy::print_stderr, reason = "a failure is repeated with this number")]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let given = std::env::var("DAG_CRASH_SEED").ok().map(|text| text.parse().expect("a number"));
         let seed = given.unwrap_or_else(|| {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -32,8 +32,13 @@ impl Random {
         Self(seed)
     }
 
+    /// From a number, for what shall be the same every time.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// From zero to below one (splitmix64).
-    fn share(&mut self) -> f64 {
+    pub(crate) fn share(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

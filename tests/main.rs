@@ -4,7 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-mod chat_server;
 mod cli_commands;
 mod cli_errors;
 mod cli_live;
@@ -12,7 +11,9 @@ mod cli_run;
 mod crash;
 mod gsm8k_traces;
 mod layering;
+mod ledger;
 mod main_job;
+mod mock;
 mod reuse;
 mod smollm2;
 mod store;

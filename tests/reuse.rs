@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::chat_server::{ChatServer, judge};
+use crate::mock::{Behaviour, Mock, judge};
 use crate::store;
 use crate::support::{Ran, Sandbox};
 
@@ -47,7 +47,7 @@ fn data(numbers: impl IntoIterator<Item = u32>) -> String {
     numbers.into_iter().map(|n| problem(n).to_string() + "\n").collect()
 }
 
-fn judging(server: &ChatServer, rows: u32) -> Sandbox {
+fn judging(server: &Mock, rows: u32) -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.write("judging.yaml", &JUDGING.replace("$(address)", server.address()));
     sandbox.write("problems.jsonl", &data(0..rows));
@@ -81,7 +81,7 @@ fn summary(ran: &Ran) -> &str {
 #[test]
 fn another_parser_reads_the_stored_verdicts_and_asks_nobody() {
     const ROWS: u32 = 240;
-    let server = ChatServer::start(judge);
+    let server = Mock::start(Behaviour::of(judge));
     let sandbox = judging(&server, ROWS);
     run(&sandbox, &[]);
     assert_eq!(server.calls(), u64::from(ROWS), "every response is judged once");
@@ -122,7 +122,7 @@ fn another_parser_reads_the_stored_verdicts_and_asks_nobody() {
 
 #[test]
 fn ten_more_rows_ask_for_ten_more_records() {
-    let server = ChatServer::start(judge);
+    let server = Mock::start(Behaviour::of(judge));
     let sandbox = judging(&server, 40);
     run(&sandbox, &[]);
     let before = rows(&sandbox, "judged", &[]);
@@ -144,7 +144,7 @@ fn ten_more_rows_ask_for_ten_more_records() {
 
 #[test]
 fn edits_that_change_no_byte_of_an_output_run_nothing_after_it() {
-    let server = ChatServer::start(judge);
+    let server = Mock::start(Behaviour::of(judge));
     let sandbox = judging(&server, 20);
     run(&sandbox, &[]);
     let up_to_date = "4 nodes, all up to date; 0 ran";

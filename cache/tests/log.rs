@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dag_cache::{Digest, RecordLog, View, Writer};
 use proptest::prelude::*;
@@ -232,6 +233,8 @@ fn intents_without_an_outcome_are_known_after_the_death_of_their_process() {
         log.intent(&key(1)).unwrap();
         log.intent(&key(2)).unwrap();
         log.put(&key(2), b"an outcome").unwrap();
+        log.intent(&key(3)).unwrap();
+        log.void(&key(3)).unwrap();
         assert_eq!(log.unknown(), [], "what is in flight here or elsewhere is not unknown");
     }
     let (_writer, log) = open(dir.path());
@@ -243,6 +246,21 @@ fn intents_without_an_outcome_are_known_after_the_death_of_their_process() {
     assert_eq!(log.unknown(), [key(1)], "kept when segments are merged");
     log.put(&key(1), b"late").unwrap();
     assert_eq!(log.unknown(), []);
+}
+
+#[test]
+fn a_key_is_claimed_by_one_and_waited_for_by_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_writer, log) = open(dir.path());
+    assert!(log.claim(&key(1)) && !log.claim(&key(1)) && log.claim(&key(2)));
+    assert!(!log.wait(&key(1), Duration::from_millis(10)));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| log.wait(&key(1), Duration::from_mins(1)));
+        log.put(&key(1), b"an outcome").unwrap();
+        log.release(&key(1));
+        assert!(waiting.join().unwrap());
+    });
+    assert!(log.claim(&key(1)));
 }
 
 #[test]

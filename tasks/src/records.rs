@@ -7,19 +7,21 @@
 //!
 //! The raw response is what is stored; everything read out of it is derived again each time.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dag_engine::task::{TaskCx, TaskError};
 use dag_engine::{Digest, RecordLog, canonical, seed};
 use serde_json::{Value, json};
 
-use crate::backend::{
-    Backend, Failure, FailureKind, Message, Raw, Reply, Request, Sample, Sampling, count_by_kind,
-};
+use crate::backend::{Backend, Failure, FailureKind, Message, Raw, Reply, Request, Sample, Sampling};
 
 /// Part of every key. Bumped when a stored response could mean something else than before.
 const RECORD_VERSION: u32 = 1;
+/// How often one that waits for another node looks whether the run is to stop.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// The seed of a node: the experiment's, and another for another draw.
 pub fn draw(experiment: u64, draw: u64) -> u64 {
@@ -86,6 +88,29 @@ impl Keys {
     }
 }
 
+/// The rights to ask that one node holds; given back however its asking ends.
+struct Claims<'a> {
+    log: &'a RecordLog,
+    held: RefCell<BTreeSet<Digest>>,
+}
+
+impl Claims<'_> {
+    fn take(&self, key: &Digest) -> bool {
+        self.log.claim(key) && self.held.borrow_mut().insert(*key)
+    }
+
+    fn release(&self, key: &Digest) {
+        self.held.borrow_mut().remove(key);
+        self.log.release(key);
+    }
+}
+
+impl Drop for Claims<'_> {
+    fn drop(&mut self) {
+        self.held.borrow().iter().for_each(|key| self.log.release(key));
+    }
+}
+
 /// What asking came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -141,7 +166,8 @@ impl Records {
     /// Asks for every wanted response that is not stored, and stores it the moment it is there.
     ///
     /// May be called several times; a key is asked for once. A request's intent is written ahead of it where it costs
-    /// money, so that what a killed process may have paid for in vain is known.
+    /// money, so that what a killed process may have paid for in vain is known. What another node of this process is asking
+    /// for is waited for and not asked for again.
     pub fn ask(
         &mut self,
         cx: &TaskCx,
@@ -149,17 +175,47 @@ impl Records {
         sampling: &Sampling,
         prompts: &mut dyn Iterator<Item = Result<Prompt, TaskError>>,
     ) -> Result<(), TaskError> {
-        let cancel = cx.cancel_token();
-        let progress = cx.progress();
-        if backend.is_paid() {
+        if backend.is_paid() && self.asked.is_empty() {
             let unknown = self.stored.log.unknown().len();
-            if unknown > 0 && self.asked.is_empty() {
-                cx.warn(&format!("{unknown} requests of an interrupted run are of unknown state; those needed are sent again"));
+            if unknown > 0 {
+                cx.warn(&format!(
+                    "{unknown} requests of an interrupted run are of unknown state; those needed are sent again"
+                ));
             }
         }
-        let (log, keys, is_paid) = (&self.stored.log, &self.stored.keys, backend.is_paid());
-        let (wanted, counts) = (&mut self.asked, &mut self.counts);
-        let mut fault = None;
+        let log = Arc::clone(&self.stored.log);
+        let mut elsewhere = self.ask_once(cx, backend, sampling, prompts)?;
+        while !elsewhere.is_empty() {
+            for (prompt, key) in &elsewhere {
+                while !log.wait(key, GLANCE) {
+                    if cx.cancelled() {
+                        return Err(TaskError::Cancelled);
+                    }
+                }
+                // Wanted anew: stored by now, or failed there and asked for here.
+                self.asked.remove(key);
+                self.counts.wanted -= prompt.repeats.len() as u64;
+            }
+            let mut again = elsewhere.into_iter().map(|(prompt, _)| Ok(prompt));
+            elsewhere = self.ask_once(cx, backend, sampling, &mut again)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for what is neither stored nor being asked for by another node; gives what is.
+    fn ask_once(
+        &mut self,
+        cx: &TaskCx,
+        backend: &Backend,
+        sampling: &Sampling,
+        prompts: &mut dyn Iterator<Item = Result<Prompt, TaskError>>,
+    ) -> Result<Vec<(Prompt, Digest)>, TaskError> {
+        let cancel = cx.cancel_token();
+        let progress = cx.progress();
+        let (log, keys, is_paid) = (&*self.stored.log, &self.stored.keys, backend.is_paid());
+        let (wanted, counts, failed) = (&mut self.asked, &mut self.counts, &mut self.failed);
+        let claims = Claims { log, held: RefCell::default() };
+        let (mut fault, mut elsewhere) = (None, Vec::new());
         let mut missing = |prompt: Prompt| -> Result<Request, TaskError> {
             let mut samples = Vec::new();
             for repeat in prompt.repeats {
@@ -168,43 +224,48 @@ impl Records {
                     continue;
                 }
                 counts.wanted += 1;
-                if log.get(&sample.key)?.is_some() {
+                // Claimed before it is looked for: another node may be about to store it.
+                if !claims.take(&sample.key) {
+                    let repeats = repeat..repeat + 1;
+                    elsewhere.push((Prompt { messages: prompt.messages.clone(), repeats }, sample.key));
+                } else if log.get(&sample.key)?.is_some() {
+                    claims.release(&sample.key);
                     counts.reused += 1;
                     progress.reused(1);
-                    continue;
+                } else {
+                    if is_paid {
+                        log.intent(&sample.key)?;
+                    }
+                    samples.push(sample);
                 }
-                if is_paid {
-                    log.intent(&sample.key)?;
-                }
-                samples.push(sample);
             }
             Ok(Request { messages: prompt.messages, samples })
         };
-        let mut requests = std::iter::from_fn(|| {
-            while fault.is_none() {
-                match prompts.next()?.and_then(&mut missing) {
-                    Ok(request) if request.samples.is_empty() => {}
-                    Ok(request) => return Some(request),
-                    Err(error) => fault = Some(error),
-                }
+        let mut requests = std::iter::from_fn(|| match prompts.next()?.and_then(&mut missing) {
+            Ok(request) => Some(request),
+            Err(error) => {
+                fault = Some(error);
+                None
             }
-            None
-        });
-        let failed = &mut self.failed;
+        })
+        .fuse();
         let mut finished = |key: Digest, outcome: Result<Raw, Failure>| {
             match outcome {
                 Ok(raw) => {
                     log.put(&key, &raw.to_bytes())?;
-                    if let Ok(reply) = raw.read(false) {
-                        progress.tokens(reply.input_tokens.unwrap_or(0), reply.output_tokens.unwrap_or(0));
-                    }
+                    let (input, output) = raw.tokens();
+                    progress.tokens(input, output);
                     progress.done(1);
                 }
                 Err(failure) => {
+                    if is_paid && !failure.kind.may_be_billed() {
+                        log.void(&key)?;
+                    }
                     progress.failed(&failure.kind.to_string());
                     failed.insert(key, failure);
                 }
             }
+            claims.release(&key);
             Ok(())
         };
         let asked = backend.ask(sampling, &mut requests, &cancel, &mut finished);
@@ -214,8 +275,23 @@ impl Records {
         match fault {
             Some(fault) => Err(fault),
             None if cancel.is_cancelled() => Err(TaskError::Cancelled),
-            None => Ok(()),
+            None => Ok(elsewhere),
         }
+    }
+
+    /// Every kind of failure with its count, one example, and what helps against it; the most frequent first.
+    fn kinds_of_failure(&self) -> String {
+        let mut kinds: BTreeMap<FailureKind, (u64, &str)> = BTreeMap::new();
+        for failure in self.failed.values() {
+            kinds.entry(failure.kind).or_insert((0, &failure.detail)).0 += 1;
+        }
+        let mut kinds: Vec<_> = kinds.into_iter().collect();
+        kinds.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+        let told = kinds.iter().map(|(kind, (count, example))| match kind.help() {
+            Some(help) => format!("{count} {kind} ({}; {help})", example.trim()),
+            None => format!("{count} {kind} ({})", example.trim()),
+        });
+        told.collect::<Vec<_>>().join(", ")
     }
 
     /// Ends a node: as partial where the share of failed records is allowed, else in failure. What is done is kept.
@@ -227,19 +303,12 @@ impl Records {
         if failed == 0 {
             return Ok(());
         }
-        let kinds: Vec<String> = count_by_kind(self.failures())
-            .into_iter()
-            .map(|(kind, count)| format!("{count} {kind}"))
-            .collect();
-        let first = self.failed.values().next().map(|failure| failure.detail.clone()).unwrap_or_default();
-        let summary = format!(
-            "{failed} of {} records failed ({}); the first: {first}",
-            self.counts.wanted,
-            kinds.join(", ")
-        );
-        if failed as f64 > allowed * self.counts.wanted as f64 {
+        let wanted = self.counts.wanted;
+        let summary = format!("{failed} of {wanted} records failed: {}", self.kinds_of_failure());
+        if failed as f64 > allowed * wanted as f64 {
             return Err(TaskError::failed(format!(
-                "{summary}. The others are kept; `run: {{ allow_failed }}` allows {allowed}"
+                "{summary}. The others are kept, and the next run asks for these alone; `run: {{ allow_failed }}` allows \
+                 {allowed} to fail"
             )));
         }
         cx.warn(&summary);

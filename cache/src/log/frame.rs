@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0   magic "DAGF"      4
-//! 4   kind              1   0 value, 1 intent
+//! 4   kind              1   0 value, 1 intent, 2 void
 //! 5   encoding          1   0 as it is, 1 zstd
 //! 6   zero              2
 //! 8   payload length    4   before compression
@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Value,
     /// A request for a key is about to be sent.
     Intent,
+    /// It came to nothing, and that is known.
+    Void,
 }
 
 /// A frame's header.
@@ -65,7 +67,11 @@ pub(crate) fn encode(stream: &Digest, kind: Kind, key: &Digest, payload: &[u8]) 
     let body = squeezed.as_deref().unwrap_or(payload);
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend_from_slice(MAGIC);
-    bytes.push(u8::from(kind == Kind::Intent));
+    bytes.push(match kind {
+        Kind::Value => 0,
+        Kind::Intent => 1,
+        Kind::Void => 2,
+    });
     bytes.push(u8::from(squeezed.is_some()));
     bytes.extend_from_slice(&[0; 2]);
     bytes.extend_from_slice(&length.to_le_bytes());
@@ -86,7 +92,11 @@ impl Header {
         }
         let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         Some(Self {
-            kind: if bytes[4] == 0 { Kind::Value } else { Kind::Intent },
+            kind: match bytes[4] {
+                0 => Kind::Value,
+                2 => Kind::Void,
+                _ => Kind::Intent,
+            },
             compressed: bytes[5] != 0,
             payload: number(8),
             stored: number(12),

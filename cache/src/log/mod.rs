@@ -9,10 +9,11 @@ mod merge;
 mod reader;
 mod segment;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::guard::lock;
@@ -37,6 +38,8 @@ const SEGMENT_BYTES: u64 = 256 << 20;
 pub struct RecordLog {
     reader: Reader,
     own: Mutex<Option<Own>>,
+    claims: Mutex<BTreeSet<Digest>>,
+    released: Condvar,
 }
 
 /// The segment this process appends to; made by the first entry.
@@ -48,7 +51,12 @@ struct Own {
 
 impl RecordLog {
     pub(crate) fn open(layout: &Layout, stream: &Digest) -> Result<Self, CacheError> {
-        Ok(Self { reader: Reader::open(layout, stream)?, own: Mutex::new(None) })
+        Ok(Self {
+            reader: Reader::open(layout, stream)?,
+            own: Mutex::new(None),
+            claims: Mutex::default(),
+            released: Condvar::new(),
+        })
     }
 
     /// The payload stored under `key` by any process. A damaged entry is missing and a fault.
@@ -86,6 +94,35 @@ impl RecordLog {
         }
         let frame = frame::encode(&self.reader.stream(), Kind::Intent, key, &[]);
         self.append(Kind::Intent, key, &frame)
+    }
+
+    /// Notes that a request came to nothing, as far as its server tells: its intent is then of no unknown state.
+    pub fn void(&self, key: &Digest) -> Result<(), CacheError> {
+        let is_open = lock(&self.own).as_ref().is_some_and(|own| own.appender.intends(key));
+        if !is_open {
+            return Ok(());
+        }
+        let frame = frame::encode(&self.reader.stream(), Kind::Void, key, &[]);
+        self.append(Kind::Void, key, &frame)
+    }
+
+    /// Takes the right to ask for `key` in this process, so that two nodes which want one response ask for it once. False
+    /// while another holds it.
+    pub fn claim(&self, key: &Digest) -> bool {
+        lock(&self.claims).insert(*key)
+    }
+
+    /// Gives the right back, and wakes those who wait for it.
+    pub fn release(&self, key: &Digest) {
+        lock(&self.claims).remove(key);
+        self.released.notify_all();
+    }
+
+    /// Waits until nobody holds the right to `key`, at most for `longest`; whether that is so.
+    pub fn wait(&self, key: &Digest, longest: Duration) -> bool {
+        let claims = lock(&self.claims);
+        let waited = self.released.wait_timeout_while(claims, longest, |claims| claims.contains(key));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// The intents without an outcome that processes left which are not running any more, sorted.

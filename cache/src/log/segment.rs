@@ -176,6 +176,9 @@ impl Segment {
             Kind::Intent => {
                 intents.insert(header.key);
             }
+            Kind::Void => {
+                intents.remove(&header.key);
+            }
         })
         .map_err(io)?;
         self.scanned = scan.end;
@@ -376,6 +379,11 @@ impl Appender {
         self.keys.remove(key);
     }
 
+    /// Whether an intent is open here.
+    pub(crate) fn intends(&self, key: &Digest) -> bool {
+        self.intents.contains(key)
+    }
+
     pub(crate) fn append(&mut self, kind: Kind, key: &Digest, frame: &[u8]) -> Result<(), CacheError> {
         let at = self.end;
         self.write(frame)?;
@@ -387,6 +395,9 @@ impl Appender {
             }
             Kind::Intent => {
                 self.intents.insert(*key);
+            }
+            Kind::Void => {
+                self.intents.remove(key);
             }
         }
         Ok(())

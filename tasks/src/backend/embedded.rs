@@ -101,6 +101,9 @@ impl Embedded {
         let prepared = std::iter::from_fn(|| {
             while !cancel.is_cancelled() {
                 let request = requests.next()?;
+                if request.samples.is_empty() {
+                    continue;
+                }
                 match self.prepare(&request.messages, sampling) {
                     Err(failure) => {
                         for sample in request.samples {

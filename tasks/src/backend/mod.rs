@@ -9,7 +9,6 @@ mod sampling;
 mod scripted;
 mod served;
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use dag_engine::Digest;
@@ -17,7 +16,7 @@ use dag_engine::context::{Cancel, Input};
 use dag_engine::task::{Environment, Fault, Missing, TaskCx, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 pub use embedded::Embedded;
 pub use reply::{FinishReason, Raw, Reply, split_thinking};
@@ -84,6 +83,24 @@ pub struct ServedSpec {
     /// server's parser and ours do not fit, and would otherwise be an empty trace.
     #[serde(default)]
     pub thinks: bool,
+    /// How it is asked.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Further fields of every request's body, for what one server has and others have not; null takes one out.
+    #[serde(default)]
+    pub extra: Map<String, Value>,
+}
+
+/// The two ways to ask a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Chat completions: the server puts the messages into the model's template.
+    #[default]
+    Chat,
+    /// Completions of a text: the contents of the messages, one after the other, as they stand. For base models, and for
+    /// prompts that are templated already.
+    Text,
 }
 
 /// Responses that the data already holds.
@@ -133,7 +150,7 @@ pub struct Message {
 pub struct Request {
     /// The conversation so far.
     pub messages: Vec<Message>,
-    /// The samples.
+    /// The samples. None if all are stored: the backend then only looks after what is in flight.
     pub samples: Vec<Sample>,
 }
 
@@ -163,24 +180,28 @@ impl Failure {
 }
 
 /// The kinds of [`Failure`]. They name rows of tables and counts of metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The prompt could not be put to the model.
     Prompt,
-    /// No connection, or it broke.
+    /// No connection could be made.
     Connection,
+    /// The connection broke off after the request was sent.
+    Broken,
     /// No answer in time.
     Timeout,
-    /// The server asks to slow down, after all retries.
+    /// The server asks to slow down (429).
     RateLimit,
+    /// The server has too much to do (503, 529).
+    Overloaded,
     /// The server has a fault of its own (5xx).
     Server,
     /// The server refuses the request (4xx).
     Refused,
     /// The server sends us elsewhere, where the key must not go.
     Redirect,
-    /// The body is not what the protocol says, or broke off.
+    /// The body is not what the protocol says.
     Malformed,
     /// The body is larger than any response.
     TooLarge,
@@ -192,13 +213,52 @@ pub enum FailureKind {
     Filtered,
 }
 
+impl FailureKind {
+    /// Those after which the same request may well be answered.
+    pub const TRANSIENT: [Self; 6] =
+        [Self::Connection, Self::Broken, Self::Timeout, Self::RateLimit, Self::Overloaded, Self::Server];
+
+    /// What helps against it, where that is not plain.
+    pub fn help(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Timeout => "`run: { request_timeout }` is how long one may take",
+            Self::RateLimit => {
+                "`run: { requests_per_minute, tokens_per_minute, concurrency }` ask less of it"
+            }
+            Self::Malformed => {
+                "is this a server of OpenAI's protocol? `run: { retry_on }` tries such answers again"
+            }
+            Self::TooLarge => "`run: { largest_response }` is the most bytes of one",
+            Self::NoThinking => "does the server run with the parser of this model's reasoning?",
+            Self::Redirect => "give the address it ends at as `run: { base_url }`",
+            _ => return None,
+        })
+    }
+
+    /// Whether the server may have billed what ended so.
+    pub fn may_be_billed(self) -> bool {
+        !matches!(
+            self,
+            Self::Prompt
+                | Self::Connection
+                | Self::RateLimit
+                | Self::Overloaded
+                | Self::Server
+                | Self::Refused
+                | Self::Redirect
+        )
+    }
+}
+
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Prompt => "prompt",
             Self::Connection => "connection",
+            Self::Broken => "broken",
             Self::Timeout => "timeout",
             Self::RateLimit => "rate_limit",
+            Self::Overloaded => "overloaded",
             Self::Server => "server",
             Self::Refused => "refused",
             Self::Redirect => "redirect",
@@ -215,25 +275,68 @@ impl fmt::Display for FailureKind {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendRun {
-    /// The address of the server up to `/v1`, such as `http://localhost:8000/v1`.
-    pub base_url: Option<String>,
+    /// The address of the server up to `/v1`, such as `http://localhost:8000/v1`; or several that serve the same model, as
+    /// a list or with commas between them.
+    pub base_url: Option<Addresses>,
     /// The name of the environment variable that holds the key. Never the key itself.
     pub api_key: Option<String>,
-    /// Requests in flight at once (default 32), or sequences decoded side by side (default 16).
+    /// Requests in flight at once, over all addresses, or sequences decoded side by side (default 16). What a server takes
+    /// is found out below this; without it, from 32 up to 1,024.
     pub concurrency: Option<usize>,
+    /// How many requests a minute the provider allows.
+    pub requests_per_minute: Option<f64>,
+    /// How many tokens a minute, read and written, the provider allows.
+    pub tokens_per_minute: Option<f64>,
+    /// How many samples of one prompt one request asks for (default 1). More spare a server without a prefix cache the
+    /// reading, and a provider's customer its price; but the tokens of each sample are then not told.
+    pub samples_per_request: Option<usize>,
+    /// Whether the answer is streamed. For servers, and proxies before them, that close a connection which is silent for
+    /// long.
+    pub stream: bool,
     /// How often one request is tried again after a failure that may pass (default 5).
     pub request_retries: Option<u32>,
+    /// The kinds of failure that may pass (default: connection, broken, timeout, rate_limit,
+    /// overloaded, server). A retry after
+    /// one of the others (malformed, empty, no_thinking, …) is billed again.
+    pub retry_on: Option<Vec<FailureKind>>,
     /// Seconds one request may take (default 14,400).
     pub request_timeout: Option<f64>,
+    /// Seconds an answer that has begun may stand still (default 300).
+    pub idle_timeout: Option<f64>,
+    /// The most bytes of one answer (default 64 MiB, a hundred times the longest of today's).
+    pub largest_response: Option<usize>,
+    /// Seconds without an answer of any server before the node is given up (default 60). One that never answered at all is
+    /// given up at once.
+    pub server_patience: Option<f64>,
     /// The share of records that may fail before the node does (default 0.01). Below it the node commits what there is,
     /// and the next run asks for the rest.
     pub allow_failed: Option<f64>,
+}
+
+/// One address or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Addresses {
+    /// One, or several with commas between them.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
 }
 
 impl BackendRun {
     /// The share of records that may fail.
     pub fn allowed_failures(&self) -> f64 {
         self.allow_failed.unwrap_or(0.01)
+    }
+
+    /// The addresses of the servers.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        let texts: &[String] = match &self.base_url {
+            None => &[],
+            Some(Addresses::One(text)) => std::slice::from_ref(text),
+            Some(Addresses::Many(texts)) => texts,
+        };
+        texts.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|text| !text.is_empty())
     }
 }
 
@@ -247,7 +350,7 @@ pub enum Backend {
     /// The embedded runtime.
     Embedded(Box<Embedded>),
     /// A server.
-    Served(Served),
+    Served(Box<Served>),
 }
 
 impl Backend {
@@ -260,7 +363,7 @@ impl Backend {
     ) -> Result<Self, TaskError> {
         Ok(match spec {
             ModelSpec::Scripted(spec) => Self::Scripted(Scripted::new(spec.clone())),
-            ModelSpec::Openai(spec) => Self::Served(Served::open(spec.clone(), run, cx)?),
+            ModelSpec::Openai(spec) => Self::Served(Box::new(Served::open(spec.clone(), run, cx)?)),
             ModelSpec::Embedded => {
                 let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;
                 Self::Embedded(Box::new(Embedded::open(model, run, cx)?))
@@ -312,15 +415,15 @@ impl Backend {
 pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environment) -> Vec<Missing> {
     let ModelSpec::Openai(spec) = spec else { return Vec::new() };
     let mut missing = Vec::new();
-    match run.base_url.as_deref() {
-        None => missing.push(Missing {
+    if run.endpoints().next().is_none() {
+        missing.push(Missing {
             what: format!("the address of a server for `{}`", spec.name),
             help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`".into(),
-        }),
-        Some(url) => {
-            if let Err(what) = served::check_address(url, run.api_key.is_some()) {
-                missing.push(Missing { what, help: "see `run: { base_url }`".into() });
-            }
+        });
+    }
+    for url in run.endpoints() {
+        if let Err(what) = served::base(url, run.api_key.is_some()) {
+            missing.push(Missing { what, help: "see `run: { base_url }`".into() });
         }
     }
     if let Some(name) = &run.api_key
@@ -348,15 +451,6 @@ pub fn check(spec: &ModelSpec, at: &str) -> Vec<Fault> {
         }
         _ => Vec::new(),
     }
-}
-
-/// Counts of failures by kind, for metrics and messages.
-pub fn count_by_kind<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for failure in failures {
-        *counts.entry(failure.kind.to_string()).or_default() += 1;
-    }
-    counts
 }
 
 /// The part of an identity that all backends share: what kind of thing answers.

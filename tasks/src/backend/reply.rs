@@ -94,6 +94,19 @@ impl Raw {
         Ok(reply)
     }
 
+    /// The tokens of the prompt and of the response, as whoever answered counts them; zero where nobody did.
+    pub fn tokens(&self) -> (u64, u64) {
+        match self {
+            Self::Text { input_tokens, output_tokens, .. } => {
+                (input_tokens.unwrap_or(0), output_tokens.unwrap_or(0))
+            }
+            Self::Chat(body) => {
+                let of = |field| body.get("usage")?.get(field)?.as_u64();
+                (of("prompt_tokens").unwrap_or(0), of("completion_tokens").unwrap_or(0))
+            }
+        }
+    }
+
     /// The bytes that are stored.
     pub fn to_bytes(&self) -> Vec<u8> {
         dag_engine::canonical::to_bytes(&json!(self))
@@ -178,7 +191,12 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
         .and_then(Value::as_array)
         .and_then(|choices| choices.first())
         .ok_or_else(|| malformed("the response has no choices"))?;
-    let message = choice.get("message").ok_or_else(|| malformed("the choice has no message"))?;
+    // A choice of a text completion is its own message.
+    let message = match (choice.get("message"), choice.get("text")) {
+        (Some(message), _) => message,
+        (None, Some(text)) => &json!({ "content": text }),
+        (None, None) => return Err(malformed("the choice has no message")),
+    };
     let finish_reason = match choice.get("finish_reason").and_then(Value::as_str) {
         Some("length") => FinishReason::Length,
         Some("content_filter") => {

@@ -87,7 +87,7 @@ fn a_prompt_that_cannot_be_answered_is_a_failed_record() {
         serde_json::from_value(json!({ "model": { "backend": "scripted", "teacher": "terse" } })).unwrap();
     let mut strict = TaskCx::for_test(dir.path()).input("prompts", &prompts).build().unwrap();
     let error = SampleTask::run(&params, &mut strict).unwrap_err().to_string();
-    assert!(error.contains("1 of 2 records failed (1 prompt)"), "{error}");
+    assert!(error.contains("1 of 2 records failed: 1 prompt (the messages hold no chain"), "{error}");
     let mut lenient = TaskCx::for_test(dir.path())
         .input("prompts", &prompts)
         .run(json!({ "allow_failed": 0.5 }))

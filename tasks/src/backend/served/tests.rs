@@ -6,8 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use dag_engine::Digest;
+
 use super::*;
-use crate::backend::{Backend, ModelSpec};
+use crate::backend::{Addresses, Backend, Failure, Message, ModelSpec, Raw};
 
 const GOOD: &str = r#"{"choices":[{"message":{"reasoning":"2+2","content":"4"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
 
@@ -61,7 +63,7 @@ fn ask(address: &str, retries: u32) -> Result<Raw, Failure> {
     let cx = TaskCx::for_test(dir.path()).build().unwrap();
     let spec: ModelSpec = serde_json::from_value(json!({ "backend": "openai", "name": "m" })).unwrap();
     let run = BackendRun {
-        base_url: Some(address.to_owned()),
+        base_url: Some(Addresses::One(address.to_owned())),
         request_retries: Some(retries),
         request_timeout: Some(5.0),
         ..BackendRun::default()
@@ -110,8 +112,8 @@ fn what_is_no_answer_is_a_failure_by_its_kind() {
         (reply("302 Found", "location: http://127.0.0.1:1/\r\n", ""), FailureKind::Redirect, 1),
         (reply("500 Internal Server Error", "", ""), FailureKind::Server, 2),
         (reply("429 Too Many Requests", "retry-after: 0\r\n", ""), FailureKind::RateLimit, 2),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{".to_owned(), FailureKind::Malformed, 2),
-        (String::new(), FailureKind::Connection, 2),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{".to_owned(), FailureKind::Broken, 2),
+        (String::new(), FailureKind::Broken, 2),
     ];
     for (reply, kind, calls) in cases {
         let (address, ledger) = serve(vec![reply.clone()]);
@@ -126,7 +128,7 @@ fn a_server_that_is_gone_is_given_up() {
     let cx = TaskCx::for_test(dir.path()).build().unwrap();
     let spec: ServedSpec = serde_json::from_value(json!({ "name": "m" })).unwrap();
     let run = BackendRun {
-        base_url: Some("http://127.0.0.1:1/v1".into()),
+        base_url: Some(Addresses::One("http://127.0.0.1:1/v1".into())),
         request_retries: Some(0),
         concurrency: Some(4),
         ..BackendRun::default()
@@ -143,23 +145,4 @@ fn a_server_that_is_gone_is_given_up() {
     });
     assert!(matches!(error, Err(TaskError::Transient(_))), "{error:?}");
     assert!(failures < 100, "{failures}");
-}
-
-#[test]
-fn addresses_that_would_give_the_key_away_are_refused() {
-    assert!(check_address("http://localhost:8000/v1", true).is_ok());
-    assert!(check_address("http://[::1]:8000/v1", true).is_ok());
-    assert!(
-        check_address("http://node17:8000/v1/", false).is_ok_and(|url| url.path() == "/v1/chat/completions")
-    );
-    assert!(check_address("https://api.example.com/v1", true).is_ok());
-    for (address, has_key) in [
-        ("http://api.example.com/v1", true),
-        ("https://user:secret@api.example.com/v1", false),
-        ("ftp://api.example.com", false),
-        ("nonsense", false),
-    ] {
-        let error = check_address(address, has_key).unwrap_err();
-        assert!(!error.contains("secret"), "{error}");
-    }
 }
