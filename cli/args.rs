@@ -126,6 +126,19 @@ pub struct Run {
     /// Threads that all running nodes may keep busy together; by default the cores of the machine
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
+    /// Stop before the next record that would bring the run above so many dollars; what is done is kept
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
+    pub budget: Option<f64>,
+    /// Ask each model for N records only, keep them, and say from them what all would take
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pilot: Option<u64>,
+}
+
+/// Reads an amount of money.
+fn dollars(text: &str) -> Result<f64, String> {
+    let amount: f64 =
+        text.trim_start_matches('$').parse().map_err(|_| "an amount such as 12.50".to_owned())?;
+    if amount.is_finite() && amount >= 0.0 { Ok(amount) } else { Err("an amount is zero or more".to_owned()) }
 }
 
 /// Arguments of `dag plan`.

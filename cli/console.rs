@@ -12,7 +12,7 @@ use dag_engine::state::{NodeState, Phase, RunState};
 use crate::context::Context;
 use crate::printer::Printer;
 use crate::text::Text;
-use crate::words::{count, duration, grouped, short};
+use crate::words::{count, duration, grouped, money, short};
 
 /// The region is drawn again after so many milliseconds at the earliest.
 const REDRAW: u64 = 100;
@@ -204,7 +204,27 @@ fn told(counts: &Counts) -> String {
     if counts.output_tokens > 0 {
         parts.push(format!("{} tokens", short(counts.output_tokens as f64)));
     }
+    if counts.spent > 0 {
+        parts.push(money(dollars(counts.spent)));
+    }
     if parts.is_empty() { String::new() } else { format!("  {}", parts.join(", ")) }
+}
+
+fn dollars(millionths: u64) -> f64 {
+    millionths as f64 / 1e6
+}
+
+/// What was spent so far, and what all will have cost with the spread of that (95 %), if the rest is like what was seen.
+fn spending(counts: &Counts) -> Option<String> {
+    let spent = (counts.spent > 0).then(|| dollars(counts.spent))?;
+    let (seen, left) = (counts.done as f64, counts.total?.saturating_sub(counts.over()) as f64);
+    if seen < 2.0 || left < 1.0 {
+        return Some(money(spent));
+    }
+    let mean = spent / seen;
+    let variance = ((counts.spent_squares as f64 / 1e12 - seen * mean * mean) / (seen - 1.0)).max(0.0);
+    let spread = 1.96 * (variance * (left + left * left / seen)).sqrt();
+    Some(format!("{} of about {} ± {}", money(spent), money(spent + left * mean), money(spread)))
 }
 
 /// How far a running node is, how fast it goes, and when it will be there.
@@ -234,6 +254,7 @@ pub fn pace(node: &NodeState, now: u64) -> String {
             parts.push(format!("{} tok/s", short(counts.output_tokens as f64 / elapsed)));
         }
     }
+    parts.extend(spending(counts));
     for (series, point) in &node.curves {
         if let Some(y) = point.y {
             parts.push(format!("{series} {}", (y * 1e4).round() / 1e4));
@@ -346,12 +367,19 @@ pub fn summary(state: &RunState) -> Text {
     if tokens > 0 {
         line += &format!("; {} tokens", short(tokens as f64));
     }
+    let (spent, saved) = (sum(|node| node.counts.spent), sum(|node| node.counts.saved));
+    if spent > 0 {
+        line += &format!("; {} spent", money(dollars(spent)));
+    }
+    if saved > 0 {
+        line += &format!("; reuse saved {}", money(dollars(saved)));
+    }
     let seconds = state.seconds.unwrap_or_else(|| state.latest.saturating_sub(state.began) as f64 / 1000.0);
     line += &format!("; {}", duration(Duration::from_secs_f64(seconds.max(0.0))));
     let mut text = match state.result {
         Some(RunResult::Done) => text.good(line),
         Some(RunResult::Failed) => text.bad(line),
-        Some(RunResult::Cancelled) | None => text.warn(line),
+        Some(RunResult::Cancelled | RunResult::Paused) | None => text.warn(line),
     }
     .line();
     if owed > 0 {

@@ -39,6 +39,15 @@ pub fn short(number: f64) -> String {
     format!("{scaled:.decimals$}{unit}")
 }
 
+/// `$0.0123`, `$4.56`, `$1,235`: as many digits as matter.
+pub fn money(dollars: f64) -> String {
+    match dollars {
+        d if d >= 999.995 => format!("${}", grouped(d.round() as u64)),
+        d if d >= 0.995 => format!("${d:.2}"),
+        d => format!("${d:.4}"),
+    }
+}
+
 /// `512 B`, `1.4 MiB`.
 pub fn bytes(number: u64) -> String {
     let mut scaled = number as f64;

@@ -43,5 +43,5 @@ pub use log::RecordLog;
 pub use record::{Output, OutputKind, Record};
 pub use summary::Summary;
 pub use tree::TreeFile;
-pub use view::{Moment, View};
+pub use view::{Logged, Moment, View};
 pub use writer::Writer;

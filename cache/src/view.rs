@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::boot::boot;
 use crate::guard::lock;
-use crate::log::Reader;
+use crate::log::{self, Reader};
 use crate::summary::{Snapshot, Stamp};
 use crate::{
     CacheError, Digest, Fault, Layout, Output, OutputKind, Record, Summary, TreeFile, atomic, blob, layout,
@@ -241,6 +241,23 @@ impl View {
         Ok(())
     }
 
+    /// What is stored of one stream of records.
+    pub fn logged(&self, stream: &Digest) -> Result<Logged, CacheError> {
+        Ok(Logged(Reader::open(self.layout(), stream)?))
+    }
+
+    /// Every stream of records, with the statement of what it is.
+    pub fn streams(&self) -> Result<Vec<(Digest, serde_json::Value)>, CacheError> {
+        let mut streams = Vec::new();
+        for path in atomic::list(&self.layout().logs())? {
+            let Some(stream) = path.file_name().and_then(layout::named) else { continue };
+            let about = atomic::read(&log::about_file(&path))?;
+            let about = about.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            streams.extend(about.map(|about| (stream, about)));
+        }
+        Ok(streams)
+    }
+
     /// The payload of a log entry, whatever its stream: for going from a table's `record_key` back to the raw response.
     pub fn find_logged(&self, key: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
         if !self.inner.readable {
@@ -258,6 +275,27 @@ impl View {
             }
         }
         Ok(None)
+    }
+}
+
+/// What is stored of one stream of records, to read.
+pub struct Logged(Reader);
+
+impl Logged {
+    /// Whether there is a record of `key`.
+    pub fn has(&self, key: &Digest) -> bool {
+        self.0.has(key)
+    }
+
+    /// The record of `key`.
+    pub fn get(&self, key: &Digest) -> Result<Option<Vec<u8>>, CacheError> {
+        self.0.get(key)
+    }
+
+    /// At most `count` records. Keys are digests, so the least of them are as good as drawn.
+    pub fn some(&self, count: usize) -> Vec<Vec<u8>> {
+        let keys = self.0.least_keys(count);
+        keys.iter().filter_map(|key| self.0.get(key).ok().flatten()).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dag_engine::estimate::{History, Metrics};
+use dag_engine::estimate::{History, Metrics, Survey};
 use dag_engine::event::NodeEstimate;
 use dag_engine::graph::Graph;
 use dag_engine::plan::{Decision, Plan, PlannedNode, Selection};
@@ -13,19 +13,29 @@ use serde_json::{Value, json};
 use crate::args;
 use crate::commands::run::capacity;
 use crate::context::Context;
-use crate::experiment::{Surroundings, compiled, describe_missing};
+use crate::experiment::{Compiled, Surroundings, compiled, describe_missing};
 use crate::failure::Outcome;
 use crate::text::Text;
-use crate::words::{count, duration, grouped, short};
+use crate::words::{count, duration, grouped, money, short};
 
 pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
     let compiled = compiled(&arguments.experiment, &context.registry())?;
     compiled.warn(context);
-    let graph = &compiled.graph;
     let selection =
         Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
+    show(&compiled, &selection, arguments.expand, context)
+}
+
+/// After a pilot: what all would take, by the records it left.
+pub fn after_pilot(compiled: &Compiled, selection: &Selection, context: &Context) -> Outcome {
+    context.printer.note(&Text::new().plain("a pilot; its records are kept. All would take:").line());
+    show(compiled, selection, false, context)
+}
+
+fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Context) -> Outcome {
+    let graph = &compiled.graph;
     let mut planner = compiled.planner(context);
-    let plan = planner.plan(&selection)?;
+    let plan = planner.plan(selection)?;
     // Earlier runs are read only where something is to be estimated.
     let idle = plan.counts().hits == plan.nodes().len() as u64;
     let history = if idle { History::default() } else { History::load(context.view().layout()) };
@@ -36,7 +46,7 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
         .map(|planned| {
             let estimate = match planned.decision {
                 Decision::Hit(_) => NodeEstimate::default(),
-                _ => history.estimate(graph, &planner, planned.id, &mut metrics),
+                _ => history.estimate(graph, &planner, planned.id, &mut metrics, Survey::Records),
             };
             Line::of(graph, &plan, planned, estimate)
         })
@@ -52,7 +62,7 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
             "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing,
         }));
     }
-    context.printer.data(&render(&lines, &plan, arguments.expand))?;
+    context.printer.data(&render(&lines, &plan, expand))?;
     if !missing.is_empty() {
         context.printer.note(&Text::new().line().then(describe_missing(&missing)));
     }
@@ -172,8 +182,16 @@ fn sum<'a>(estimates: impl Iterator<Item = &'a NodeEstimate>) -> (NodeEstimate, 
         |sum: &mut Option<u64>, more: Option<u64>| *sum = more.map(|more| sum.unwrap_or(0) + more).or(*sum);
     for estimate in estimates {
         add(&mut total.records, estimate.records);
+        add(&mut total.calls, estimate.calls);
+        total.at_most |= estimate.at_most && estimate.calls.is_some();
         add(&mut total.input_tokens, estimate.input_tokens);
         add(&mut total.output_tokens, estimate.output_tokens);
+        if let Some(usd) = estimate.usd {
+            total.usd = Some(total.usd.unwrap_or(0.0) + usd);
+            // Nodes are wrong independently of each other.
+            let spread = total.usd_spread.unwrap_or(0.0).hypot(estimate.usd_spread.unwrap_or(0.0));
+            total.usd_spread = Some(spread);
+        }
         match estimate.seconds {
             Some(seconds) => total.seconds = Some(total.seconds.unwrap_or(0.0) + seconds),
             None => unknown += 1,
@@ -186,6 +204,15 @@ fn costs(estimate: &NodeEstimate, unknown_time: bool) -> String {
     let mut parts = Vec::new();
     if let Some(records) = estimate.records {
         parts.push(count(records, "record"));
+    }
+    if let Some(calls) = estimate.calls {
+        let most = if estimate.at_most { "at most " } else { "" };
+        parts.push(format!("{most}{}", count(calls, "call")));
+    }
+    if let Some(usd) = estimate.usd {
+        let spread = estimate.usd_spread.filter(|spread| *spread >= 0.005);
+        let spread = spread.map_or_else(String::new, |spread| format!(" ± {spread:.2}"));
+        parts.push(format!("{}{spread}", money(usd)));
     }
     let tokens = estimate.input_tokens.unwrap_or(0) + estimate.output_tokens.unwrap_or(0);
     if tokens > 0 {

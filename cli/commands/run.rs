@@ -11,6 +11,7 @@ use dag_engine::plan::Selection;
 use dag_engine::run::{Capacity, Run, RunError, Settings, World};
 
 use crate::args;
+use crate::commands::plan;
 use crate::console::{Console, summary};
 use crate::context::Context;
 use crate::experiment::{Compiled, Surroundings, compiled, describe_missing};
@@ -40,6 +41,8 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             capacity: capacity(arguments.jobs, &surroundings),
             file: arguments.experiment.file.display().to_string(),
             backoff: BACKOFF,
+            budget: arguments.budget,
+            pilot: arguments.pilot,
         },
         world: World { clock: Arc::new(Context::system_time), environment: Arc::new(surroundings) },
         interrupt: interrupt::watch()?,
@@ -63,6 +66,18 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             Err(Failure::failed(format!("{failed} failed: {}{more}", named.join(", "))).hint(
                 "what succeeded is kept: the next run does only the rest; `dag log NODE` tells what happened",
             ))
+        }
+        RunResult::Paused if arguments.pilot.is_some() => {
+            if context.json {
+                Ok(())
+            } else {
+                plan::after_pilot(compiled, &selection, context)
+            }
+        }
+        RunResult::Paused => {
+            let (node, why) = outcome.paused.first().cloned().unwrap_or_default();
+            Err(Failure::failed(format!("{why} (at `{node}`)"))
+                .hint("what is done is kept: another run with a larger `--budget` goes on from there"))
         }
         RunResult::Cancelled => {
             Err(Failure::new(Kind::Interrupted, "interrupted")

@@ -42,6 +42,7 @@ impl Past {
             Some(RunResult::Done) => "done",
             Some(RunResult::Failed) => "failed",
             Some(RunResult::Cancelled) => "interrupted",
+            Some(RunResult::Paused) => "paused",
             None if self.live => "running",
             None => "died",
         }

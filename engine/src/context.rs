@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::allowance::Allowance;
 use crate::canonical;
 use crate::task::TaskError;
 
@@ -76,6 +77,16 @@ pub enum Note {
         /// Written, or trained on.
         output: u64,
     },
+    /// Millionths of a dollar that a record cost.
+    Spent {
+        /// How many.
+        millionths: u64,
+    },
+    /// Millionths of a dollar that reused records would have cost.
+    Saved {
+        /// How many.
+        millionths: u64,
+    },
     /// A record that failed.
     Failed {
         /// What kind of failure.
@@ -132,6 +143,16 @@ impl Progress {
         (self.0)(Note::Tokens { input, output });
     }
 
+    /// A record cost so many dollars.
+    pub fn spent(&self, dollars: f64) {
+        (self.0)(Note::Spent { millionths: (dollars * 1e6).round() as u64 });
+    }
+
+    /// So many dollars that need not be spent.
+    pub fn saved(&self, dollars: f64) {
+        (self.0)(Note::Saved { millionths: (dollars * 1e6).round() as u64 });
+    }
+
     /// A record failed.
     pub fn failed(&self, kind: &str) {
         (self.0)(Note::Failed { kind: kind.to_owned() });
@@ -178,6 +199,7 @@ pub struct TaskCx {
     pub(crate) gpus: Vec<u32>,
     pub(crate) metrics: BTreeMap<String, Value>,
     pub(crate) owed: u64,
+    pub(crate) allowance: Arc<Allowance>,
 }
 
 impl TaskCx {
@@ -260,6 +282,11 @@ impl TaskCx {
         self.progress.warning(text);
     }
 
+    /// What the run may spend. A task that reaches the end of it keeps what it has and returns [`TaskError::Paused`].
+    pub fn allowance(&self) -> Arc<Allowance> {
+        Arc::clone(&self.allowance)
+    }
+
     /// Whether the run asks the task to stop: then finish or checkpoint what is in flight, and return
     /// [`TaskError::Cancelled`].
     pub fn cancelled(&self) -> bool {
@@ -290,6 +317,7 @@ impl TaskCx {
             seed: 0,
             run: Value::Null,
             threads: 1,
+            allowance: Arc::default(),
         }
     }
 
@@ -312,6 +340,7 @@ pub struct TestCx {
     seed: u64,
     run: Value,
     threads: usize,
+    allowance: Arc<Allowance>,
 }
 
 impl TestCx {
@@ -365,6 +394,13 @@ impl TestCx {
         self
     }
 
+    /// Sets what may be spent.
+    #[must_use]
+    pub fn allowance(mut self, allowance: Allowance) -> Self {
+        self.allowance = Arc::new(allowance);
+        self
+    }
+
     /// The context.
     pub fn build(self) -> Result<TaskCx, TaskError> {
         let outputs = self.dir.join("outputs");
@@ -387,6 +423,7 @@ impl TestCx {
             gpus: Vec::new(),
             metrics: BTreeMap::new(),
             owed: 0,
+            allowance: self.allowance,
         })
     }
 }

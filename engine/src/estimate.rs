@@ -10,10 +10,11 @@ use dag_cache::{Digest, Layout};
 use serde_json::Value;
 
 use crate::event::{End, Event, NodeEstimate};
+use crate::glob;
 use crate::graph::{Graph, NodeId};
 use crate::journal;
 use crate::plan::Planner;
-use crate::task::EstimateInputs;
+use crate::task::{EstimateInput, EstimateInputs, FileKind};
 
 /// How many of the latest journals are read.
 const JOURNALS: usize = 16;
@@ -48,7 +49,7 @@ impl Experience {
             _ if self.output_tokens > 0 && estimate.output_tokens.is_some() => {
                 paced(estimate.output_tokens, self.output_tokens)
             }
-            _ if self.records > 0 => paced(estimate.records, self.records),
+            _ if self.records > 0 => paced(estimate.calls.or(estimate.records), self.records),
             runs => Some(self.seconds / runs as f64),
         }
     }
@@ -95,19 +96,49 @@ impl History {
         planner: &Planner<'_>,
         id: NodeId,
         metrics: &mut Metrics,
+        survey: Survey,
     ) -> NodeEstimate {
         let node = graph.node(id);
-        let mut inputs = EstimateInputs::default();
+        let view = planner.view();
+        let mut inputs = EstimateInputs {
+            seed: node.seed.unwrap_or_default(),
+            run: node.run.task.clone(),
+            view: (survey == Survey::Records).then(|| view.clone()),
+            ..EstimateInputs::default()
+        };
         for input in &node.inputs {
-            let known =
-                planner.settled(input.source).and_then(|settled| metrics.of(planner, &settled.action.0));
+            let metrics_of = |metrics: &mut Metrics| {
+                planner.settled(input.source).and_then(|settled| metrics.of(planner, &settled.action.0))
+            };
+            let output = planner.artifact(input);
+            let output = output.filter(|output| survey == Survey::Records && view.has_output(output));
+            let known = EstimateInput {
+                artifact: output.map(|output| (view.blob_path(&output.digest), output.digest)),
+                metrics: metrics_of(metrics),
+                at_most: metrics.records.get(&input.source).copied(),
+            };
             inputs.inputs.entry(input.port.to_string()).or_default().push(known);
         }
+        let files = node.files.iter().filter(|file| survey == Survey::Records && file.kind != FileKind::Tree);
+        for file in files {
+            let found = match file.kind {
+                FileKind::Glob => glob::find(&file.path).unwrap_or_default(),
+                _ => vec![file.path.clone()],
+            };
+            inputs.files.insert(file.pointer.clone(), found);
+        }
         let told = node.step.estimate(&inputs);
+        if let Some(records) = told.records {
+            metrics.records.insert(id, records);
+        }
         let mut estimate = NodeEstimate {
             records: told.records,
+            calls: told.calls,
+            at_most: told.at_most,
             input_tokens: told.input_tokens,
             output_tokens: told.output_tokens,
+            usd: told.usd.map(|(usd, _)| usd),
+            usd_spread: told.usd.map(|(_, spread)| spread),
             seconds: None,
         };
         let own = self.nodes.get(&*node.name).copied();
@@ -123,14 +154,27 @@ impl History {
     }
 }
 
-/// The metrics of records, each read once.
+/// How closely an estimate looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survey {
+    /// At metrics alone: quick, for a run that is about to begin anyway.
+    Metrics,
+    /// At the inputs and the stored records too, so that it knows what is owed.
+    Records,
+}
+
+/// The metrics of records, each read once, and what was estimated of nodes that have none yet.
 #[derive(Debug, Default)]
-pub struct Metrics(BTreeMap<Digest, Option<BTreeMap<String, Value>>>);
+pub struct Metrics {
+    known: BTreeMap<Digest, Option<BTreeMap<String, Value>>>,
+    /// The most records that a node can give.
+    records: BTreeMap<NodeId, u64>,
+}
 
 impl Metrics {
     fn of(&mut self, planner: &Planner<'_>, action: &Digest) -> Option<BTreeMap<String, Value>> {
         let read = || planner.view().record(action).ok().flatten().map(|record| record.metrics);
-        self.0.entry(*action).or_insert_with(read).clone()
+        self.known.entry(*action).or_insert_with(read).clone()
     }
 }
 

@@ -18,12 +18,24 @@ pub struct NodeEstimate {
     /// Records (responses, verdicts, examples).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
+    /// Calls of a model: those of the records that are not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<u64>,
+    /// Whether `calls` is only the most there can be, because not everything that decides it is settled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_most: bool,
     /// Tokens read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u64>,
     /// Tokens written, or trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u64>,
+    /// Dollars that the calls cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<f64>,
+    /// By how many dollars that may be off, either way, with 95 % confidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd_spread: Option<f64>,
     /// Seconds of its task alone, if no record of it is there already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -241,6 +253,8 @@ pub enum RunResult {
     Failed,
     /// It was asked to stop.
     Cancelled,
+    /// It went as far as it was allowed: its budget is used up, or it was a pilot.
+    Paused,
 }
 
 /// Totals of what a node has told of its records and tokens.
@@ -264,6 +278,15 @@ pub struct Counts {
     /// Tokens written, or trained on.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub output_tokens: u64,
+    /// Millionths of a dollar that the records cost.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spent: u64,
+    /// The sum of the squares of what each of them cost, from which the spread of the rest follows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spent_squares: u64,
+    /// Millionths of a dollar that the reused records would have cost.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub saved: u64,
 }
 
 impl Counts {

@@ -19,6 +19,7 @@
 //!
 //! The engine knows no task kind, no model runtime and no terminal.
 
+pub mod allowance;
 pub mod artifact;
 pub mod canonical;
 pub mod context;
@@ -44,6 +45,6 @@ pub mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use dag_cache::{CacheError, Digest, RecordLog};
+pub use dag_cache::{CacheError, Digest, Logged, RecordLog};
 pub use registry::{Registry, Step};
 pub use task::Task;

@@ -1,8 +1,10 @@
 //! The contract that a task author reads: `trait Task`, what it declares and how it fails.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use dag_cache::{Digest, Logged, View};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -163,26 +165,95 @@ pub struct Missing {
     pub help: String,
 }
 
-/// What [`Task::estimate`] may look at: the metrics of the inputs that are already settled.
-#[derive(Debug, Default)]
+/// What [`Task::estimate`] may look at: what is settled of its inputs, and what is stored of the records it would make.
+#[derive(Default)]
 pub struct EstimateInputs {
-    /// Port name → metrics of each input, `None` where it is not settled yet.
-    pub inputs: std::collections::BTreeMap<String, Vec<Option<std::collections::BTreeMap<String, Value>>>>,
+    pub(crate) inputs: BTreeMap<String, Vec<EstimateInput>>,
+    pub(crate) files: BTreeMap<String, Vec<PathBuf>>,
+    pub(crate) seed: u64,
+    pub(crate) run: Value,
+    pub(crate) view: Option<View>,
+}
+
+/// One input of a step that is estimated.
+#[derive(Debug, Default)]
+pub struct EstimateInput {
+    /// The artifact's bytes and digest, where they are there.
+    pub artifact: Option<(PathBuf, Digest)>,
+    /// The metrics of its node, where it is settled.
+    pub metrics: Option<BTreeMap<String, Value>>,
+    /// The most records it can hold, where it is not settled and that is known.
+    pub at_most: Option<u64>,
 }
 
 impl EstimateInputs {
     /// The sum of metric `name` over the inputs of `port`; `None` if any of them is not known.
     pub fn total(&self, port: &str, name: &str) -> Option<u64> {
         let inputs = self.inputs.get(port)?;
-        inputs.iter().map(|metrics| metrics.as_ref()?.get(name)?.as_u64()).sum()
+        inputs.iter().map(|input| input.metrics.as_ref()?.get(name)?.as_u64()).sum()
+    }
+
+    /// The most records that the inputs of `port` hold: the metric `rows` where they are settled.
+    pub fn most(&self, port: &str) -> Option<u64> {
+        let rows = |input: &EstimateInput| match &input.metrics {
+            Some(metrics) => metrics.get("rows")?.as_u64(),
+            None => input.at_most,
+        };
+        self.inputs.get(port)?.iter().map(rows).sum()
+    }
+
+    /// The only artifact in a port, if its bytes are there.
+    pub fn artifact(&self, port: &str) -> Option<&(PathBuf, Digest)> {
+        match self.inputs.get(port)?.as_slice() {
+            [only] => only.artifact.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The names of the ports that something enters, sorted.
+    pub fn ports(&self) -> impl Iterator<Item = &str> {
+        self.inputs.keys().map(String::as_str)
+    }
+
+    /// The local files that the param at `pointer` names, as far as they are there.
+    pub fn files(&self, pointer: &str) -> &[PathBuf] {
+        self.files.get(pointer).map_or(&[], Vec::as_slice)
+    }
+
+    /// The experiment's seed; zero where the kind does not use it.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The operational options of the kind; those by default where they do not fit.
+    pub fn run_options<R: DeserializeOwned + Default>(&self) -> R {
+        R::deserialize(&self.run).unwrap_or_default()
+    }
+
+    /// What is stored of a stream of records.
+    pub fn logged(&self, stream: &Value) -> Option<Logged> {
+        self.view.as_ref()?.logged(&crate::canonical::digest(stream)).ok()
+    }
+
+    /// What is stored of every stream whose statement satisfies `is_wanted`.
+    pub fn logged_where(&self, is_wanted: impl Fn(&Value) -> bool) -> Vec<Logged> {
+        let streams = self.view.as_ref().and_then(|view| view.streams().ok()).unwrap_or_default();
+        let wanted = streams.into_iter().filter(|(_, about)| is_wanted(about));
+        wanted.filter_map(|(stream, _)| self.view.as_ref()?.logged(&stream).ok()).collect()
     }
 }
 
 /// How much work a step is. `None` is unknown, and is shown as such.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Records (responses, verdicts, examples).
+    /// Records (responses, verdicts, examples). Where an input is not settled, the most there can be.
     pub records: Option<u64>,
+    /// Calls of a model: those of the records that are not stored.
+    pub calls: Option<u64>,
+    /// Whether `calls` is only the most there can be.
+    pub at_most: bool,
+    /// Dollars that the calls cost, and by how many that may be off with 95 % confidence.
+    pub usd: Option<(f64, f64)>,
     /// Tokens read.
     pub input_tokens: Option<u64>,
     /// Tokens written, or trained on.
@@ -198,6 +269,9 @@ pub enum TaskError {
     /// The run asked it to stop; what it has done so far is kept and the next run goes on from there.
     #[error("interrupted")]
     Cancelled,
+    /// It went as far as the run's allowance lets it; what it has done is kept and another run goes on from there.
+    #[error("{0}")]
+    Paused(String),
     /// It failed in a way that may pass; retried as `run: { retries }` allows.
     #[error("{0}")]
     Transient(String),

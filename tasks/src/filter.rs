@@ -83,7 +83,7 @@ impl Task for Filter {
     }
 
     fn estimate(_: &Params, inputs: &EstimateInputs) -> Estimate {
-        let records = inputs.inputs.keys().filter_map(|port| inputs.total(port, "rows")).min();
+        let records = inputs.ports().filter_map(|port| inputs.most(port)).min();
         Estimate { records, ..Estimate::default() }
     }
 

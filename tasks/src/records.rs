@@ -17,9 +17,12 @@ use dag_engine::{Digest, RecordLog, canonical, seed};
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Failure, FailureKind, Message, Raw, Reply, Request, Sample, Sampling};
+use crate::purse::Purse;
 
 /// Part of every key. Bumped when a stored response could mean something else than before.
 const RECORD_VERSION: u32 = 1;
+/// How long a budget that is short waits for what is in flight before it looks again.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// How often one that waits for another node looks whether the run is to stop.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -43,6 +46,7 @@ pub struct Records {
     asked: BTreeSet<Digest>,
     failed: BTreeMap<Digest, Failure>,
     counts: Counts,
+    purse: Purse,
 }
 
 /// What is stored of one stream, to look up. Cheap to clone.
@@ -53,10 +57,15 @@ pub struct Stored {
 }
 
 /// What the keys of a stream have in common.
-struct Keys {
-    model: Value,
-    sampling: Value,
-    seed: u64,
+pub(crate) struct Keys {
+    pub(crate) model: Value,
+    pub(crate) sampling: Value,
+    pub(crate) seed: u64,
+}
+
+/// The statement of the stream that records with such keys are in.
+pub(crate) fn stream(keys: &Keys) -> Value {
+    json!({ "version": RECORD_VERSION, "model": keys.model, "sampling": keys.sampling })
 }
 
 impl Stored {
@@ -72,7 +81,7 @@ impl Stored {
 }
 
 impl Keys {
-    fn sample(&self, messages: &[Message], repeat: u32) -> Sample {
+    pub(crate) fn sample(&self, messages: &[Message], repeat: u32) -> Sample {
         let messages = json!(messages);
         let seed =
             seed::derive(self.seed, &[&canonical::to_bytes(&messages), &u64::from(repeat).to_le_bytes()]);
@@ -124,12 +133,12 @@ impl Records {
     /// The records of `backend` under `sampling`. `seed` is the experiment's, or zero where nothing is random.
     pub fn open(cx: &TaskCx, backend: &Backend, sampling: &Sampling, seed: u64) -> Result<Self, TaskError> {
         let keys = Keys { model: backend.identity(), sampling: json!(sampling), seed };
-        let stream = json!({ "version": RECORD_VERSION, "model": keys.model, "sampling": keys.sampling });
         Ok(Self {
-            stored: Stored { log: cx.records(&stream)?, keys: Arc::new(keys) },
+            stored: Stored { log: cx.records(&stream(&keys))?, keys: Arc::new(keys) },
             asked: BTreeSet::new(),
             failed: BTreeMap::new(),
             counts: Counts::default(),
+            purse: Purse::new(cx.allowance(), backend.price(), backend.is_batch(), sampling.max_tokens),
         })
     }
 
@@ -214,47 +223,81 @@ impl Records {
         let progress = cx.progress();
         let (log, keys, is_paid) = (&*self.stored.log, &self.stored.keys, backend.is_paid());
         let (wanted, counts, failed) = (&mut self.asked, &mut self.counts, &mut self.failed);
+        let purse = &self.purse;
         let claims = Claims { log, held: RefCell::default() };
-        let (mut fault, mut elsewhere) = (None, Vec::new());
-        let mut missing = |prompt: Prompt| -> Result<Request, TaskError> {
+        let (mut fault, mut short, mut elsewhere) = (None, None, Vec::new());
+        // A prompt that was held back with what is left of its repeats, because the budget was short.
+        let mut held: Option<Prompt> = None;
+        let mut missing = |prompt: Prompt, held: &mut Option<Prompt>| -> Result<Request, TaskError> {
             let mut samples = Vec::new();
-            for repeat in prompt.repeats {
+            let bytes = prompt.messages.iter().map(|message| message.content.len()).sum();
+            for repeat in prompt.repeats.clone() {
                 let sample = keys.sample(&prompt.messages, repeat);
-                if !wanted.insert(sample.key) {
+                if wanted.contains(&sample.key) {
                     continue;
                 }
-                counts.wanted += 1;
+                let part = |repeats| Prompt { messages: prompt.messages.clone(), repeats };
                 // Claimed before it is looked for: another node may be about to store it.
                 if !claims.take(&sample.key) {
-                    let repeats = repeat..repeat + 1;
-                    elsewhere.push((Prompt { messages: prompt.messages.clone(), repeats }, sample.key));
-                } else if log.get(&sample.key)?.is_some() {
+                    elsewhere.push((part(repeat..repeat + 1), sample.key));
+                } else if let Some(stored) = log.get(&sample.key)? {
                     claims.release(&sample.key);
                     counts.reused += 1;
                     progress.reused(1);
+                    let worth = purse.has_price().then(|| Raw::from_bytes(&stored).ok()).flatten();
+                    if let Some(worth) = worth.and_then(|raw| purse.worth(&raw)) {
+                        progress.saved(worth);
+                    }
+                } else if let Err(what) = purse.take(&sample.key, bytes) {
+                    claims.release(&sample.key);
+                    short = Some(what);
+                    *held = Some(part(repeat..prompt.repeats.end));
+                    break;
                 } else {
                     if is_paid {
                         log.intent(&sample.key)?;
                     }
                     samples.push(sample);
                 }
+                wanted.insert(sample.key);
+                counts.wanted += 1;
             }
             Ok(Request { messages: prompt.messages, samples })
         };
-        let mut requests = std::iter::from_fn(|| match prompts.next()?.and_then(&mut missing) {
-            Ok(request) => Some(request),
-            Err(error) => {
-                fault = Some(error);
-                None
+        let mut is_short = false;
+        let mut requests = std::iter::from_fn(|| {
+            let prompt = match held.take() {
+                Some(prompt) => Ok(prompt),
+                None => prompts.next()?,
+            };
+            let request = prompt.and_then(|prompt| missing(prompt, &mut held));
+            if held.is_some() && request.as_ref().is_ok_and(|request| request.samples.is_empty()) {
+                if !purse.is_waiting() || purse.is_pilot() {
+                    is_short = true;
+                    return None;
+                }
+                // What is in flight may come out cheaper than feared.
+                std::thread::sleep(PATIENCE);
+            }
+            match request {
+                Ok(request) => Some(request),
+                Err(error) => {
+                    fault = Some(error);
+                    None
+                }
             }
         })
         .fuse();
         let mut finished = |key: Digest, outcome: Result<Raw, Failure>| {
+            let paid = purse.pay(&key, outcome.as_ref().ok());
             match outcome {
                 Ok(raw) => {
                     log.put(&key, &raw.to_bytes())?;
-                    let (input, output) = raw.tokens();
-                    progress.tokens(input, output);
+                    let usage = raw.usage();
+                    progress.tokens(usage.input, usage.output);
+                    if let Some(dollars) = paid {
+                        progress.spent(dollars);
+                    }
                     progress.done(1);
                 }
                 Err(failure) => {
@@ -275,6 +318,9 @@ impl Records {
         match fault {
             Some(fault) => Err(fault),
             None if cancel.is_cancelled() => Err(TaskError::Cancelled),
+            None if is_short => {
+                Err(TaskError::Paused(short.map_or_else(String::new, |what| purse.why(what))))
+            }
             None => Ok(elsewhere),
         }
     }

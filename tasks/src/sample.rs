@@ -21,6 +21,7 @@ use crate::backend::{
 use crate::expression::{Scope, Template};
 use crate::records::{Prompt, Records, draw};
 use crate::responses;
+use crate::survey::{self, Survey};
 use crate::table::{ColumnKind, Row, TableReader, TableWriter};
 
 /// The column of the tokens' log-probabilities.
@@ -166,8 +167,17 @@ impl Task for SampleTask {
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
-        let records = inputs.total("prompts", "rows").map(|rows| rows * u64::from(params.repeats));
-        Estimate { records, ..Estimate::default() }
+        let most = inputs.most("prompts").map(|rows| rows * u64::from(params.repeats));
+        let survey =
+            Survey::open(inputs, &params.model, &params.sampling(), draw(inputs.seed(), params.seed));
+        let prompts = inputs
+            .artifact("prompts")
+            .and_then(|(path, _)| Prompts::new(TableReader::open(path).ok()?, &params.messages).ok());
+        let rendered = prompts.as_ref().and_then(|prompts| prompts.rendered().ok());
+        let wanted = rendered.map(|rendered| {
+            rendered.map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }))
+        });
+        survey::of_prompts(survey, wanted, most)
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {

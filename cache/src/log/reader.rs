@@ -100,6 +100,16 @@ impl Reader {
         }
     }
 
+    /// The least keys of all, in order.
+    pub(crate) fn least_keys(&self, count: usize) -> Vec<Digest> {
+        let state = lock(&self.state);
+        let mut keys: BTreeSet<Digest> = BTreeSet::new();
+        for segment in state.segments.values() {
+            keys.extend(segment.values().into_iter().map(|(key, _)| key));
+        }
+        keys.into_iter().take(count).collect()
+    }
+
     /// Intents without an outcome in segments nobody is writing.
     pub(crate) fn unknown(&self) -> Vec<Digest> {
         let mut state = lock(&self.state);

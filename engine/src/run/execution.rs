@@ -13,8 +13,9 @@ use super::meter::Meter;
 use super::schedule::Scheduler;
 use super::worker::{self, Control, Failure, Job, JobInput, Message};
 use super::{Outcome, Run, milliseconds, preflight};
+use crate::allowance::Allowance;
 use crate::context::EnvLookup;
-use crate::estimate::{History, Metrics};
+use crate::estimate::{History, Metrics, Survey};
 use crate::event::{Counts, End, Ends, Event, NodeEstimate, Reporter, RunResult, Stamped};
 use crate::files;
 use crate::graph::NodeId;
@@ -48,6 +49,7 @@ pub(super) struct Execution<'a> {
     order: Vec<NodeId>,
     positions: Vec<u32>,
     env: EnvLookup,
+    allowance: Arc<Allowance>,
     work_folder: PathBuf,
     /// Gone once it could not be written: a run does not fail for want of telemetry.
     journal: Option<Journal>,
@@ -60,6 +62,7 @@ pub(super) struct Execution<'a> {
     losses: BTreeMap<u32, u32>,
     ends: Ends,
     failures: Vec<(String, String)>,
+    paused: Vec<(String, String)>,
     stopping: bool,
     ticked: Instant,
 }
@@ -95,6 +98,7 @@ impl<'a> Execution<'a> {
             positions,
             order: plan.nodes().iter().map(|node| node.id).collect(),
             env: Arc::new(move |name| environment.var(name)),
+            allowance: Arc::new(Allowance::new(run.settings.budget, run.settings.pilot)),
             work_folder: run.writer.view().layout().work(&id),
             planner,
             run,
@@ -108,6 +112,7 @@ impl<'a> Execution<'a> {
             losses: BTreeMap::new(),
             ends: Ends::default(),
             failures: Vec::new(),
+            paused: Vec::new(),
             stopping: false,
             ticked: Instant::now(),
         };
@@ -142,7 +147,8 @@ impl<'a> Execution<'a> {
                 Decision::Run(reasons) => reasons.clone(),
                 Decision::Unsettled => Vec::new(),
             };
-            let estimate = history.estimate(self.run.graph, &self.planner, planned.id, &mut metrics);
+            let estimate =
+                history.estimate(self.run.graph, &self.planner, planned.id, &mut metrics, Survey::Metrics);
             self.emit(Event::NodePlanned {
                 node: self.name(number),
                 kind: self.kind(number),
@@ -315,6 +321,7 @@ impl<'a> Execution<'a> {
             seed: node.seed,
             options: Arc::clone(&node.run),
             env: Arc::clone(&self.env),
+            allowance: Arc::clone(&self.allowance),
             writer: Arc::clone(&self.run.writer),
             folder: self.work_folder.join(number.to_string()),
             threads: node.resources().cpus.clamp(1, self.run.settings.capacity.cpus.max(1)) as usize,
@@ -377,6 +384,13 @@ impl<'a> Execution<'a> {
             Err(Failure::Cancelled) => {
                 let consequences = self.scheduler.finish(number, End::Cancelled);
                 self.ended(number, End::Cancelled, told(counts));
+                self.follow(consequences);
+            }
+            Err(Failure::Paused(text)) => {
+                self.paused.push((self.name(number), text.clone()));
+                let consequences = self.scheduler.finish(number, End::Cancelled);
+                let told = Told { counts, seconds, error: Some(text), ..Told::default() };
+                self.ended(number, End::Cancelled, Some(told));
                 self.follow(consequences);
             }
             Err(Failure::Failed(error)) => {
@@ -528,11 +542,12 @@ impl<'a> Execution<'a> {
         let result = match () {
             () if stopped || !complete => RunResult::Cancelled,
             () if self.ends.failed > 0 => RunResult::Failed,
+            () if !self.paused.is_empty() => RunResult::Paused,
             () => RunResult::Done,
         };
         let (ends, seconds) = (self.ends, began.elapsed().as_secs_f64());
         self.emit(Event::RunFinished { result, ends, seconds });
-        Outcome { run: self.id, result, ends, failures: self.failures }
+        Outcome { run: self.id, result, ends, failures: self.failures, paused: self.paused }
     }
 
     fn emit(&mut self, event: Event) {

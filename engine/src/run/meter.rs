@@ -36,6 +36,12 @@ impl Meter {
                 counts.input_tokens += input;
                 counts.output_tokens += output;
             }
+            Note::Spent { millionths } => {
+                counts.spent += millionths;
+                counts.spent_squares =
+                    counts.spent_squares.saturating_add(millionths.saturating_mul(millionths));
+            }
+            Note::Saved { millionths } => counts.saved += millionths,
             Note::Failed { kind } => *counts.failures.entry(kind).or_default() += 1,
             Note::Message { text } => news.message = Some(text),
             Note::Point { series, x, y } => {

@@ -46,6 +46,10 @@ pub struct Settings {
     pub file: String,
     /// The wait before the second attempt of a node; it doubles with every further one.
     pub backoff: Duration,
+    /// Dollars that all nodes together may spend.
+    pub budget: Option<f64>,
+    /// Records that each node may ask a model for.
+    pub pilot: Option<u64>,
 }
 
 /// The parts of the world a run may look at.
@@ -91,6 +95,8 @@ pub struct Outcome {
     pub ends: Ends,
     /// The nodes that failed, with their errors.
     pub failures: Vec<(String, String)>,
+    /// The nodes that went as far as the run allows, with what stopped them.
+    pub paused: Vec<(String, String)>,
 }
 
 /// Why a run did not begin, or had to be given up.

@@ -55,6 +55,8 @@ impl Sandbox {
                 capacity,
                 file: "toys.yaml".into(),
                 backoff: Duration::from_millis(1),
+                budget: None,
+                pilot: None,
             },
             world: World { clock: clock(), environment: Arc::new(environment) },
             interrupt: self.interrupt.clone(),

@@ -15,6 +15,7 @@ use indexmap::IndexMap;
 
 use super::commit::commit;
 use super::meter::Meter;
+use crate::allowance::Allowance;
 use crate::context::{Cancel, EnvLookup, Input, Progress, TaskCx};
 use crate::files;
 use crate::graph::RunOptions;
@@ -38,6 +39,7 @@ pub(crate) struct Job {
     pub(crate) seed: Option<u64>,
     pub(crate) options: Arc<RunOptions>,
     pub(crate) env: EnvLookup,
+    pub(crate) allowance: Arc<Allowance>,
     pub(crate) writer: Arc<Writer>,
     /// The folder of this node in the run's work folder.
     pub(crate) folder: PathBuf,
@@ -83,6 +85,8 @@ pub(crate) enum Failure {
     Failed(String),
     /// It stopped because the run did.
     Cancelled,
+    /// It went as far as the run allows.
+    Paused(String),
     /// The bytes of an input are gone or damaged, so it could not begin.
     InputLost(String),
 }
@@ -127,6 +131,7 @@ impl Job {
                 TaskError::Cancelled => {
                     return Err(Failure::Failed("the task stopped without being asked to".to_owned()));
                 }
+                TaskError::Paused(text) => return Err(Failure::Paused(text)),
                 TaskError::Missing { what, help } => return Err(Failure::Failed(format!("{what} ({help})"))),
                 error => return Err(Failure::Failed(error.to_string())),
             };
@@ -181,6 +186,7 @@ impl Job {
             gpus: self.gpus.clone(),
             metrics: BTreeMap::new(),
             owed: 0,
+            allowance: Arc::clone(&self.allowance),
         };
         self.step.run(&mut cx)?;
         let record = commit(&self.writer, &*self.step, &self.work, &outputs, &cx)?;

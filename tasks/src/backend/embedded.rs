@@ -32,6 +32,16 @@ pub struct Embedded {
     limits: Limits,
 }
 
+/// The identity of a model that is not open, on the device it would be opened on.
+pub(super) fn identity(digest: &Digest) -> Value {
+    identity_on(digest, if cfg!(feature = "cuda") { "cuda" } else { "cpu" })
+}
+
+fn identity_on(digest: &Digest, device: &str) -> Value {
+    let facts = json!({ "digest": digest.to_string(), "device": device, "runtime": RUNTIME });
+    super::identity("embedded", &facts)
+}
+
 /// A prompt that is being answered.
 struct Asked {
     keys: Vec<Digest>,
@@ -63,8 +73,7 @@ impl Embedded {
     }
 
     pub(super) fn identity(&self) -> Value {
-        let facts = json!({ "digest": self.digest.to_string(), "device": self.device, "runtime": RUNTIME });
-        super::identity("embedded", &facts)
+        identity_on(&self.digest, self.device)
     }
 
     pub(super) fn ask(

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use embedded::Embedded;
-pub use reply::{FinishReason, Raw, Reply, split_thinking};
+pub use reply::{FinishReason, Raw, Reply, Usage, split_thinking};
 pub use sampling::Sampling;
 pub use scripted::Scripted;
 pub use served::Served;
@@ -308,9 +308,43 @@ pub struct BackendRun {
     /// Seconds without an answer of any server before the node is given up (default 60). One that never answered at all is
     /// given up at once.
     pub server_patience: Option<f64>,
+    /// What the model costs. Then `dag plan` says what a run would, `dag run --budget` ends it in time, and the summary says
+    /// what was spent and what reuse saved.
+    pub price: Option<Price>,
     /// The share of records that may fail before the node does (default 0.01). Below it the node commits what there is,
     /// and the next run asks for the rest.
     pub allow_failed: Option<f64>,
+}
+
+/// What a model costs, in dollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Tokens of prompts.
+    pub input: f64,
+    /// Tokens of prompts that the provider had in its cache, where it tells; as the others if it is left out.
+    #[serde(default)]
+    pub cached_input: Option<f64>,
+    /// Tokens of responses, thinking included.
+    pub output: f64,
+    /// The share of these prices that a batch costs.
+    #[serde(default = "half")]
+    pub batch: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+impl Price {
+    /// Dollars for so many tokens. `is_batch`: at the price of a batch.
+    pub fn of(&self, usage: &Usage, is_batch: bool) -> f64 {
+        let cached = usage.cached.min(usage.input);
+        let input = (usage.input - cached) as f64 * self.input
+            + cached as f64 * self.cached_input.unwrap_or(self.input);
+        let share = if is_batch { self.batch } else { 1.0 };
+        (input + usage.output as f64 * self.output) * share / 1e6
+    }
 }
 
 /// One address or several.
@@ -353,6 +387,19 @@ pub enum Backend {
     Served(Box<Served>),
 }
 
+impl ModelSpec {
+    /// [`Backend::identity`] without opening the backend; `model` is the digest of what enters the port `model`. `None`
+    /// where nobody is asked, or where the model is not known yet.
+    pub fn identity(&self, model: Option<&Digest>) -> Option<Value> {
+        match self {
+            Self::Scripted(spec) => Some(Scripted::new(spec.clone()).identity()),
+            Self::Openai(spec) => Some(spec.identity()),
+            Self::Embedded => model.map(embedded::identity),
+            Self::Given(_) => None,
+        }
+    }
+}
+
 impl Backend {
     /// The backend of `spec`, with the model in the port `model` where it is embedded.
     pub fn open(
@@ -386,6 +433,19 @@ impl Backend {
     /// Whether a request costs money, so that its intent is noted before it is sent.
     pub fn is_paid(&self) -> bool {
         matches!(self, Self::Served(_))
+    }
+
+    /// Whether requests wait in batches, at the price of such.
+    pub fn is_batch(&self) -> bool {
+        false
+    }
+
+    /// What a request costs, where that is known.
+    pub fn price(&self) -> Option<Price> {
+        match self {
+            Self::Served(served) => served.price(),
+            _ => None,
+        }
     }
 
     /// Whether every response must hold its thinking.

@@ -52,6 +52,17 @@ impl fmt::Display for FinishReason {
     }
 }
 
+/// The tokens that a response took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Of these, tokens that were read before.
+    pub cached: u64,
+    /// Tokens of the response, thinking included.
+    pub output: u64,
+}
+
 /// A response, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -94,15 +105,19 @@ impl Raw {
         Ok(reply)
     }
 
-    /// The tokens of the prompt and of the response, as whoever answered counts them; zero where nobody did.
-    pub fn tokens(&self) -> (u64, u64) {
+    /// Its tokens, as whoever answered counts them; zero where nobody did.
+    pub fn usage(&self) -> Usage {
         match self {
             Self::Text { input_tokens, output_tokens, .. } => {
-                (input_tokens.unwrap_or(0), output_tokens.unwrap_or(0))
+                Usage { input: input_tokens.unwrap_or(0), cached: 0, output: output_tokens.unwrap_or(0) }
             }
             Self::Chat(body) => {
-                let of = |field| body.get("usage")?.get(field)?.as_u64();
-                (of("prompt_tokens").unwrap_or(0), of("completion_tokens").unwrap_or(0))
+                let of = |path: &str| body.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+                Usage {
+                    input: of("/usage/prompt_tokens"),
+                    cached: of("/usage/prompt_tokens_details/cached_tokens"),
+                    output: of("/usage/completion_tokens"),
+                }
             }
         }
     }

@@ -72,6 +72,10 @@ impl Served {
         self.spec.thinks
     }
 
+    pub(super) fn price(&self) -> Option<super::Price> {
+        self.run.price
+    }
+
     pub(super) fn identity(&self) -> Value {
         self.spec.identity()
     }

@@ -7,7 +7,6 @@ pub mod score;
 use std::path::Path;
 
 use dag_engine::Digest;
-use dag_engine::context::Input;
 use dag_engine::task::{
     ArtifactType, Environment, Estimate, EstimateInputs, Fault, Missing, Ports, Task, TaskCx, TaskError,
 };
@@ -20,6 +19,7 @@ use crate::expression::{Scope, Template};
 use crate::math::{self, Policy, Verdict};
 use crate::records::{Prompt, Records, draw};
 use crate::responses::{self, Asked};
+use crate::survey::{self, Survey};
 use crate::table::{ColumnKind, Row, Schema, TableReader, TableWriter};
 use score::{Graded, Metrics};
 
@@ -175,14 +175,24 @@ impl Task for Evaluate {
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
-        let records = inputs.total("problems", "rows").map(|rows| rows * u64::from(params.repeats));
-        Estimate { records, ..Estimate::default() }
+        let most = inputs.most("problems").map(|rows| rows * u64::from(params.repeats));
+        let survey =
+            Survey::open(inputs, &params.model, &params.sampling(), draw(inputs.seed(), params.seed));
+        let problems = inputs.artifact("problems").and_then(|(path, _)| read_problems(params, path).ok());
+        let wanted = problems.map(|problems| {
+            let repeats = 0..params.repeats;
+            problems
+                .rows
+                .into_iter()
+                .map(move |problem| Ok(Prompt { messages: problem.messages, repeats: repeats.clone() }))
+        });
+        survey::of_prompts(survey, wanted, most)
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
         let run: BackendRun = cx.run_options()?;
         let sampling = params.sampling();
-        let problems = read_problems(params, cx.input("problems")?)?;
+        let problems = read_problems(params, &cx.input("problems")?.path)?;
         let backend = Backend::open(&params.model, cx.optional("model"), &run, cx)?;
         let mut records = Records::open(cx, &backend, &sampling, draw(cx.seed(), params.seed))?;
         cx.progress().total(problems.rows.len() as u64 * u64::from(params.repeats));
@@ -222,14 +232,14 @@ struct Problem {
     messages: Vec<Message>,
 }
 
-fn read_problems(params: &Params, input: &Input) -> Result<Problems, TaskError> {
+fn read_problems(params: &Params, path: &Path) -> Result<Problems, TaskError> {
     let templates: Vec<(&str, Template)> = params
         .messages
         .iter()
         .map(|message| Ok((message.role.as_str(), Template::parse(&message.content)?)))
         .collect::<Result<_, String>>()
         .map_err(TaskError::failed)?;
-    let reader = TableReader::open(&input.path)?;
+    let reader = TableReader::open(path)?;
     let rows = reader.rows()?.zip(1_u64..).map(|(row, number)| {
         let row = row?;
         let at = |what: String| TaskError::input(reader.path(), Some(number), what);

@@ -121,7 +121,7 @@ impl Task for Mix {
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
-        let all: Option<u64> = inputs.inputs.keys().map(|port| inputs.total(port, "rows")).sum();
+        let all: Option<u64> = inputs.ports().map(|port| inputs.most(port)).sum();
         let records = params.take.into_iter().chain(all).min();
         Estimate { records, ..Estimate::default() }
     }
