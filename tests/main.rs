@@ -14,6 +14,7 @@ mod layering;
 mod ledger;
 mod main_job;
 mod mock;
+mod money;
 mod reuse;
 mod smollm2;
 mod store;
