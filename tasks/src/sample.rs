@@ -117,7 +117,8 @@ pub struct SampleTask;
 
 impl Task for SampleTask {
     const KIND: &'static str = "sample";
-    const VERSION: u32 = 1;
+    // 2: channels of harmony are read.
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "responses to prompts from a model, so many of each";
     type Params = Params;
     type Run = BackendRun;

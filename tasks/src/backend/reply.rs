@@ -232,10 +232,42 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
     if content.trim().is_empty() && reasoning.is_none() {
         return Err(Failure::new(FailureKind::Empty, "the response has no text"));
     }
+    let channels = harmony(content);
+    let (reasoning, content) = match &channels {
+        Some((analysis, last)) => (reasoning.or(Some(&**analysis)), &**last),
+        None => (reasoning, content),
+    };
     let usage = |field| body.get("usage")?.get(field)?.as_u64();
     let logprobs = choice.get("logprobs").filter(|logprobs| !logprobs.is_null()).cloned();
     let (input, output) = (usage("prompt_tokens"), usage("completion_tokens"));
     Ok(Reply { logprobs, ..Reply::of_parts(reasoning, content, finish_reason, input, output) })
+}
+
+/// The analysis and the final answer of a response in gpt-oss's harmony format, which a server gives as text where it runs
+/// without a parser for it: with its control strings, or, where these were skipped, with the names of the channels alone
+/// (openai/harmony, docs/format.md). `None` if the text is not in the format.
+fn harmony(text: &str) -> Option<(String, String)> {
+    const CHANNEL: &str = "<|channel|>";
+    const MESSAGE: &str = "<|message|>";
+    let Some((_, rest)) = text.split_once(CHANNEL) else {
+        let analysis = text.trim_start().strip_prefix("analysis")?;
+        let (analysis, last) = analysis.split_once("assistantfinal")?;
+        return Some((analysis.trim().to_owned(), last.trim().to_owned()));
+    };
+    let (mut analysis, mut last) = (Vec::new(), String::new());
+    for part in rest.split(CHANNEL) {
+        let Some((channel, said)) = part.split_once(MESSAGE) else { continue };
+        let end =
+            ["<|end|>", "<|return|>", "<|call|>", "<|start|>"].iter().filter_map(|end| said.find(end)).min();
+        let said = said[..end.unwrap_or(said.len())].trim();
+        // A channel's name may be followed by a recipient or a constraint.
+        match channel.split_whitespace().next() {
+            Some("final") => said.clone_into(&mut last),
+            Some("analysis") => analysis.push(said),
+            _ => {}
+        }
+    }
+    Some((analysis.join("\n\n"), last))
 }
 
 /// The start of a text that may be long.
@@ -274,6 +306,30 @@ mod tests {
             assert_eq!(reply.response, "<think>\n2+2\n</think>\n\n4", "{message}");
             assert_eq!((reply.input_tokens, reply.output_tokens), (Some(5), Some(7)));
         }
+    }
+
+    #[test]
+    fn channels_of_harmony_are_read_with_and_without_their_control_strings() {
+        for content in [
+            "<|channel|>analysis<|message|>2+2<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>",
+            "<|channel|>analysis<|message|>2+2<|end|><|start|>assistant<|channel|>commentary to=calc<|constrain|>json\
+             <|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>4",
+            "analysis2+2assistantfinal4",
+        ] {
+            let reply = chat(&json!({ "content": content }), "stop").unwrap();
+            assert_eq!((reply.reasoning.as_deref(), &*reply.answer_text), (Some("2+2"), "4"), "{content}");
+            assert_eq!(reply.response, "<think>\n2+2\n</think>\n\n4");
+        }
+        let cut = "<|channel|>analysis<|message|>2+2 is";
+        let reply = chat(&json!({ "content": cut }), "length").unwrap();
+        assert_eq!((&*reply.response, &*reply.answer_text), ("<think>\n2+2 is", ""));
+        assert_eq!(
+            chat(&json!({ "content": cut }), "stop"),
+            Err(FailureKind::Empty),
+            "thinking without an end"
+        );
+        let plain = "analysis of the problem: the final answer is 4";
+        assert_eq!(chat(&json!({ "content": plain }), "stop").unwrap().reasoning, None);
     }
 
     #[test]
