@@ -186,8 +186,8 @@ pub struct Judge;
 
 impl Task for Judge {
     const KIND: &'static str = "judge";
-    /// Of the reading of verdicts too: a change of it changes the outputs, and asks nothing again.
-    const VERSION: u32 = math::VERSION;
+    /// The last digit is that of what is shown, read and written; a change of the reading asks nothing again.
+    const VERSION: u32 = 10 * math::VERSION + 1;
     const ABOUT: &'static str = "does a response reach the reference answer; by rules or by a model";
     type Params = Params;
     type Run = BackendRun;
@@ -211,6 +211,9 @@ impl Task for Judge {
         }
         if !(0.0..=1.0).contains(&params.max_without_verdict) {
             faults.push(Fault::new("/max_without_verdict", "a share is from 0 to 1"));
+        }
+        if params.part == Part::LastWords(0) {
+            faults.push(Fault::new("/part/last_words", "no words are nothing to judge"));
         }
         faults
     }
