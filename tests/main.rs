@@ -11,6 +11,7 @@ mod cli_live;
 mod cli_run;
 mod crash;
 mod gsm8k_traces;
+mod judge;
 mod layering;
 mod main_job;
 mod reuse;
