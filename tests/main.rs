@@ -10,6 +10,7 @@ mod cli_live;
 mod cli_run;
 mod crash;
 mod gsm8k_traces;
+mod judge;
 mod layering;
 mod ledger;
 mod main_job;

@@ -1,8 +1,10 @@
 //! Reading a judge's words: which verdict they hold, and by which rule it was found.
 //!
 //! What is no verdict is never counted as one: a judge that was cut off, that contradicts itself or that says something
-//! else has its own category, and what becomes of it is a policy of the node.
+//! else has its own category, and what becomes of it is a policy of the node. In doubt there is no verdict: to ask once
+//! more is cheap, and a match where there is none puts a wrong trace among the training data.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -31,6 +33,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Those that decide nothing.
+    pub const UNDECIDED: [Self; 4] = [Self::Ambiguous, Self::Unparsable, Self::Truncated, Self::Error];
+
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,6 +47,14 @@ impl Verdict {
             Self::Truncated => "truncated",
             Self::Error => "error",
         }
+    }
+
+    /// The verdict of a name in tables.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Match, Self::Mismatch, Self::NoAnswer]
+            .into_iter()
+            .chain(Self::UNDECIDED)
+            .find(|verdict| verdict.name() == name)
     }
 
     /// Whether the response is right; `None` where nothing can be said.
@@ -61,38 +74,74 @@ pub fn read(reply: &Result<Reply, Failure>, synonyms: bool) -> (Verdict, &'stati
     if reply.finish_reason == FinishReason::Length {
         return (Verdict::Truncated, "length");
     }
-    if reply.answer_text.trim().is_empty() {
-        let is_open = reply.reasoning.is_some() && !reply.response.contains("</think>");
-        return if is_open { (Verdict::Truncated, "open_thinking") } else { (Verdict::Error, "empty") };
+    // A server that takes the thinking out may leave a tag in what it calls the answer.
+    let text = &reply.answer_text;
+    let text = text.rsplit_once("</think>").map_or(text.as_str(), |(_, after)| after);
+    let is_open = reply.reasoning.is_some() && !reply.response.contains("</think>");
+    if text.contains("<think>") || text.trim().is_empty() && is_open {
+        return (Verdict::Truncated, "open_thinking");
     }
-    let words = find(&reply.answer_text, &VERDICTS);
+    if text.trim().is_empty() {
+        return (Verdict::Error, "empty");
+    }
+    let words = find(text, &VERDICTS);
     if !words.is_empty() {
-        return decide(&words);
+        return decide(text, &words);
     }
-    let words = if synonyms { find(&reply.answer_text, &SYNONYMS) } else { Vec::new() };
-    match decide(&words) {
+    let words = if synonyms { find(text, &SYNONYMS) } else { Vec::new() };
+    match decide(text, &words) {
         (verdict, _) if !words.is_empty() => (verdict, "synonym"),
         _ => (Verdict::Unparsable, "nothing_found"),
     }
 }
 
-/// `MISMATCH` stands first, because `MATCH` is a part of it.
-static VERDICTS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?<no>mis[\s\-*_]{0,3}match)|(?<yes>match)"));
-static SYNONYMS: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"(?<no>not\s+equivalent|inequivalent|incorrect|different|no)|(?<yes>equivalent|correct|yes)")
+/// Whole words, letter case ignored; underscores and asterisks around a word are no part of it.
+///
+/// `MISMATCH` stands first, because `MATCH` is a part of it. Whatever signs stand between its halves and whatever is before
+/// it, it is one word: of all misreadings that of `MIS‑MATCH` as `MATCH` would be the worst. `MATCHES`, `MATCHED` and
+/// `MATCHING` are no verdicts: they are how prose talks about the parts of a solution, and the prompt asks for the bare word.
+static VERDICTS: LazyLock<Regex> = LazyLock::new(|| {
+    compile(r"(?i)(?:(?<no>mis[^\p{L}\p{N}]{0,6}match)|(?:^|[^\p{L}\p{N}])(?<yes>match))(?:$|[^\p{L}\p{N}])")
 });
-/// A stretch in double asterisks or underscores; one that is still open at the end counts.
-static BOLD: LazyLock<Regex> = LazyLock::new(|| compile(r"\*\*[^*]{1,120}(?:\*\*|$)|__[^_]{1,120}(?:__|$)"));
-/// A negation that reaches up to the end of a text.
-static NEGATION: LazyLock<Regex> = LazyLock::new(|| {
+static SYNONYMS: LazyLock<Regex> = LazyLock::new(|| {
     compile(
-        r#"(?i)(?:\b(?:no|not|never|without|neither|nor|cannot)|n['’]t)(?:\s+(?:an?|the|be|exactly|exact|really|to|do|does|good|perfect))*[\s*_`"'\[(]*$"#,
+        r"(?i)(?:^|[^\p{L}\p{N}])(?:(?<no>not\s+equivalent|inequivalent|incorrect|different|no)|(?<yes>equivalent|correct|yes))(?:$|[^\p{L}\p{N}])",
     )
 });
+/// A stretch in double asterisks, which may stand apart, or in double underscores; one that is still open at the end
+/// counts.
+static BOLD: LazyLock<Regex> =
+    LazyLock::new(|| compile(r"\*\s?\*[^*]{1,120}(?:\*\s?\*|$)|__[^_]{1,120}(?:__|$)"));
+/// A negation that reaches up to the end of a text, in English and in the languages that judges fall into.
+static NEGATION: LazyLock<Regex> = LazyLock::new(|| {
+    before(
+        r"(?:\b(?:no|not|never|without|neither|nor|cannot|non|fail(?:s|ed)?|nicht|keine?|pas)|n['’]t|\b(?:не|нет)|[不没沒非未无無][是有]?)",
+        "an?|the|be|any|all|at|in|fact|quite|fully|exactly|exact|strictly|completely|really|actually|necessarily|even|to|do|does|seem|appear|considered|good|perfect|true|real|full|un|une|es|ein|eine",
+    )
+});
+/// A word before the verdict that takes half of it back.
+static HEDGE: LazyLock<Regex> = LazyLock::new(|| {
+    before(
+        r"\b(?:partial(?:ly)?|near(?:ly)?|almost|close|false|half|possibl[ey]|probabl[ey]|potential(?:ly)?|approximate(?:ly)?)",
+        "an?|the|to|be|exact|perfect|full",
+    )
+});
+/// What takes a verdict back behind it: `MATCH: no`, `"match": false`, `MATCH is not given`.
+static DENIAL: LazyLock<Regex> = LazyLock::new(|| {
+    compile(
+        r#"(?i)^[\s*_`"'”’\])]*(?:[:=]+[\s*_`"'“‘\[(]*(?:no|nope|not|false|0)\s*(?:$|[,;!})\]"'”’*_`]|\.(?:\s|$))|(?:is|was|does|do|has|can|could|would|should)\s*(?:not\b|n['’]t\b|false\b)|ではな|ではあり|でない|しない|不[成是]|아니|아님)"#,
+    )
+});
+/// A verdict that is put as a question.
+static QUESTION: LazyLock<Regex> = LazyLock::new(|| compile(r#"^[\s*_`"'”’\])]*[?？]"#));
+/// What stands between two verdicts that are offered as alternatives.
+static ALTERNATIVE: LazyLock<Regex> = LazyLock::new(|| {
+    compile(r#"(?i)^[\s*_`"'“”‘’\[\]()]*(?:or|and|vs\.?|oder|或|[/|,])?[\s*_`"'“”‘’\[\]()]*$"#)
+});
 
-/// Whole words, letter case ignored. Underscores and asterisks around a word are no part of it.
-fn pattern(words: &str) -> Regex {
-    compile(&format!(r"(?i)(?:^|[^\p{{L}}\p{{N}}])(?:{words})(?:$|[^\p{{L}}\p{{N}}])"))
+/// `words`, then any of `fillers`, then marks only, up to the end of a text.
+fn before(words: &str, fillers: &str) -> Regex {
+    compile(&format!(r#"(?i){words}(?:[\s\-‐‑]+(?:{fillers}))*[\s\-‐‑–*_`"'“”‘’«\[(]*$"#))
 }
 
 fn compile(pattern: &str) -> Regex {
@@ -101,9 +150,11 @@ fn compile(pattern: &str) -> Regex {
 
 /// A verdict's word in a text.
 struct Word {
+    range: Range<usize>,
     is_match: bool,
     is_bold: bool,
-    is_negated: bool,
+    /// What speaks against taking it as it stands.
+    doubt: Option<&'static str>,
 }
 
 fn find(text: &str, pattern: &Regex) -> Vec<Word> {
@@ -114,9 +165,10 @@ fn find(text: &str, pattern: &Regex) -> Vec<Word> {
         let is_match = groups.name("yes").is_some();
         let Some(word) = groups.name("yes").or_else(|| groups.name("no")) else { break };
         words.push(Word {
+            range: word.range(),
             is_match,
             is_bold: bold.iter().any(|range| range.contains(&word.start())),
-            is_negated: NEGATION.is_match(&text[..word.start()]),
+            doubt: doubt(&text[..word.start()], &text[word.end()..]),
         });
         // The character after one word may be the one before the next.
         start = word.end();
@@ -124,19 +176,37 @@ fn find(text: &str, pattern: &Regex) -> Vec<Word> {
     words
 }
 
-fn decide(words: &[Word]) -> (Verdict, &'static str) {
+fn doubt(before: &str, after: &str) -> Option<&'static str> {
+    if NEGATION.is_match(before) || DENIAL.is_match(after) {
+        Some("negated")
+    } else if HEDGE.is_match(before) || QUESTION.is_match(after) {
+        Some("hedged")
+    } else {
+        None
+    }
+}
+
+fn decide(text: &str, words: &[Word]) -> (Verdict, &'static str) {
     let verdict = |is_match| if is_match { Verdict::Match } else { Verdict::Mismatch };
     // What is set in bold is meant as the verdict; a judge that weighs both writes its last word last.
-    if let Some(last) = words.iter().rfind(|word| word.is_bold) {
-        return if last.is_negated {
-            (Verdict::Ambiguous, "negated")
-        } else {
-            (verdict(last.is_match), "bold")
+    if let Some(at) = words.iter().rposition(|word| word.is_bold) {
+        let last = &words[at];
+        let is_alternative = |one: &Word, other: &Word| {
+            one.is_match != other.is_match && ALTERNATIVE.is_match(&text[one.range.end..other.range.start])
+        };
+        // Neighbours that offer the other word, as the prompt does, leave the choice open.
+        let around = &words[at.saturating_sub(1)..words.len().min(at + 2)];
+        return match last.doubt {
+            Some(doubt) => (Verdict::Ambiguous, doubt),
+            None if around.windows(2).any(|pair| is_alternative(&pair[0], &pair[1])) => {
+                (Verdict::Ambiguous, "both")
+            }
+            None => (verdict(last.is_match), "bold"),
         };
     }
     let Some(first) = words.first() else { return (Verdict::Unparsable, "nothing_found") };
-    if words.iter().any(|word| word.is_negated) {
-        return (Verdict::Ambiguous, "negated");
+    if let Some(doubt) = words.iter().find_map(|word| word.doubt) {
+        return (Verdict::Ambiguous, doubt);
     }
     if words.iter().any(|word| word.is_match != first.is_match) {
         return (Verdict::Ambiguous, "both");
@@ -145,86 +215,4 @@ fn decide(words: &[Word]) -> (Verdict, &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(text: &str, finish_reason: FinishReason, synonyms: bool) -> (Verdict, &'static str) {
-        read(&Ok(Reply::of_text(text, finish_reason, None, None)), synonyms)
-    }
-
-    #[test]
-    fn what_judges_say() {
-        use Verdict::{Ambiguous, Error, Match, Mismatch, Truncated, Unparsable};
-        let table: &[(&str, Verdict, &str)] = &[
-            ("**MATCH**", Match, "bold"),
-            ("**MISMATCH**", Mismatch, "bold"),
-            ("**match**", Match, "bold"),
-            ("**Mismatch.**", Mismatch, "bold"),
-            ("** MATCH **", Match, "bold"),
-            ("**MATCH\n**", Match, "bold"),
-            ("**\nMISMATCH\n**", Mismatch, "bold"),
-            ("__MATCH__", Match, "bold"),
-            ("`**MISMATCH**`", Mismatch, "bold"),
-            ("**[MATCH]**", Match, "bold"),
-            ("**Verdict: MATCH**", Match, "bold"),
-            ("**MATCH", Match, "bold"),
-            ("Both are 5.\n\n**MATCH**.", Match, "bold"),
-            ("It could be **MATCH**, yet the sign differs: **MISMATCH**", Mismatch, "bold"),
-            ("I must answer **MATCH** or **MISMATCH**. They agree. **MATCH**", Match, "bold"),
-            ("The forms do not match at first sight, but 1/2 = 0.5. **MATCH**", Match, "bold"),
-            ("MATCH", Match, "plain"),
-            ("mismatch", Mismatch, "plain"),
-            ("Verdict: MISMATCH", Mismatch, "plain"),
-            ("*MATCH*", Match, "plain"),
-            ("_MATCH_", Match, "plain"),
-            ("`MATCH`", Match, "plain"),
-            ("[MISMATCH]", Mismatch, "plain"),
-            ("MIS-MATCH", Mismatch, "plain"),
-            ("**MIS**MATCH", Mismatch, "bold"),
-            ("MATCH. Again: MATCH", Match, "plain"),
-            ("MATCH or MISMATCH", Ambiguous, "both"),
-            ("NO MATCH", Ambiguous, "negated"),
-            ("This is not a MATCH", Ambiguous, "negated"),
-            ("This isn't a match", Ambiguous, "negated"),
-            ("They do not **MATCH**", Ambiguous, "negated"),
-            ("not a MISMATCH", Ambiguous, "negated"),
-            ("The final answers matched, matching in all digits.", Unparsable, "nothing_found"),
-            ("REMATCH", Unparsable, "nothing_found"),
-            ("The answers are equivalent.", Unparsable, "nothing_found"),
-            ("I cannot decide this.", Unparsable, "nothing_found"),
-            ("<think>**MATCH** or not?</think>**MISMATCH**", Mismatch, "bold"),
-            ("The trace says **MATCH**, I think.</think>MISMATCH", Mismatch, "plain"),
-            ("<think>**MATCH**</think>", Error, "empty"),
-            ("<think>It is a **MATCH**", Truncated, "open_thinking"),
-            ("", Error, "empty"),
-            (" \n ", Error, "empty"),
-            ("**MATCH** 一致", Match, "bold"),
-        ];
-        for (text, verdict, rule) in table {
-            assert_eq!(said(text, FinishReason::Stop, false), (*verdict, *rule), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_cut_off_is_no_verdict() {
-        assert_eq!(said("**MATCH** because", FinishReason::Length, false), (Verdict::Truncated, "length"));
-        let failed = Err(Failure::new(crate::backend::FailureKind::Timeout, ""));
-        assert_eq!(read(&failed, false), (Verdict::Error, "failure"));
-    }
-
-    #[test]
-    fn synonyms_only_where_they_are_asked_for() {
-        for (text, verdict) in [
-            ("Yes", Verdict::Match),
-            ("No.", Verdict::Mismatch),
-            ("They are not equivalent", Verdict::Mismatch),
-            ("**EQUIVALENT**", Verdict::Match),
-            ("incorrect", Verdict::Mismatch),
-            ("correct? incorrect?", Verdict::Ambiguous),
-        ] {
-            assert_eq!(said(text, FinishReason::Stop, true), (verdict, "synonym"), "{text}");
-            assert_eq!(said(text, FinishReason::Stop, false).0, Verdict::Unparsable);
-        }
-        assert_eq!(said("Yes, **MISMATCH**", FinishReason::Stop, true), (Verdict::Mismatch, "bold"));
-    }
-}
+mod tests;

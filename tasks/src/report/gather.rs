@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 
 use super::Params;
 use crate::evaluate::score::Graded;
+use crate::judge::quality::{AgainstLabels, Agreement};
+use crate::judge::{ControlOutcome, LABEL, Verdict};
 use crate::table::{TableError, TableReader};
 
 /// The column in which `filter` says why it dropped a record.
@@ -24,7 +26,7 @@ pub(super) struct Gathered {
     pub(super) benchmarks: Vec<String>,
     pub(super) training: Vec<Training>,
     pub(super) packs: Vec<(String, Map<String, Value>)>,
-    pub(super) judged: Vec<(String, BTreeMap<String, u64>)>,
+    pub(super) judged: Vec<Judged>,
     pub(super) funnel: Vec<FunnelStep>,
 }
 
@@ -56,6 +58,17 @@ pub(super) struct Step {
     pub(super) grad_norm: Option<f64>,
     #[serde(default)]
     pub(super) loss_tokens: Option<u64>,
+}
+
+/// The verdicts on one arm, and how good they are.
+#[derive(Default)]
+pub(super) struct Judged {
+    pub(super) arm: String,
+    pub(super) verdicts: BTreeMap<String, u64>,
+    /// Of the model with the rules.
+    pub(super) agreement: Agreement,
+    pub(super) labels: AgainstLabels,
+    pub(super) controls: Option<ControlOutcome>,
 }
 
 /// One table of the data funnel.
@@ -90,8 +103,10 @@ pub(super) fn gather(params: &Params, cx: &TaskCx) -> Result<Gathered, TaskError
         gathered.packs.push((arm_label(params, input), stats));
     }
     for input in cx.inputs("judged") {
-        let counts = count_values(&input.path, "verdict")?;
-        gathered.judged.push((arm_label(params, input), counts));
+        gathered.judged.push(read_judged(arm_label(params, input), &input.path)?);
+    }
+    for input in cx.inputs("controls") {
+        gathered.add_controls(&arm_label(params, input), &input.path)?;
     }
     for (index, input) in cx.inputs("funnel").iter().enumerate() {
         let label = params.funnel.get(index).cloned().unwrap_or_else(|| format!("step {}", index + 1));
@@ -106,6 +121,19 @@ pub(super) fn gather(params: &Params, cx: &TaskCx) -> Result<Gathered, TaskError
 }
 
 impl Gathered {
+    fn add_controls(&mut self, arm: &str, path: &Path) -> Result<(), TaskError> {
+        let mut outcome = ControlOutcome::default();
+        for row in TableReader::open(path)?.rows_of(&["control", "match"])? {
+            outcome.add_row(&row?);
+        }
+        let at = self.judged.iter().position(|judged| judged.arm == arm).unwrap_or_else(|| {
+            self.judged.push(Judged { arm: arm.to_owned(), ..Judged::default() });
+            self.judged.len() - 1
+        });
+        self.judged[at].controls = Some(outcome);
+        Ok(())
+    }
+
     fn add_results(
         &mut self,
         params: &Params,
@@ -127,6 +155,30 @@ impl Gathered {
         self.arms[at].results.entry(benchmark).or_default().push(graded);
         Ok(())
     }
+}
+
+fn read_judged(arm: String, path: &Path) -> Result<Judged, TaskError> {
+    let mut judged = Judged { arm, verdicts: count_values(path, "verdict")?, ..Judged::default() };
+    let table = TableReader::open(path)?;
+    let columns: Vec<&str> = table
+        .schema()
+        .names()
+        .filter(|name| ["verdict", "rules_verdict", "disagrees", LABEL].contains(name))
+        .collect();
+    for row in table.rows_of(&columns)? {
+        let row = row?;
+        let verdict = |column: &str| row.get(column).and_then(Value::as_str).and_then(Verdict::named);
+        let Some(given) = verdict("verdict") else { continue };
+        if row.get("disagrees").is_some_and(Value::is_boolean)
+            && let Some(rules) = verdict("rules_verdict")
+        {
+            judged.agreement.add(given, rules);
+        }
+        if let Some(is_right) = row.get(LABEL).and_then(Value::as_bool) {
+            judged.labels.add(is_right, given);
+        }
+    }
+    Ok(judged)
 }
 
 /// The coordinates that name neither the benchmark nor the replicate.

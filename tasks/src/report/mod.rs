@@ -73,6 +73,7 @@ impl Task for Report {
             .many("training", ArtifactType::Model)
             .many("packs", ArtifactType::Packs)
             .many("judged", ArtifactType::Table)
+            .many("controls", ArtifactType::Table)
             .many("funnel", ArtifactType::Table)
             .output("report", ArtifactType::Report)
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::findings::{Cell, Comparison, Findings, Score};
-use super::gather::Gathered;
+use super::gather::{Gathered, Judged};
+use crate::judge::quality::Share;
 use crate::stats::Interval;
 
 /// A table of texts. The first columns name the row; the others hold numbers.
@@ -39,6 +40,7 @@ pub(super) fn tables(gathered: &Gathered, findings: &Findings) -> Vec<Table> {
         fairness(gathered),
         funnel(gathered),
         verdicts(gathered),
+        judge(gathered),
     ];
     all.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
@@ -220,22 +222,60 @@ fn funnel(gathered: &Gathered) -> Table {
 }
 
 fn verdicts(gathered: &Gathered) -> Table {
+    let judged = || gathered.judged.iter().filter(|judged| !judged.verdicts.is_empty());
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    for (_, counts) in &gathered.judged {
-        for (verdict, rows) in counts {
-            *kinds.entry(verdict).or_default() += rows;
-        }
+    for (verdict, rows) in judged().flat_map(|judged| &judged.verdicts) {
+        *kinds.entry(verdict).or_default() += rows;
     }
-    let rows = gathered.judged.iter().map(|(arm, counts)| {
-        let total: u64 = counts.values().sum();
+    let rows = judged().map(|Judged { arm, verdicts, .. }| {
+        let total: u64 = verdicts.values().sum();
         let each = kinds.keys().map(|verdict| {
-            let rows = counts.get(*verdict).copied().unwrap_or(0);
+            let rows = verdicts.get(*verdict).copied().unwrap_or(0);
             format!("{} ({} %)", count(rows as f64), percent(rows as f64 / total.max(1) as f64))
         });
         TableRow { cells: std::iter::once(arm.clone()).chain(each).collect(), starts_group: false }
     });
     let headers = std::iter::once("Arm").chain(kinds.keys().copied()).map(str::to_owned).collect();
     Table { title: "Verdicts of the judge", note: String::new(), headers, names: 1, rows: rows.collect() }
+}
+
+/// How far the verdicts can be trusted: what is known of it of any arm.
+fn judge(gathered: &Gathered) -> Table {
+    type Fact = fn(&Judged) -> Option<String>;
+    let facts: [(&str, Fact); 6] = [
+        ("Agrees with the rules %", |judged| share(judged.agreement.agreed())),
+        ("Kappa", |judged| judged.agreement.kappa().map(|kappa| format!("{kappa:.2}"))),
+        ("Precision %", |judged| share(judged.labels.precision())),
+        ("Recall %", |judged| share(judged.labels.recall())),
+        ("Match beside another reference %", |judged| share(judged.controls?.false_match)),
+        ("Match of the reference itself %", |judged| share(judged.controls?.true_match)),
+    ];
+    let told: Vec<_> = facts
+        .iter()
+        .filter(|(_, fact)| gathered.judged.iter().any(|judged| fact(judged).is_some()))
+        .collect();
+    let rows = gathered.judged.iter().map(|judged| TableRow {
+        cells: std::iter::once(judged.arm.clone())
+            .chain(told.iter().map(|(_, fact)| fact(judged).unwrap_or_else(dash)))
+            .collect(),
+        starts_group: false,
+    });
+    Table {
+        title: "How good the judge is",
+        note: "Brackets are 95 % intervals (Wilson). Agreement is over what both the model and the rules decide; precision and \
+               recall are those of a match against the labels. Beside the reference of another row a match is an error, and \
+               of the reference itself it must be one."
+            .to_owned(),
+        headers: std::iter::once("Arm").chain(told.iter().map(|(header, _)| *header)).map(str::to_owned).collect(),
+        names: 1,
+        rows: if told.is_empty() { Vec::new() } else { rows.collect() },
+    }
+}
+
+/// A share in percent with its interval; `None` of nothing.
+fn share(share: Share) -> Option<String> {
+    let interval = share.interval()?;
+    Some(format!("{} [{}, {}]", percent(share.value()?), percent(interval.low), percent(interval.high)))
 }
 
 /// Rows whose first cell is left empty where it repeats the one above.

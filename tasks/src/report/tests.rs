@@ -153,6 +153,46 @@ fn the_files_agree_and_the_page_is_closed() {
 }
 
 #[test]
+fn the_judge_is_summed_up_by_what_is_known_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let schema = Schema::new([
+        ("verdict", ColumnKind::Str),
+        ("rules_verdict", ColumnKind::Str),
+        ("disagrees", ColumnKind::Bool),
+        ("judge_label", ColumnKind::Bool),
+    ]);
+    let row = |verdict: &str, rules: &str, disagrees: Value, label: Value| json!({ "verdict": verdict, "rules_verdict": rules, "disagrees": disagrees, "judge_label": label });
+    let rows = [
+        row("match", "match", json!(false), json!(true)),
+        row("match", "no_answer", json!(true), json!(false)),
+        row("mismatch", "mismatch", json!(false), json!(true)),
+        row("match", "match", Value::Null, json!(true)), // by a shortcut, not by the model
+        row("truncated", "match", Value::Null, Value::Null),
+    ];
+    table(&directory.path().join("judged"), schema, rows);
+    let schema = Schema::new([("control", ColumnKind::Str), ("match", ColumnKind::Bool)]);
+    let control = |control: &str, is_match: Value| json!({ "control": control, "match": is_match });
+    let controls = [
+        control("other_reference", json!(true)),
+        control("other_reference", json!(false)),
+        control("own_reference", Value::Null),
+    ];
+    table(&directory.path().join("controls"), schema, controls);
+    let mut cx = TaskCx::for_test(directory.path())
+        .input_at("judged", directory.path().join("judged"), &[("arm", "r1")])
+        .input_at("controls", directory.path().join("controls"), &[("arm", "r1")])
+        .build()
+        .unwrap();
+    Report::run(&serde_json::from_value(json!({})).unwrap(), &mut cx).unwrap();
+    let text = read(&cx.output("report"), "report.md");
+    let line = text.lines().find(|line| line.contains("66.7 [")).unwrap_or_else(|| panic!("{text}"));
+    let cells: Vec<&str> = line.split('|').map(|cell| cell.split('[').next().unwrap().trim()).collect();
+    // Two of three agree, kappa (2/3 − 4/9) / (5/9); two of three matches are right, two of three right ones are found.
+    assert_eq!(cells[1..8], ["r1", "66.7", "0.40", "66.7", "66.7", "50.0", "0.0"], "{line}");
+    assert!(text.contains("How good the judge is"));
+}
+
+#[test]
 fn equal_inputs_give_equal_bytes() {
     let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let [first, second] = [one.path(), two.path()].map(|directory| report(directory, "r1"));
