@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::chat_server::ChatServer;
+use crate::mock::{Behaviour, Mock};
 use crate::support::{Ran, Sandbox};
 
 const ROWS: u64 = 30;
@@ -50,7 +50,7 @@ fn lenient(question: &str) -> String {
     format!("<think>\n{boxed} or {reference}?\n</think>\n\n**{verdict}**")
 }
 
-fn judged(server: &ChatServer) -> Sandbox {
+fn judged(server: &Mock) -> Sandbox {
     let problem = |n: u64| {
         let answer = (n + 7) * 3 % 1000;
         // The label is that of the problem: whether its reference is even, which no judge knows.
@@ -77,7 +77,7 @@ fn rows(shown: &Value) -> &Vec<Value> {
 
 #[test]
 fn edits_of_a_judge_ask_what_they_must() {
-    let server = ChatServer::start(lenient);
+    let server = Mock::start(Behaviour::of(lenient));
     let sandbox = judged(&server);
     let calls = |set: &[&str]| {
         let before = server.calls();
@@ -108,7 +108,7 @@ fn edits_of_a_judge_ask_what_they_must() {
 
 #[test]
 fn the_queue_of_disagreements_is_looked_at_from_a_shell() {
-    let server = ChatServer::start(lenient);
+    let server = Mock::start(Behaviour::of(lenient));
     let sandbox = judged(&server);
     let set = ["controls=5", "label=even"];
     dag(&sandbox, &["run", "judged.yaml"], &set).expect(0);

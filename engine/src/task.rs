@@ -187,6 +187,17 @@ pub struct EstimateInput {
 }
 
 impl EstimateInputs {
+    /// Adds an input that has one metric and no bytes; for tests of a task kind.
+    #[must_use]
+    pub fn with_metric(mut self, port: &str, name: &str, value: u64) -> Self {
+        let metrics = Some([(name.to_owned(), value.into())].into());
+        self.inputs
+            .entry(port.to_owned())
+            .or_default()
+            .push(EstimateInput { metrics, ..EstimateInput::default() });
+        self
+    }
+
     /// The sum of metric `name` over the inputs of `port`; `None` if any of them is not known.
     pub fn total(&self, port: &str, name: &str) -> Option<u64> {
         let inputs = self.inputs.get(port)?;

@@ -169,8 +169,13 @@ impl Task for SampleTask {
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
         let most = inputs.most("prompts").map(|rows| rows * u64::from(params.repeats));
-        let survey =
-            Survey::open(inputs, &params.model, &params.sampling(), draw(inputs.seed(), params.seed));
+        let survey = Survey::open(
+            inputs,
+            inputs.run_options(),
+            &params.model,
+            &params.sampling(),
+            draw(inputs.seed(), params.seed),
+        );
         let prompts = inputs
             .artifact("prompts")
             .and_then(|(path, _)| Prompts::new(TableReader::open(path).ok()?, &params.messages).ok());

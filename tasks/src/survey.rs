@@ -28,6 +28,7 @@ impl Survey {
     /// Of the records that `model` would be asked for. `None` where nobody is asked.
     pub(crate) fn open(
         inputs: &EstimateInputs,
+        run: BackendRun,
         model: &ModelSpec,
         sampling: &Sampling,
         seed: u64,
@@ -44,11 +45,10 @@ impl Survey {
             let alike = inputs.logged_where(|about| about.get("model") == identity.as_ref());
             seen = alike.iter().flat_map(usages).take(SEEN).collect();
         }
-        let run = inputs.run_options();
         Some(Self { keys, logged, seen, run, wanted: BTreeSet::new(), calls: 0, prompt_bytes: 0 })
     }
 
-    /// Counts a prompt; gives the stored responses of its repeats, where the caller needs them.
+    /// Counts a prompt.
     pub(crate) fn count(&mut self, prompt: &Prompt) {
         for repeat in prompt.repeats.clone() {
             let key = self.keys.sample(&prompt.messages, repeat).key;

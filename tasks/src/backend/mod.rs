@@ -388,6 +388,11 @@ pub enum Backend {
 }
 
 impl ModelSpec {
+    /// [`Backend::thinks`].
+    pub fn thinks(&self) -> bool {
+        matches!(self, Self::Openai(spec) if spec.thinks)
+    }
+
     /// [`Backend::identity`] without opening the backend; `model` is the digest of what enters the port `model`. `None`
     /// where nobody is asked, or where the model is not known yet.
     pub fn identity(&self, model: Option<&Digest>) -> Option<Value> {

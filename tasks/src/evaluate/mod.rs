@@ -176,8 +176,13 @@ impl Task for Evaluate {
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
         let most = inputs.most("problems").map(|rows| rows * u64::from(params.repeats));
-        let survey =
-            Survey::open(inputs, &params.model, &params.sampling(), draw(inputs.seed(), params.seed));
+        let survey = Survey::open(
+            inputs,
+            inputs.run_options(),
+            &params.model,
+            &params.sampling(),
+            draw(inputs.seed(), params.seed),
+        );
         let problems = inputs.artifact("problems").and_then(|(path, _)| read_problems(params, path).ok());
         let wanted = problems.map(|problems| {
             let repeats = 0..params.repeats;

@@ -1,6 +1,7 @@
 //! What is judged: every response with its reference, and with its label where there is one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dag_engine::task::{TaskCx, TaskError};
 use serde_json::Value;
@@ -34,8 +35,20 @@ struct Reference {
 
 impl Material {
     pub(super) fn open(params: &Params, cx: &TaskCx) -> Result<Self, TaskError> {
-        let responses = TableReader::open(&cx.input("responses")?.path)?;
-        let references = cx.optional("references").map(|input| TableReader::open(&input.path)).transpose()?;
+        let references = cx.optional("references").map(|input| &*input.path);
+        let prompt = cx.files("/prompt_file").first().map(|path| &**path);
+        Self::read(params, &cx.input("responses")?.path, references, prompt)
+    }
+
+    /// From files: the responses, the references if they have a table of their own, the prompt if it is not the built-in.
+    pub(super) fn read(
+        params: &Params,
+        responses: &Path,
+        references: Option<&Path>,
+        prompt: Option<&Path>,
+    ) -> Result<Self, TaskError> {
+        let responses = TableReader::open(responses)?;
+        let references = references.map(TableReader::open).transpose()?;
         let has = |table: &TableReader, column: &str| table.schema().kind(column).is_some();
         let label = params.label.as_deref();
         let labels_of_responses = label.is_some_and(|label| has(&responses, label));
@@ -49,7 +62,7 @@ impl Material {
             )));
         }
         let references = references.map(|table| read_references(&table, &params.reference, of_references));
-        let prompt = match cx.files("/prompt_file").first() {
+        let prompt = match prompt {
             Some(path) => std::fs::read_to_string(path).map_err(|error| TaskError::io(path, error))?,
             None => question::PROMPT.to_owned(),
         };

@@ -92,10 +92,10 @@ impl Task for Judge {
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
-        let rows = inputs.total("responses", "rows").filter(|_| params.by == By::Model);
-        // Each control is asked beside another reference and beside its own.
-        let records = rows.map(|rows| rows + 2 * rows.min(u64::from(params.controls)));
-        Estimate { records, ..Estimate::default() }
+        match params.by {
+            By::Rules => Estimate::default(),
+            By::Model => juror::estimate(params, inputs),
+        }
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {

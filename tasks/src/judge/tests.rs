@@ -263,11 +263,13 @@ fn an_embedded_second_judge_has_a_port() {
     );
     assert!(Judge::uses_seed(&params(json!({}))));
 
-    let mut inputs = EstimateInputs::default();
-    let metrics = |rows: u64| vec![Some([("rows".to_owned(), json!(rows))].into())];
     for (rows, records) in [(3, 9), (100, 110)] {
-        inputs.inputs.insert("responses".into(), metrics(rows));
-        assert_eq!(Judge::estimate(&params(json!({})), &inputs).records, Some(records));
+        let inputs = EstimateInputs::default().with_metric("responses", "rows", rows);
+        let estimate = Judge::estimate(&params(json!({})), &inputs);
+        assert_eq!(
+            (estimate.records, estimate.calls, estimate.at_most),
+            (Some(records), Some(2 * records), true)
+        );
     }
 }
 
