@@ -11,6 +11,10 @@ mod cli_live;
 mod cli_run;
 mod crash;
 mod gsm8k_traces;
+mod hub;
+#[expect(dead_code, reason = "the library's own tests ask for more of it")]
+#[path = "../tasks/src/hub/testing.rs"]
+mod hub_server;
 mod layering;
 mod main_job;
 mod reuse;

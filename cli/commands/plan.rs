@@ -49,10 +49,13 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
         let total = total(&lines);
         return context.printer.json(&json!({
             "experiment": graph.name, "profile": graph.profile, "counts": plan.counts(),
-            "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing,
+            "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing, "warnings": plan.warnings,
         }));
     }
     context.printer.data(&render(&lines, &plan, arguments.expand))?;
+    for warning in &plan.warnings {
+        context.printer.note(&Text::new().warn("warning: ").plain(warning).line());
+    }
     if !missing.is_empty() {
         context.printer.note(&Text::new().line().then(describe_missing(&missing)));
     }

@@ -41,7 +41,11 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             file: arguments.experiment.file.display().to_string(),
             backoff: BACKOFF,
         },
-        world: World { clock: Arc::new(Context::system_time), environment: Arc::new(surroundings) },
+        world: World {
+            clock: Arc::new(Context::system_time),
+            environment: Arc::new(surroundings),
+            resolver: Context::resolver(),
+        },
         interrupt: interrupt::watch()?,
     };
     let outcome = if context.json {

@@ -34,6 +34,7 @@ pub mod params;
 pub mod plan;
 mod publish;
 pub mod registry;
+pub mod remote;
 pub mod run;
 pub mod schema;
 pub mod seed;

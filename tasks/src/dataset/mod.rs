@@ -13,8 +13,7 @@ mod source;
 use std::collections::BTreeMap;
 
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, NoRun, Ports, Task, TaskCx,
-    TaskError,
+    ArtifactType, Estimate, EstimateInputs, Fault, FileRef, NoRun, Ports, Task, TaskCx, TaskError,
 };
 use indexmap::IndexMap;
 use schemars::JsonSchema;
@@ -127,10 +126,6 @@ impl Task for Dataset {
             || params.source.generator.is_some()
     }
 
-    fn preflight(params: &Params, _run: &NoRun, _environment: &dyn Environment) -> Vec<Missing> {
-        params.source.missing().into_iter().collect()
-    }
-
     fn estimate(params: &Params, _inputs: &EstimateInputs) -> Estimate {
         let source = params.source.count.or(params.source.rows.as_ref().map(|rows| rows.len() as u64));
         let bounds = [source, params.source.take, params.take];
@@ -138,11 +133,8 @@ impl Task for Dataset {
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
-        if let Some(Missing { what, help }) = params.source.missing() {
-            return Err(TaskError::Missing { what, help });
-        }
         let seed = draw(cx.seed(), params.seed);
-        let files = cx.files("/source/path").to_vec();
+        let files = params.source.fetch(cx)?;
         let maker = Maker::new(params)?;
         let mut choice = Choice::new(params, seed)?;
         for input in cx.inputs("exclude") {

@@ -4,40 +4,45 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use dag_engine::task::{Fault, FileKind, FileRef, Missing, TaskError};
+use dag_engine::task::{Fault, FileKind, FileRef, TaskCx, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::csv::CsvReader;
 use super::generate::Problems;
+use crate::hub::{self, Address, Hub, Kind, PlainDigest, Remote};
 use crate::table::{Row, TableReader};
 
+/// The param that names files.
+const PATH: &str = "/source/path";
 /// The longest line of a text file. Longer ones are no data but an accident.
 const LONGEST_LINE: u64 = 64 << 20;
-/// The scheme of a data set on the Hugging Face hub.
-const HUB: &str = "hf://";
 
 /// Where rows come from: exactly one of `path`, `generator` and `rows`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file, or a pattern of files (`data/*.parquet`, read in the order of their paths), or a data set on the Hugging
-    /// Face hub (`hf://openai/gsm8k`).
+    /// A file, or a pattern of files (`data/*.parquet`, read in the order of their paths); or a data set on the Hugging
+    /// Face hub (`hf://openai/gsm8k`, `hf://OWNER/NAME@REVISION`, or some of its files as `hf://OWNER/NAME/data/*.jsonl`);
+    /// or a file at an address of the web (`https://…`), with its `digest`.
     #[serde(default)]
     pub path: Option<String>,
     /// How the files are written. Without it the content tells: Parquet by its signature, a JSON array by `[`, JSON
     /// lines by `{`, anything else is CSV. Not the name: names are in no key.
     #[serde(default)]
     pub format: Option<Format>,
+    /// Digest of a file at an address of the web: `sha256:…` or `blake3:…`. It stands for the content in the key.
+    #[serde(default, skip_serializing)]
+    pub digest: Option<String>,
     /// Configuration of a data set on the hub.
     #[serde(default)]
     pub config: Option<String>,
-    /// Split of a data set on the hub.
+    /// Split of a data set on the hub. Which files that are its card says, else their names.
     #[serde(default)]
     pub split: Option<String>,
-    /// Revision of a data set on the hub.
-    #[serde(default)]
+    /// Revision of a data set on the hub: a branch, a tag or a commit. The commit that it is at stands in the key.
+    #[serde(default, skip_serializing)]
     pub revision: Option<String>,
     /// Problems that are made here.
     #[serde(default)]
@@ -136,13 +141,7 @@ impl Source {
         {
             faults.push(Fault::new(format!("/source/{field}"), "this is for a `generator`"));
         }
-        let hub = [("config", &self.config), ("split", &self.split), ("revision", &self.revision)];
-        for (field, _) in hub.into_iter().filter(|(_, value)| value.is_some() && !self.is_on_hub()) {
-            faults.push(Fault::new(
-                format!("/source/{field}"),
-                format!("this is for a path that begins with `{HUB}`"),
-            ));
-        }
+        faults.extend(self.check_place());
         if self.generator.is_some() && self.count.is_none_or(|count| count == 0) {
             faults.push(Fault::new("/source", "a generator needs a `count`"));
         }
@@ -162,30 +161,81 @@ impl Source {
 
     pub(super) fn files(&self) -> Vec<FileRef> {
         match &self.path {
-            Some(path) if !self.is_on_hub() => vec![FileRef {
-                pointer: "/source/path".into(),
-                pattern: path.clone(),
-                kind: if path.contains(['*', '?', '[']) { FileKind::Glob } else { FileKind::File },
-            }],
-            _ => Vec::new(),
+            Some(path) => {
+                let (pattern, kind) = if Address::is_meant(path) {
+                    // One that cannot be read is a fault, and nothing is asked for it.
+                    match Address::parse(path, Kind::Dataset, self.revision.as_deref()) {
+                        Ok(address) => (Remote::pattern(&address), FileKind::Remote),
+                        Err(_) => return Vec::new(),
+                    }
+                } else if hub::is_plain(path) {
+                    let digest = self.digest.as_deref().unwrap_or_default();
+                    (Remote::plain_pattern(path, digest), FileKind::Remote)
+                } else if path.contains(['*', '?', '[']) {
+                    (path.clone(), FileKind::Glob)
+                } else {
+                    (path.clone(), FileKind::File)
+                };
+                vec![FileRef { pointer: PATH.into(), pattern, kind }]
+            }
+            None => Vec::new(),
         }
     }
 
-    fn is_on_hub(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| path.starts_with(HUB))
+    /// Faults of the place, and of what belongs to some places only.
+    fn check_place(&self) -> Vec<Fault> {
+        let path = self.path.as_deref().unwrap_or_default();
+        let (is_on_hub, is_plain) = (Address::is_meant(path), hub::is_plain(path));
+        let mut faults = Vec::new();
+        let hub = [("config", &self.config), ("split", &self.split), ("revision", &self.revision)];
+        for (field, _) in hub.into_iter().filter(|(_, value)| value.is_some() && !is_on_hub) {
+            let what = "this is for a path that begins with `hf://`";
+            faults.push(Fault::new(format!("/source/{field}"), what));
+        }
+        if is_on_hub {
+            match Address::parse(path, Kind::Dataset, self.revision.as_deref()) {
+                Err(what) => faults.push(Fault::new(PATH, what)),
+                Ok(address)
+                    if address.path().is_some() && (self.config.is_some() || self.split.is_some()) =>
+                {
+                    let what =
+                        "the path names files, and `config` and `split` choose them: give one or the other";
+                    faults.push(Fault::new(PATH, what));
+                }
+                Ok(_) => {}
+            }
+        }
+        match (&self.digest, is_plain) {
+            (None, true) => {
+                let fault = Fault::new("/source", "a file at an address of the web needs its `digest`");
+                faults.push(fault.help("`sha256sum FILE` tells it: `digest: sha256:…`; without it the key would not know the content"));
+            }
+            (Some(_), false) => {
+                faults.push(Fault::new("/source/digest", "this is for a path that begins with `https://`"));
+            }
+            (Some(digest), true) => {
+                faults
+                    .extend(PlainDigest::parse(digest).err().map(|what| Fault::new("/source/digest", what)));
+                faults.extend(hub::check_address(path).err().map(|what| Fault::new(PATH, what)));
+            }
+            (None, false) => {}
+        }
+        faults
     }
 
-    /// What cannot be had in this version.
-    pub(super) fn missing(&self) -> Option<Missing> {
-        let path = self.path.as_ref().filter(|_| self.is_on_hub())?;
-        let name = &path[HUB.len()..];
-        Some(Missing {
-            what: format!("the data set `{path}`: fetching from a hub is not built yet"),
-            help: format!(
-                "download it (`hf download --repo-type dataset {name} --local-dir FOLDER`) and give \
-                 `source: {{ path: FOLDER/….parquet }}`"
-            ),
-        })
+    /// The files to read, fetched where they lie elsewhere.
+    pub(super) fn fetch(&self, cx: &TaskCx) -> Result<Vec<PathBuf>, TaskError> {
+        let told = cx.files(PATH);
+        let address = told.first().and_then(|path| path.to_str()).unwrap_or_default();
+        if Address::is_meant(address) {
+            return hub::files_of_split(address, self.config.as_deref(), self.split.as_deref(), cx);
+        }
+        if hub::is_plain(address) {
+            let digest = PlainDigest::parse(self.digest.as_deref().unwrap_or_default());
+            let hub = Hub::open(&|name| cx.env(name))?;
+            return Ok(vec![hub.fetch_plain(address, digest.map_err(TaskError::failed)?, cx)?]);
+        }
+        Ok(told.to_vec())
     }
 
     /// All rows, in order; the same every time.

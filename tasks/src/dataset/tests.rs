@@ -183,8 +183,30 @@ fn faults_name_their_place() {
 }
 
 #[test]
-fn a_data_set_on_the_hub_is_missing_and_stays_in_the_key() {
-    let hub = params(json!({ "source": { "path": "hf://openai/gsm8k", "config": "main", "split": "test" } }));
-    assert!(Dataset::check(&hub).is_empty() && Dataset::files(&hub).is_empty());
-    assert!(hub.source.missing().unwrap().help.contains("hf download --repo-type dataset openai/gsm8k"));
+fn what_lies_elsewhere_is_named_in_full() {
+    let files = |source: Value| Dataset::files(&params(json!({ "source": source })));
+    let hub =
+        files(json!({ "path": "hf://openai/gsm8k", "revision": "v2", "config": "main", "split": "test" }));
+    assert_eq!(hub[0].pattern, "dataset hf://datasets/openai/gsm8k@v2");
+    let digest = format!("blake3:{}", "0".repeat(64));
+    let web = files(json!({ "path": "https://a.example/x", "digest": digest }));
+    assert_eq!(web[0].pattern, format!("{digest} https://a.example/x"));
+}
+
+#[test]
+fn what_lies_elsewhere_has_its_own_faults() {
+    let faults = |source: Value| {
+        let faults = Dataset::check(&params(json!({ "source": source })));
+        faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>()
+    };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(faults(json!({ "path": "hf://openai/gsm8k@v1", "split": "test" })), [""; 0]);
+    assert_eq!(faults(json!({ "path": "hf://openai/gsm8k@v1", "revision": "v2" })), ["/source/path"]);
+    assert_eq!(faults(json!({ "path": "hf://openai/gsm8k/x.jsonl", "split": "test" })), ["/source/path"]);
+    assert_eq!(faults(json!({ "path": "x.jsonl", "split": "test" })), ["/source/split"]);
+    assert_eq!(faults(json!({ "path": "https://a.example/x", "digest": digest })), [""; 0]);
+    assert_eq!(faults(json!({ "path": "https://a.example/x" })), ["/source"]);
+    assert_eq!(faults(json!({ "path": "https://a.example/x", "digest": "sha256:12" })), ["/source/digest"]);
+    assert_eq!(faults(json!({ "path": "http://a.example/x", "digest": digest })), ["/source/path"]);
+    assert_eq!(faults(json!({ "path": "x.jsonl", "digest": digest })), ["/source/digest"]);
 }
