@@ -4,22 +4,20 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use dag_engine::task::{Fault, FileKind, FileRef, TaskCx, TaskError};
+use dag_engine::task::{Fault, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::benchmark::Benchmark;
 use super::csv::CsvReader;
 use super::generate::Problems;
-use crate::hub::{self, Address, Hub, Kind, PlainDigest, Remote};
 use crate::table::{Row, TableReader};
 
-/// The param that names files.
-const PATH: &str = "/source/path";
 /// The longest line of a text file. Longer ones are no data but an accident.
 const LONGEST_LINE: u64 = 64 << 20;
 
-/// Where rows come from: exactly one of `path`, `generator` and `rows`.
+/// Where rows come from: one of `path`, `benchmark`, `generator` and `rows`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -28,6 +26,10 @@ pub struct Source {
     /// or a file at an address of the web (`https://…`), with its `digest`.
     #[serde(default)]
     pub path: Option<String>,
+    /// A benchmark by its name: its place, its split, and how its problems and answers are written are known. A `path`
+    /// beside it says where else its files are.
+    #[serde(default)]
+    pub benchmark: Option<Benchmark>,
     /// How the files are written. Without it the content tells: Parquet by its signature, a JSON array by `[`, JSON
     /// lines by `{`, anything else is CSV. Not the name: names are in no key.
     #[serde(default)]
@@ -38,7 +40,7 @@ pub struct Source {
     /// Configuration of a data set on the hub.
     #[serde(default)]
     pub config: Option<String>,
-    /// Split of a data set on the hub. Which files that are its card says, else their names.
+    /// Split of a data set on the hub, or of a benchmark. Which files that are its card says, else their names.
     #[serde(default)]
     pub split: Option<String>,
     /// Revision of a data set on the hub: a branch, a tag or a commit. The commit that it is at stands in the key.
@@ -126,9 +128,11 @@ pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<(Place, Row), BadRow>>
 impl Source {
     pub(super) fn check(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let given = [self.path.is_some(), self.generator.is_some(), self.rows.is_some()];
+        let has_files = self.path.is_some() || self.benchmark.is_some();
+        let given = [has_files, self.generator.is_some(), self.rows.is_some()];
         if given.into_iter().filter(|given| *given).count() != 1 {
-            let fault = Fault::new("/source", "a source is one of `path`, `generator` and `rows`");
+            let what = "a source is one of `path`, `benchmark`, `generator` and `rows`";
+            let fault = Fault::new("/source", what);
             faults.push(fault.help("for example `source: { path: data/problems.jsonl }`"));
         }
         let generated = [
@@ -159,85 +163,6 @@ impl Source {
         faults
     }
 
-    pub(super) fn files(&self) -> Vec<FileRef> {
-        match &self.path {
-            Some(path) => {
-                let (pattern, kind) = if Address::is_meant(path) {
-                    // One that cannot be read is a fault, and nothing is asked for it.
-                    match Address::parse(path, Kind::Dataset, self.revision.as_deref()) {
-                        Ok(address) => (Remote::pattern(&address), FileKind::Remote),
-                        Err(_) => return Vec::new(),
-                    }
-                } else if hub::is_plain(path) {
-                    let digest = self.digest.as_deref().unwrap_or_default();
-                    (Remote::plain_pattern(path, digest), FileKind::Remote)
-                } else if path.contains(['*', '?', '[']) {
-                    (path.clone(), FileKind::Glob)
-                } else {
-                    (path.clone(), FileKind::File)
-                };
-                vec![FileRef { pointer: PATH.into(), pattern, kind }]
-            }
-            None => Vec::new(),
-        }
-    }
-
-    /// Faults of the place, and of what belongs to some places only.
-    fn check_place(&self) -> Vec<Fault> {
-        let path = self.path.as_deref().unwrap_or_default();
-        let (is_on_hub, is_plain) = (Address::is_meant(path), hub::is_plain(path));
-        let mut faults = Vec::new();
-        let hub = [("config", &self.config), ("split", &self.split), ("revision", &self.revision)];
-        for (field, _) in hub.into_iter().filter(|(_, value)| value.is_some() && !is_on_hub) {
-            let what = "this is for a path that begins with `hf://`";
-            faults.push(Fault::new(format!("/source/{field}"), what));
-        }
-        if is_on_hub {
-            match Address::parse(path, Kind::Dataset, self.revision.as_deref()) {
-                Err(what) => faults.push(Fault::new(PATH, what)),
-                Ok(address)
-                    if address.path().is_some() && (self.config.is_some() || self.split.is_some()) =>
-                {
-                    let what =
-                        "the path names files, and `config` and `split` choose them: give one or the other";
-                    faults.push(Fault::new(PATH, what));
-                }
-                Ok(_) => {}
-            }
-        }
-        match (&self.digest, is_plain) {
-            (None, true) => {
-                let fault = Fault::new("/source", "a file at an address of the web needs its `digest`");
-                faults.push(fault.help("`sha256sum FILE` tells it: `digest: sha256:…`; without it the key would not know the content"));
-            }
-            (Some(_), false) => {
-                faults.push(Fault::new("/source/digest", "this is for a path that begins with `https://`"));
-            }
-            (Some(digest), true) => {
-                faults
-                    .extend(PlainDigest::parse(digest).err().map(|what| Fault::new("/source/digest", what)));
-                faults.extend(hub::check_address(path).err().map(|what| Fault::new(PATH, what)));
-            }
-            (None, false) => {}
-        }
-        faults
-    }
-
-    /// The files to read, fetched where they lie elsewhere.
-    pub(super) fn fetch(&self, cx: &TaskCx) -> Result<Vec<PathBuf>, TaskError> {
-        let told = cx.files(PATH);
-        let address = told.first().and_then(|path| path.to_str()).unwrap_or_default();
-        if Address::is_meant(address) {
-            return hub::files_of_split(address, self.config.as_deref(), self.split.as_deref(), cx);
-        }
-        if hub::is_plain(address) {
-            let digest = PlainDigest::parse(self.digest.as_deref().unwrap_or_default());
-            let hub = Hub::open(&|name| cx.env(name))?;
-            return Ok(vec![hub.fetch_plain(address, digest.map_err(TaskError::failed)?, cx)?]);
-        }
-        Ok(told.to_vec())
-    }
-
     /// All rows, in order; the same every time.
     pub(super) fn rows<'a>(&'a self, files: &'a [PathBuf], seed: u64) -> Result<Rows<'a>, TaskError> {
         if let Some(rows) = &self.rows {
@@ -261,7 +186,15 @@ impl Source {
             return Err(TaskError::failed(format!("`source: {{ path: {path} }}` finds no file")));
         }
         let files = files.iter().map(|path| read_file(path, self.format)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Box::new(files.into_iter().flatten()))
+        let rows = files.into_iter().flatten();
+        let Some(benchmark) = self.benchmark else { return Ok(Box::new(rows)) };
+        let split = self.split.as_deref().unwrap_or(benchmark.splits()[0]);
+        let problems = (0..).zip(rows).map(move |(number, read)| {
+            let (place, row) = read?;
+            let row = benchmark.row(split, number, &place, &row)?;
+            Ok((place, row))
+        });
+        Ok(Box::new(problems))
     }
 }
 
