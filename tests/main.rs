@@ -17,6 +17,7 @@ mod hub;
 mod hub_server;
 mod layering;
 mod main_job;
+mod paper;
 mod reuse;
 mod smollm2;
 mod store;
