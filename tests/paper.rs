@@ -130,7 +130,7 @@ fn push_split(server: &HubServer, sandbox: &Sandbox, without_truth: bool) {
 }
 
 fn lines(rows: &[Value]) -> Vec<u8> {
-    rows.iter().map(|row| format!("{row}\n")).collect::<String>().into_bytes()
+    rows.iter().flat_map(|row| format!("{row}\n").into_bytes()).collect()
 }
 
 fn push_benchmarks(server: &HubServer) {
