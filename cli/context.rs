@@ -1,10 +1,12 @@
 //! What the arguments mean here and now: the store, the environment, the clock, the task kinds.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use dag_cache::View;
 use dag_engine::Registry;
+use dag_engine::remote::Resolver;
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -39,6 +41,11 @@ impl Context {
     #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
     pub fn registry(&self) -> Registry {
         dag_tasks::registry()
+    }
+
+    /// Who knows what addresses of data elsewhere mean. Nothing is asked, or opened, before the first of them.
+    pub fn resolver() -> Arc<dyn Resolver> {
+        Arc::new(dag_tasks::hub::Remote::new(Arc::new(variable)))
     }
 
     /// A reader of the store.

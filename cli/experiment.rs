@@ -199,6 +199,7 @@ impl Compiled {
     /// A planner of this graph on the store.
     pub fn planner(&self, context: &Context) -> Planner<'_> {
         Planner::new(&self.graph, &context.view(), &self.root, Arc::new(Context::system_time))
+            .with_resolver(Context::resolver())
     }
 
     /// The plan for all nodes.

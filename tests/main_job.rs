@@ -3,6 +3,8 @@
 
 use crate::support::{Ran, SMALL, Sandbox, experiments};
 
+/// No test asks the real hub.
+const OFFLINE: [(&str, &str); 1] = [("HF_HUB_OFFLINE", "1")];
 const FILE: &str = "experiments/mistral-nemo.yaml";
 
 fn dag(sandbox: &Sandbox, command: &str, more: &[&str]) -> Ran {
@@ -33,7 +35,8 @@ fn every_experiment_compiles_in_every_profile() {
     for file in ["mistral-nemo.yaml", "nemotron-nano.yaml", "hybrid.yaml"] {
         for profile in ["local", "paper"] {
             sandbox.dag(&["check", &format!("experiments/{file}"), "--profile", profile]).expect(0);
-            sandbox.dag(&["plan", &format!("experiments/{file}"), "--profile", profile]).expect(0);
+            let arguments = ["plan", &format!("experiments/{file}"), "--profile", profile];
+            sandbox.dag_with(&arguments, &OFFLINE).expect(0);
         }
     }
     // Their data are not in the repository, so these are only checked.
@@ -47,10 +50,12 @@ fn every_experiment_compiles_in_every_profile() {
 #[test]
 fn what_the_paper_profile_lacks_is_said_before_anything_runs() {
     let sandbox = experiments();
-    let ran = sandbox.dag(&["run", FILE, "--profile", "paper"]);
+    let ran = sandbox.dag_with(&["run", FILE, "--profile", "paper"], &OFFLINE);
     assert_ne!(ran.code, 0);
-    for missing in ["hf://nvidia/Nemotron-Post-Training-Dataset-v1", "hf://mistralai/Mistral-Nemo-Base-2407"]
-    {
+    for missing in [
+        "the data set `nvidia/Nemotron-Post-Training-Dataset-v1`",
+        "the model `mistralai/Mistral-Nemo-Base-2407`",
+    ] {
         assert!(ran.stderr.contains(missing), "{missing} is not named:\n{}", ran.stderr);
     }
 }

@@ -137,7 +137,12 @@ impl Sandbox {
 
     /// Runs `dag` to its end.
     pub(crate) fn dag(&self, arguments: &[&str]) -> Ran {
-        let output = self.command(arguments).output().unwrap();
+        self.dag_with(arguments, &[])
+    }
+
+    /// The same with some environment variables.
+    pub(crate) fn dag_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+        let output = self.command(arguments).envs(environment.iter().copied()).output().unwrap();
         Ran {
             code: output.status.code().unwrap_or(-1),
             stdout: self.redact(&String::from_utf8(output.stdout).unwrap()),

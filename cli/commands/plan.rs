@@ -59,10 +59,13 @@ fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Cont
         let total = total(&lines);
         return context.printer.json(&json!({
             "experiment": graph.name, "profile": graph.profile, "counts": plan.counts(),
-            "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing,
+            "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing, "warnings": plan.warnings,
         }));
     }
     context.printer.data(&render(&lines, &plan, expand))?;
+    for warning in &plan.warnings {
+        context.printer.note(&Text::new().warn("warning: ").plain(warning).line());
+    }
     if !missing.is_empty() {
         context.printer.note(&Text::new().line().then(describe_missing(&missing)));
     }

@@ -44,7 +44,11 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             budget: arguments.budget,
             pilot: arguments.pilot,
         },
-        world: World { clock: Arc::new(Context::system_time), environment: Arc::new(surroundings) },
+        world: World {
+            clock: Arc::new(Context::system_time),
+            environment: Arc::new(surroundings),
+            resolver: Context::resolver(),
+        },
         interrupt: interrupt::watch()?,
     };
     let outcome = if context.json {

@@ -223,7 +223,7 @@ impl TaskCx {
         self.inputs.keys().map(String::as_str)
     }
 
-    /// The local files that the param at `pointer` names.
+    /// The files that the param at `pointer` names; of data elsewhere, the pinned address.
     pub fn files(&self, pointer: &str) -> &[PathBuf] {
         self.files.get(pointer).map_or(&[], Vec::as_slice)
     }
@@ -250,6 +250,11 @@ impl TaskCx {
     /// An environment variable, for secrets that `run:` names. Its value must reach no artifact, record or message.
     pub fn env(&self, name: &str) -> Option<String> {
         (self.env)(name)
+    }
+
+    /// The same, for other threads.
+    pub fn environment(&self) -> EnvLookup {
+        Arc::clone(&self.env)
     }
 
     /// A folder that outlives an interruption of this very action and is removed when it commits.
@@ -316,6 +321,7 @@ impl TaskCx {
             files: BTreeMap::new(),
             seed: 0,
             run: Value::Null,
+            env: BTreeMap::new(),
             threads: 1,
             allowance: Arc::default(),
         }
@@ -339,6 +345,7 @@ pub struct TestCx {
     files: BTreeMap<String, Vec<PathBuf>>,
     seed: u64,
     run: Value,
+    env: BTreeMap<String, String>,
     threads: usize,
     allowance: Arc<Allowance>,
 }
@@ -387,6 +394,13 @@ impl TestCx {
         self
     }
 
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Sets the threads.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
@@ -415,7 +429,7 @@ impl TestCx {
             scratch,
             seed: self.seed,
             run: self.run,
-            env: Arc::new(|_| None),
+            env: Arc::new(move |name| self.env.get(name).cloned()),
             writer: Arc::new(Writer::open(&self.dir.join("store"))?),
             progress: Progress::to(|_| ()),
             cancel: Cancel::new(),

@@ -35,6 +35,7 @@ pub mod params;
 pub mod plan;
 mod publish;
 pub mod registry;
+pub mod remote;
 pub mod run;
 pub mod schema;
 pub mod seed;

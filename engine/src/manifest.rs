@@ -11,6 +11,7 @@ use dag_cache::Digest;
 
 use crate::canonical;
 use crate::registry::Step;
+use crate::remote::Content;
 
 /// Version of the manifest's own layout. A change of it makes every node of every store run again.
 pub const SCHEMA: u32 = 1;
@@ -36,7 +37,7 @@ impl Manifest {
     pub fn new<'a>(
         step: &dyn Step,
         inputs: impl IntoIterator<Item = ManifestInput<'a>>,
-        files: &[(&str, &[Digest])],
+        files: &[(&str, &[Content])],
         seed: Option<u64>,
     ) -> Self {
         // Written out here, keys in sorted order, and not by way of a JSON tree: planning a hundred thousand nodes makes
@@ -105,17 +106,24 @@ fn write_port(inputs: &[ManifestInput<'_>], out: &mut Vec<u8>) {
 }
 
 /// The params with the content of files in place of their paths: a path is in no key.
-fn write_params(params: &[u8], files: &[(&str, &[Digest])], out: &mut Vec<u8>) {
-    let place = |&(pointer, digests)| Some((canonical::find(params, pointer)?, digests));
-    let mut places: Vec<(Range<usize>, &[Digest])> = files.iter().filter_map(place).collect();
+fn write_params(params: &[u8], files: &[(&str, &[Content])], out: &mut Vec<u8>) {
+    let place = |&(pointer, contents)| Some((canonical::find(params, pointer)?, contents));
+    let mut places: Vec<(Range<usize>, &[Content])> = files.iter().filter_map(place).collect();
     places.sort_unstable_by_key(|(range, _)| range.start);
     let mut written = 0;
-    for (range, digests) in places {
+    for (range, contents) in places {
         out.extend_from_slice(&params[written..range.start]);
         out.extend_from_slice(b"{\"content\":[");
-        for (number, digest) in digests.iter().enumerate() {
-            let comma = if number > 0 { "," } else { "" };
-            write!(out, "{comma}\"{digest}\"").expect("writing to memory does not fail");
+        for (number, content) in contents.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            match content {
+                Content::Digest(digest) => {
+                    write!(out, "\"{digest}\"").expect("writing to memory does not fail");
+                }
+                Content::Identity(text) => canonical::write_string(text, out),
+            }
         }
         out.extend_from_slice(b"]}");
         written = range.end;
@@ -145,11 +153,12 @@ mod tests {
             input("m", "second", Some(&[][..])),
             input("a", "lone", Some(&at[1..])),
         ];
-        let files = [("/file", &[digest("content")][..])];
+        let contents = [Content::Digest(digest("content")), Content::Identity("hf://a/b@\"c".to_owned())];
+        let files = [("/file", &contents[..])];
         let manifest = Manifest::new(&*step, inputs, &files, Some(17));
         let expected = json!({
             "schema": SCHEMA, "kind": "echo", "version": 1, "seed": 17,
-            "params": { "text": "a\"b", "file": { "content": [digest("content")] } },
+            "params": { "text": "a\"b", "file": { "content": [digest("content").to_string(), "hf://a/b@\"c".to_owned()] } },
             "inputs": {
                 "z": digest("single"),
                 "m": [

@@ -18,7 +18,8 @@ use std::time::{Duration, SystemTime};
 use dag_cache::{Digest, Layout};
 
 use crate::graph::FileInput;
-use crate::task::FileKind;
+use crate::remote::{Content, NoResolver, Pinned, Resolver};
+use crate::task::{FileKind, Missing};
 use crate::{files, glob};
 
 /// The machine's clock, given by the command line.
@@ -30,14 +31,20 @@ const MAGIC: &[u8] = b"dag-stat 1\n";
 /// Directories below a tree deeper than this are taken for a loop of links.
 const DEEPEST: usize = 64;
 
-/// A local file or tree that cannot be read.
+/// A file, tree or address whose content cannot be told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}`: {what}", path.display())]
-pub struct SourceFault {
-    /// The file, tree or pattern.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub what: String,
+pub enum SourceFault {
+    /// A local file or tree cannot be read.
+    #[error("`{}`: {what}", path.display())]
+    Local {
+        /// The file, tree or pattern.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// An address cannot be pinned down. It is no fault of the plan: nothing else depends on it.
+    #[error("{} ({})", .0.what, .0.help)]
+    Remote(Missing),
 }
 
 impl SourceFault {
@@ -46,7 +53,7 @@ impl SourceFault {
             io::ErrorKind::NotFound => "no such file or directory".to_owned(),
             _ => error.to_string(),
         };
-        Self { path: path.to_owned(), what }
+        Self::Local { path: path.to_owned(), what }
     }
 }
 
@@ -106,10 +113,13 @@ impl SourceFile {
 /// The files behind one param, and the digests that stand for them in the key.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Every file, in the order of the digests.
+    /// Every local file, in the order of the contents.
     pub files: Vec<SourceFile>,
-    /// For the key: a digest per file, or one for a whole tree, over the names in it and their contents.
-    pub digests: Vec<Digest>,
+    /// For the key: a digest per file, or one for a whole tree, over the names in it and their contents; for an address
+    /// what it was pinned to.
+    pub contents: Vec<Content>,
+    /// The pinned address, of data elsewhere.
+    pub address: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +137,10 @@ pub struct StatCache {
     entries: BTreeMap<OsString, Entry>,
     clock: Clock,
     changed: bool,
+    resolver: Arc<dyn Resolver>,
+    /// What addresses were found to mean, for as long as the process lives.
+    pinned: BTreeMap<PathBuf, Result<Pinned, Missing>>,
+    warnings: Vec<String>,
 }
 
 impl StatCache {
@@ -134,7 +148,43 @@ impl StatCache {
     pub fn load(layout: &Layout, clock: Clock) -> Self {
         let path = layout.stat_cache();
         let entries = fs::read(&path).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        Self { path, entries, clock, changed: false }
+        Self {
+            path,
+            entries,
+            clock,
+            changed: false,
+            resolver: Arc::new(NoResolver),
+            pinned: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Asks `resolver` what addresses mean.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
+    /// What the user should know of how addresses were pinned down; each is told once.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    fn remote(&mut self, address: &Path) -> Result<Source, SourceFault> {
+        if !self.pinned.contains_key(address) {
+            let found = self.resolver.resolve(&address.to_string_lossy());
+            self.warnings.extend(found.iter().filter_map(|pinned| pinned.warning.clone()));
+            self.pinned.insert(address.to_owned(), found);
+        }
+        match &self.pinned[address] {
+            Ok(Pinned { address, content, .. }) => Ok(Source {
+                files: Vec::new(),
+                contents: vec![content.clone()],
+                address: Some(address.clone()),
+            }),
+            Err(missing) => Err(SourceFault::Remote(missing.clone())),
+        }
     }
 
     /// The content of the file at `path`.
@@ -165,16 +215,17 @@ impl StatCache {
             FileKind::File => vec![input.path.clone()],
             FileKind::Glob => glob::find(&input.path).map_err(failed)?,
             FileKind::Tree => tree(&input.path).map_err(failed)?,
+            FileKind::Remote => return self.remote(&input.path),
         };
         if paths.is_empty() {
-            return Err(SourceFault { path: input.path.clone(), what: "holds no file".to_owned() });
+            return Err(SourceFault::Local { path: input.path.clone(), what: "holds no file".to_owned() });
         }
         let files = paths.iter().map(|path| self.file(path)).collect::<Result<Vec<_>, _>>()?;
-        let digests = match input.kind {
-            FileKind::File | FileKind::Glob => files.iter().map(|file| file.digest).collect(),
-            FileKind::Tree => vec![tree_digest(&input.path, &files)],
+        let contents = match input.kind {
+            FileKind::Tree => vec![Content::Digest(tree_digest(&input.path, &files))],
+            _ => files.iter().map(|file| Content::Digest(file.digest)).collect(),
         };
-        Ok(Source { files, digests })
+        Ok(Source { files, contents, address: None })
     }
 
     /// Leaves what was learned to the next process.
@@ -344,7 +395,7 @@ mod tests {
             for (path, text) in files {
                 write(&root.join(path), text);
             }
-            cache.source(&input(&root, FileKind::Tree)).unwrap().digests
+            cache.source(&input(&root, FileKind::Tree)).unwrap().contents
         };
         let one = digest(&[("x/b", "1"), ("a", "2")], "one");
         assert_eq!(one, digest(&[("a", "2"), ("x/b", "1")], "two"));
@@ -357,8 +408,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut cache = StatCache::load(&Layout::new(dir.path().join("store")), late());
         let fault = cache.source(&input(&dir.path().join("no"), FileKind::File)).unwrap_err();
-        assert_eq!(fault.what, "no such file or directory");
+        assert!(fault.to_string().ends_with("/no`: no such file or directory"), "{fault}");
         let fault = cache.source(&input(&dir.path().join("*.no"), FileKind::Glob)).unwrap_err();
-        assert_eq!(fault.what, "holds no file");
+        assert!(fault.to_string().ends_with("holds no file"), "{fault}");
     }
 }

@@ -36,7 +36,7 @@ pub trait Task: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The params that name local files. Their content enters the key, their path does not.
+    /// The params that name files. Their content enters the key, their path does not.
     fn files(_params: &Self::Params) -> Vec<FileRef> {
         Vec::new()
     }
@@ -95,7 +95,7 @@ impl Fault {
     }
 }
 
-/// A param that names one or more local files.
+/// A param that names one or more files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRef {
     /// JSON pointer of the param below `with:`.
@@ -115,6 +115,9 @@ pub enum FileKind {
     Glob,
     /// The path of a directory, taken with everything below it.
     Tree,
+    /// The address of data elsewhere. A [`Resolver`](crate::remote::Resolver) pins it down; the task finds the pinned
+    /// address where it finds the paths of the others.
+    Remote,
 }
 
 /// Slots of the machine that a running step holds.

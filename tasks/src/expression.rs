@@ -36,6 +36,7 @@ fn environment() -> Environment<'static> {
     }
     environment.add_filter("extract", extract);
     environment.add_filter("fromjson", from_json);
+    environment.add_filter("required", required);
     environment
 }
 
@@ -53,6 +54,19 @@ fn from_json(text: &str) -> Result<Jinja, Error> {
     serde_json::from_str::<Value>(text)
         .map(|value| Jinja::from(Serde(&value)))
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("the text is not JSON: {error}")))
+}
+
+/// `value | required`: the value, which must be there: an absent field is an error, and not null. `required('help')` says
+/// what to do about it.
+fn required(value: Jinja, help: Option<String>) -> Result<Jinja, Error> {
+    let is_blank = value.as_str().is_some_and(|text| text.trim().is_empty());
+    if !value.is_undefined() && !value.is_none() && !is_blank {
+        return Ok(value);
+    }
+    let help = help.unwrap_or_else(|| {
+        "name the field that has it, or leave such rows out by `bad_rows: drop`".to_owned()
+    });
+    Err(Error::new(ErrorKind::InvalidOperation, format!("a value is required and not there: {help}")))
 }
 
 /// An expression such as `r1.match and oss.match`, read once and evaluated for every row.
@@ -207,6 +221,18 @@ mod tests {
         assert!(value("missing", json!({})).is_ok_and(|value| value.is_null()));
         assert!(Template::parse("{{ missing }}").unwrap().render(&scope(json!({}))).is_err());
         assert!(Template::parse("{% if %}").is_err());
+    }
+
+    #[test]
+    fn what_is_required_is_there() {
+        let expected = "(metadata | fromjson).expected_answer | required";
+        assert_eq!(value(expected, json!({ "metadata": "{\"expected_answer\": \"7\"}" })), Ok(json!("7")));
+        for absent in ["{}", "{\"expected_answer\": null}", "{\"expected_answer\": \" \"}"] {
+            let error = value(expected, json!({ "metadata": absent })).unwrap_err();
+            assert!(error.contains("a value is required and not there: name the field"), "{error}");
+        }
+        let helped = value("answer | required('look there')", json!({})).unwrap_err();
+        assert!(helped.ends_with("not there: look there"), "{helped}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod error;
 pub mod evaluate;
 pub mod expression;
 pub mod filter;
+pub mod hub;
 pub mod judge;
 pub mod math;
 pub mod mix;

@@ -1,12 +1,10 @@
-//! `model`: a base model, made here from an architecture and a seed or taken from a directory.
+//! `model`: a base model, made here from an architecture and a seed, or taken from a directory or a hub.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dag_engine::task::{
-    ArtifactType, Environment, Fault, FileKind, FileRef, Missing, NoRun, Ports, Task, TaskCx, TaskError,
-};
+use dag_engine::task::{ArtifactType, Fault, FileKind, FileRef, NoRun, Ports, Task, TaskCx, TaskError};
 use dag_lm::model::{self, Config, Precision};
 use dag_lm::tokenizer::{Reserved, Specials, TOKENIZER_FILE, Tokenizer, TokenizerError};
 
@@ -14,17 +12,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::hub::{self, Address, Kind, Remote};
 use crate::records::draw;
-
-/// The scheme of a model on the Hugging Face hub.
-const HUB: &str = "hf://";
 
 /// The params of `model`: either `path`, or `architecture` and `tokenizer`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// A model directory in Hugging Face's layout, a GGUF file (`….gguf`), or a model on the hub
-    /// (`hf://mistralai/Mistral-Nemo-Base-2407`).
+    /// (`hf://mistralai/Mistral-Nemo-Base-2407`, `hf://OWNER/NAME@REVISION`, or one of its files as
+    /// `hf://OWNER/NAME/….gguf`).
     #[serde(default)]
     pub path: Option<String>,
     /// Whether the weights of a GGUF file become 32-bit numbers. Else they stay as they are: responses are computed with them as
@@ -32,8 +29,8 @@ pub struct Params {
     /// directories.
     #[serde(default)]
     pub dequantise: bool,
-    /// Revision of a model on the hub.
-    #[serde(default)]
+    /// Revision of a model on the hub: a branch, a tag or a commit. The commit that it is at stands in the key.
+    #[serde(default, skip_serializing)]
     pub revision: Option<String>,
     /// The shape of a model that is made here, with random weights.
     #[serde(default)]
@@ -193,7 +190,7 @@ pub struct ModelTask;
 impl Task for ModelTask {
     const KIND: &'static str = "model";
     const VERSION: u32 = 2;
-    const ABOUT: &'static str = "a base model, made here or taken from a directory";
+    const ABOUT: &'static str = "a base model, made here or taken from a directory or a hub";
     type Params = Params;
     type Run = NoRun;
 
@@ -232,8 +229,12 @@ impl Task for ModelTask {
                 faults.push(Fault::new("/tokenizer/alphabet", "an alphabet is for `kind: characters`"));
             }
         }
-        if params.revision.is_some() && !params.is_on_hub() {
-            faults.push(Fault::new("/revision", format!("this is for a path that begins with `{HUB}`")));
+        match params.address() {
+            Some(address) => faults.extend(address.err().map(|what| Fault::new("/path", what))),
+            None if params.revision.is_some() => {
+                faults.push(Fault::new("/revision", "this is for a path that begins with `hf://`"));
+            }
+            None => {}
         }
         faults
     }
@@ -244,11 +245,19 @@ impl Task for ModelTask {
             pattern: path.trim_end_matches('/').to_owned(),
             kind,
         };
-        let path = params.path.iter().filter(|_| !params.is_on_hub());
         let template = params.chat_template.iter();
         let tokenizer = params.tokenizer.iter().filter_map(|tokenizer| tokenizer.path.as_ref());
-        let kind = if params.is_gguf() { FileKind::File } else { FileKind::Tree };
-        path.map(|path| refer("/path", path, kind))
+        let path = match (params.address(), &params.path) {
+            (Some(Ok(address)), _) => {
+                let pattern = Remote::pattern(&address);
+                Some(FileRef { pointer: "/path".into(), pattern, kind: FileKind::Remote })
+            }
+            // One that cannot be read is a fault, and nothing is asked for it.
+            (Some(Err(_)), _) | (None, None) => None,
+            (None, Some(path)) if is_gguf(Path::new(path)) => Some(refer("/path", path, FileKind::File)),
+            (None, Some(path)) => Some(refer("/path", path, FileKind::Tree)),
+        };
+        path.into_iter()
             .chain(tokenizer.map(|path| refer("/tokenizer/path", path, FileKind::Tree)))
             .chain(template.map(|path| refer("/chat_template", path, FileKind::File)))
             .collect()
@@ -258,14 +267,7 @@ impl Task for ModelTask {
         params.architecture.is_some()
     }
 
-    fn preflight(params: &Params, _run: &NoRun, _environment: &dyn Environment) -> Vec<Missing> {
-        params.missing().into_iter().collect()
-    }
-
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
-        if let Some(Missing { what, help }) = params.missing() {
-            return Err(TaskError::Missing { what, help });
-        }
         let template = match cx.files("/chat_template").first() {
             Some(path) => Some(fs::read_to_string(path).map_err(|error| TaskError::io(path, error))?),
             None => None,
@@ -282,8 +284,13 @@ impl Task for ModelTask {
             model::init(&config, draw(cx.seed(), params.seed), &folder).map_err(|error| failed(&error))?;
             tokenizer
         } else {
-            let vocabulary = match cx.files("/path") {
-                [file] if params.is_gguf() => {
+            let told = cx.files("/path").to_vec();
+            let files = match told.first().and_then(|path| path.to_str()) {
+                Some(address) if Address::is_meant(address) => hub::files_of_model(address, cx)?,
+                _ => told,
+            };
+            let vocabulary = match files.as_slice() {
+                [file] if is_gguf(file) => {
                     let precision = if params.dequantise { Precision::Float32 } else { Precision::AsStored };
                     model::convert(file, precision, &folder).map_err(|error| failed(&error))?;
                     file.clone()
@@ -326,10 +333,10 @@ fn check(folder: &Path, tokenizer: &Tokenizer) -> Result<String, TaskError> {
 }
 
 impl Params {
-    fn is_gguf(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| {
-            Path::new(path).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-        })
+    /// The model on the hub that is meant, or why there is none; nothing if it is not on the hub.
+    fn address(&self) -> Option<Result<Address, String>> {
+        let path = self.path.as_ref().filter(|path| Address::is_meant(path))?;
+        Some(Address::parse(path, Kind::Model, self.revision.as_deref()))
     }
 
     /// Whether the tokenizer is another than the model's own.
@@ -352,19 +359,10 @@ impl Params {
             None => tokenizer,
         })
     }
+}
 
-    fn is_on_hub(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| path.starts_with(HUB))
-    }
-
-    fn missing(&self) -> Option<Missing> {
-        let path = self.path.as_ref().filter(|_| self.is_on_hub())?;
-        let name = &path[HUB.len()..];
-        Some(Missing {
-            what: format!("the model `{path}`: fetching from a hub is not built yet"),
-            help: format!("download it (`hf download {name} --local-dir FOLDER`) and give `path: FOLDER`"),
-        })
-    }
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Copies the files of a model directory; whatever else is below it (`.cache`, other formats' folders) is left.
@@ -420,6 +418,7 @@ mod tests {
     use dag_lm::weights::Weights;
 
     use super::*;
+    use crate::hub::testing::HubServer;
 
     fn params(value: Value) -> Params {
         serde_json::from_value(value).unwrap()
@@ -575,8 +574,38 @@ mod tests {
     }
 
     #[test]
-    fn a_model_on_the_hub_is_missing_and_says_how_to_get_it() {
-        let missing = params(json!({ "path": "hf://mistralai/Mistral-Nemo-Base-2407" })).missing().unwrap();
-        assert!(missing.help.contains("hf download mistralai/Mistral-Nemo-Base-2407"));
+    fn a_model_on_a_hub_is_the_same_as_in_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = params(json!({
+            "architecture": { "hidden": 32, "layers": 1, "head_dim": 16, "max_positions": 64 },
+            "tokenizer": { "kind": "characters" },
+        }));
+        let mut cx = TaskCx::for_test(&dir.path().join("made")).seed(17).build().unwrap();
+        ModelTask::run(&made, &mut cx).unwrap();
+        let folder = cx.output("model");
+        let names = ["config.json", "model.safetensors", "tokenizer.json"];
+        let files = names.map(|name| (name, fs::read(folder.join(name)).unwrap()));
+        let mut pushed: Vec<(&str, &[u8])> =
+            files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        pushed.push(("consolidated.safetensors", b"the same weights once more"));
+        let server = HubServer::start();
+        let commit = server.push("some/model", "main", &pushed);
+
+        let hub = params(json!({ "path": "hf://some/model", "revision": "v1" }));
+        assert_eq!(ModelTask::files(&hub)[0].pattern, "model hf://some/model@v1");
+        let mut cx = TaskCx::for_test(&dir.path().join("fetched"))
+            .env("HF_HOME", dir.path().to_str().unwrap())
+            .env("HF_ENDPOINT", server.endpoint())
+            .file("/path", format!("hf://some/model@{commit}"))
+            .build()
+            .unwrap();
+        ModelTask::run(&hub, &mut cx).unwrap();
+        let mut found: Vec<_> =
+            fs::read_dir(cx.output("model")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        found.sort_unstable();
+        assert_eq!(found, names);
+        for (name, bytes) in files {
+            assert_eq!(bytes, fs::read(cx.output("model").join(name)).unwrap());
+        }
     }
 }

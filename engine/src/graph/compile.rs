@@ -22,6 +22,7 @@ use crate::spec::interpolate::Scope;
 use crate::spec::source::Span;
 use crate::spec::tree::{Field, Tree, Value};
 use crate::spec::{Diagnostic, Experiment, NodeSpec, Severity};
+use crate::task::FileKind;
 
 /// The most inputs of all nodes together: gathers multiply.
 const MAX_EDGES: usize = 4_000_000;
@@ -177,7 +178,10 @@ impl<'a> Compiler<'a> {
         let files = step.files().into_iter().map(|file| {
             let origin =
                 filled.pointer(&file.pointer).map_or(self.experiment.span.source, |(_, tree)| tree.origin);
-            let path = self.experiment.resolve_path(origin, &file.pattern);
+            let path = match file.kind {
+                FileKind::Remote => file.pattern.into(),
+                _ => self.experiment.resolve_path(origin, &file.pattern),
+            };
             FileInput { pointer: file.pointer, path, kind: file.kind }
         });
         Some(Bound { files: files.collect(), step })

@@ -40,7 +40,7 @@ pub struct Node {
     pub step: Arc<dyn Step>,
     /// What enters its ports: declared ports in their order, gathered inputs in the order of their coordinates.
     pub inputs: Vec<NodeInput>,
-    /// The local files its params name.
+    /// The files its params name.
     pub files: Arc<[FileInput]>,
     /// How to run it; in no key.
     pub run: Arc<RunOptions>,
@@ -63,12 +63,12 @@ pub struct NodeInput {
     pub gathered: bool,
 }
 
-/// Local files that a param names.
+/// Files that a param names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileInput {
     /// JSON pointer of the param below `with:`.
     pub pointer: String,
-    /// Absolute path or pattern.
+    /// Absolute path or pattern; an address as it is written.
     pub path: PathBuf,
     /// How to read it.
     pub kind: FileKind,

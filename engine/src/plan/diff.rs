@@ -15,7 +15,8 @@ use super::{MissingSource, PlanError, contents, source_name};
 use crate::graph::{Graph, Node, NodeId};
 use crate::key::NodeKey;
 use crate::manifest::{Manifest, ManifestInput};
-use crate::stat_cache::StatCache;
+use crate::remote::Content;
+use crate::stat_cache::{Source, SourceFault, StatCache};
 
 /// The recipes of all nodes of a graph.
 #[derive(Debug, Clone)]
@@ -25,7 +26,7 @@ pub struct Recipes {
 }
 
 impl Recipes {
-    /// Computes the recipes of `graph`; the content of local files is part of them.
+    /// Computes the recipes of `graph`; the content of files is part of them.
     pub fn of(graph: &Graph, files: &mut StatCache) -> Result<Self, PlanError> {
         let none = NodeKey(Digest::from_bytes([0; 32]));
         let mut keys = vec![none; graph.len()];
@@ -37,6 +38,12 @@ impl Recipes {
             for input in node.files.iter() {
                 match files.source(input) {
                     Ok(source) => sources.push(source),
+                    // What cannot be found out about is compared by its address.
+                    Err(SourceFault::Remote(_)) => {
+                        let address = input.path.to_string_lossy().into_owned();
+                        let contents = vec![Content::Identity(address)];
+                        sources.push(Source { files: Vec::new(), contents, address: None });
+                    }
                     Err(fault) => missing.push(MissingSource {
                         node: node.name.to_string(),
                         pointer: input.pointer.clone(),

@@ -52,7 +52,8 @@ fn params(before: Option<&Value>, after: Option<&Value>, path: &mut String, reas
     }
     match (before, after) {
         (Some(before), Some(after)) if is_content(before) && is_content(after) => {
-            reasons.push(Reason::File { path: path.clone() });
+            let (before, after) = (identity(before), identity(after));
+            reasons.push(Reason::File { path: path.clone(), before, after });
         }
         (Some(Value::Object(left)), Some(Value::Object(right))) => {
             for key in union(left, right) {
@@ -88,6 +89,12 @@ fn is_content(value: &Value) -> bool {
     value
         .as_object()
         .is_some_and(|fields| fields.len() == 1 && fields.get("content").is_some_and(Value::is_array))
+}
+
+/// What the content was pinned to, if it lies elsewhere; a digest tells a reader nothing.
+fn identity(content: &Value) -> Option<String> {
+    let text = content["content"].get(0)?.as_str()?;
+    text.contains(':').then(|| text.to_owned())
 }
 
 fn inputs(

@@ -26,7 +26,9 @@ use crate::graph::{FileInput, Graph, Node, NodeId, NodeInput};
 use crate::key::ActionKey;
 use crate::manifest::{Manifest, ManifestInput};
 use crate::publish;
+use crate::remote::{Content, Resolver};
 use crate::stat_cache::{Clock, Source, SourceFault, StatCache};
+use crate::task::{FileKind, Missing};
 
 /// How far a difference is followed upstream.
 const DEEPEST_CAUSE: usize = 200;
@@ -65,7 +67,7 @@ pub(crate) struct Work {
     pub(crate) sources: Vec<Source>,
 }
 
-/// A param's file that cannot be read.
+/// A param's file or address that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("node `{node}`, param `{pointer}`: {fault}")]
 pub struct MissingSource {
@@ -73,14 +75,25 @@ pub struct MissingSource {
     pub node: String,
     /// JSON pointer of the param below `with:`.
     pub pointer: String,
-    /// What is wrong with the file.
+    /// What is wrong with it.
     pub fault: SourceFault,
+}
+
+impl MissingSource {
+    fn is_remote(&self) -> bool {
+        matches!(self.fault, SourceFault::Remote(_))
+    }
+
+    /// The param's path as users write it: `source.path`.
+    fn path(&self) -> String {
+        self.pointer.trim_start_matches('/').replace('/', ".")
+    }
 }
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// Local files that params name cannot be read; all of them.
+    /// Files that params name cannot be read; all of them.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Sources(Vec<MissingSource>),
     /// The store failed.
@@ -111,6 +124,9 @@ pub struct PlannedNode {
 /// What would be done about every node that is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
+    /// What the user should know of how it was made.
+    pub warnings: Vec<String>,
+    missing: Vec<(NodeId, Missing)>,
     nodes: Vec<PlannedNode>,
     /// By node index: where it is in `nodes`.
     positions: Vec<Option<u32>>,
@@ -120,6 +136,11 @@ impl Plan {
     /// The nodes, in topological order.
     pub fn nodes(&self) -> &[PlannedNode] {
         &self.nodes
+    }
+
+    /// The addresses that cannot be pinned down, with the nodes that will need them.
+    pub(crate) fn missing(&self) -> &[(NodeId, Missing)] {
+        &self.missing
     }
 
     /// One node, if it is part of the plan.
@@ -208,6 +229,13 @@ impl<'g> Planner<'g> {
         }
     }
 
+    /// Asks `resolver` what addresses of data elsewhere mean.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.files = self.files.with_resolver(resolver);
+        self
+    }
+
     /// Decides about all that `selection` wants. Nothing in the store is changed.
     pub fn plan(&mut self, selection: &Selection) -> Result<Plan, PlanError> {
         self.required = selection.rerun.iter().map(|&id| (id, Reason::Forced)).collect();
@@ -215,13 +243,30 @@ impl<'g> Planner<'g> {
             [] => self.graph.order().to_vec(),
             targets => self.graph.closure(targets),
         };
-        let mut plan =
-            Plan { nodes: Vec::with_capacity(order.len()), positions: vec![None; self.graph.len()] };
+        let mut plan = Plan {
+            nodes: Vec::with_capacity(order.len()),
+            positions: vec![None; self.graph.len()],
+            ..Plan::default()
+        };
         let mut missing = Vec::new();
         self.moment = Some(Moment::default());
         for id in order {
-            match self.decide(id) {
+            let decided = match self.decide(id) {
+                // Where data cannot be found out about, its node must wait for that; no other is touched.
+                Err(PlanError::Sources(faults)) if faults.iter().all(MissingSource::is_remote) => {
+                    self.unsettle(id);
+                    let reasons: Vec<Reason> =
+                        faults.into_iter().map(|fault| Reason::Unresolved { path: fault.path() }).collect();
+                    self.reasons.insert(id, reasons.clone());
+                    Ok((Decision::Run(reasons), None))
+                }
+                other => other,
+            };
+            match decided {
                 Ok((decision, work)) => {
+                    if !matches!(decision, Decision::Hit(_)) {
+                        plan.missing.extend(self.unresolved(id).into_iter().map(|missing| (id, missing)));
+                    }
                     plan.positions[id.index()] = Some(plan.nodes.len() as u32);
                     let action = match &decision {
                         Decision::Hit(settled) => Some(settled.action),
@@ -241,6 +286,7 @@ impl<'g> Planner<'g> {
             return Err(PlanError::Sources(missing));
         }
         self.call_back_lost(&mut plan);
+        plan.warnings = self.files.take_warnings();
         Ok(plan)
     }
 
@@ -375,6 +421,18 @@ impl<'g> Planner<'g> {
             }
         }
         if missing.is_empty() { Ok(sources) } else { Err(PlanError::Sources(missing)) }
+    }
+
+    /// What `id` reads from elsewhere and that cannot be pinned down, whether or not its inputs are known.
+    fn unresolved(&mut self, id: NodeId) -> Vec<Missing> {
+        let graph = self.graph;
+        let remote = graph.node(id).files.iter().filter(|input| input.kind == FileKind::Remote);
+        remote
+            .filter_map(|input| match self.files.source(input) {
+                Err(SourceFault::Remote(missing)) => Some(missing),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The nodes whose bytes `id` reads and that are gone, with the port.
@@ -514,7 +572,13 @@ impl<'g> Planner<'g> {
         let graph = self.graph;
         let node = graph.node(id);
         let before = self.last.get(&node.name);
-        let sources = self.sources(id)?;
+        let sources = match self.sources(id) {
+            Err(PlanError::Sources(faults)) if faults.iter().all(MissingSource::is_remote) => {
+                let reasons = self.reasons.get(&id).cloned().unwrap_or_default();
+                return Ok(Explanation { node: node.name.to_string(), before, after: None, reasons });
+            }
+            other => other?,
+        };
         let contents = contents(node, &sources);
         // An artifact that is not known yet gets a digest that no artifact has, so that it shows as changed.
         let inputs = node.inputs.iter().map(|input| ManifestInput {
@@ -539,9 +603,9 @@ impl<'g> Planner<'g> {
     }
 }
 
-/// The contents of the local files that a node's params name, by pointer.
-fn contents<'a>(node: &'a Node, sources: &'a [Source]) -> Vec<(&'a str, &'a [Digest])> {
-    node.files.iter().zip(sources).map(|(input, source)| (&*input.pointer, &*source.digests)).collect()
+/// The contents of the files that a node's params name, by pointer.
+fn contents<'a>(node: &'a Node, sources: &'a [Source]) -> Vec<(&'a str, &'a [Content])> {
+    node.files.iter().zip(sources).map(|(input, source)| (&*input.pointer, &*source.contents)).collect()
 }
 
 /// The node whose artifact is the `number`-th of `port` of `id`.

@@ -42,8 +42,19 @@ pub enum Reason {
         /// In which way it differs.
         change: InputChange,
     },
-    /// A local file that a param names has other content.
+    /// A file that a param names has other content.
     File {
+        /// The path of the param below `with:`.
+        path: String,
+        /// What its data elsewhere was pinned to before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+        /// What it is pinned to now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
+    /// What the address that a param names means now cannot be found out.
+    Unresolved {
         /// The path of the param below `with:`.
         path: String,
     },
@@ -137,7 +148,11 @@ impl fmt::Display for Reason {
                     _ => Ok(()),
                 }
             }
-            Self::File { path } => write!(f, "file content changed (`{path}`)"),
+            Self::File { path, before: Some(before), after: Some(after) } => {
+                write!(f, "content changed (`{path}`): {before} → {after}")
+            }
+            Self::File { path, .. } => write!(f, "file content changed (`{path}`)"),
+            Self::Unresolved { path } => write!(f, "the content of `{path}` is not known"),
             Self::Seed { before, after } => {
                 let shown =
                     |seed: &Option<u64>| seed.map_or_else(|| "none".to_owned(), |seed| seed.to_string());

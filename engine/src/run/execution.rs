@@ -130,6 +130,9 @@ impl<'a> Execution<'a> {
             nodes: plan.nodes().len() as u64,
             hits: counts.hits,
         });
+        for text in &plan.warnings {
+            self.emit(Event::Warning { text: text.clone() });
+        }
         self.ends.hit = counts.hits;
         let history = if counts.hits == plan.nodes().len() as u64 {
             History::default()
@@ -307,6 +310,7 @@ impl<'a> Execution<'a> {
         let files = node.files.iter().zip(&work.sources).map(|(input, source)| {
             let paths = match input.kind {
                 FileKind::Tree => vec![input.path.clone()],
+                FileKind::Remote => source.address.iter().map(PathBuf::from).collect(),
                 FileKind::File | FileKind::Glob => {
                     source.files.iter().map(|file| file.path.clone()).collect()
                 }

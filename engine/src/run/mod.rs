@@ -29,6 +29,7 @@ use crate::files;
 use crate::graph::Graph;
 use crate::journal::{self, Journal};
 use crate::plan::{PlanError, Planner, Selection};
+use crate::remote::Resolver;
 use crate::stat_cache::Clock;
 use crate::task::Environment;
 use execution::Execution;
@@ -59,6 +60,8 @@ pub struct World {
     pub clock: Clock,
     /// Environment variables, GPUs, the folder of the experiment file.
     pub environment: Arc<dyn Environment + Send + Sync>,
+    /// Who knows what addresses of data elsewhere mean.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// How the user stops a run.
@@ -125,7 +128,8 @@ impl Run<'_> {
         }
         let environment = &*self.world.environment;
         let clock = &self.world.clock;
-        let mut planner = Planner::new(self.graph, self.writer.view(), environment.root(), Arc::clone(clock));
+        let mut planner = Planner::new(self.graph, self.writer.view(), environment.root(), Arc::clone(clock))
+            .with_resolver(Arc::clone(&self.world.resolver));
         let plan = planner.plan(&self.settings.selection)?;
         let missing = preflight(self.graph, &plan, &self.settings.capacity, environment);
         if !missing.is_empty() {

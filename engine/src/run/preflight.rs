@@ -34,6 +34,8 @@ pub fn preflight(
             .into_iter()
             .map(|missing| (missing.what, missing.help))
             .collect();
+        let unresolved = plan.missing().iter().filter(|(id, _)| *id == planned.id);
+        needs.extend(unresolved.map(|(_, missing)| (missing.what.clone(), missing.help.clone())));
         if let Some((what, asked, offered)) = capacity.refuses(&demand(node)) {
             let help = format!("ask for less under `run:`, or offer more: this run has {offered}");
             needs.push((format!("{asked} of `{what}`"), help));

@@ -11,6 +11,7 @@ use super::*;
 use crate::event::{End, Event, Stamped};
 use crate::graph::RunOptions;
 use crate::plan::{Decision, InputChange, Reason};
+use crate::remote::NoResolver;
 use crate::state::RunState;
 use crate::testing::{Recorder, ToyEnvironment, ToyGraph, clock};
 
@@ -58,7 +59,11 @@ impl Sandbox {
                 budget: None,
                 pilot: None,
             },
-            world: World { clock: clock(), environment: Arc::new(environment) },
+            world: World {
+                clock: clock(),
+                environment: Arc::new(environment),
+                resolver: Arc::new(NoResolver),
+            },
             interrupt: self.interrupt.clone(),
         };
         run.execute(reporter)

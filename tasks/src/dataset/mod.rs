@@ -4,8 +4,12 @@
 //! What is kept of a row depends on the row and the seed alone: `take` and `shuffle` rank rows by a hash of the seed and
 //! the id, so that rows which are added disturb no others.
 
+mod benchmark;
+mod bound;
 mod csv;
+mod exclude;
 mod generate;
+mod place;
 mod row;
 mod select;
 mod source;
@@ -13,19 +17,25 @@ mod source;
 use std::collections::BTreeMap;
 
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, NoRun, Ports, Task, TaskCx,
-    TaskError,
+    ArtifactType, Estimate, EstimateInputs, Fault, FileRef, NoRun, Ports, Task, TaskCx, TaskError,
 };
 use indexmap::IndexMap;
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::expression::Expression;
 use crate::records::draw;
+pub use benchmark::Benchmark;
+use source::BadRow;
 pub use source::{Format, Generator, Source};
 
+use exclude::{Benchmarks, Nearness};
 use row::{Made, Maker};
-use select::{Choice, Output};
+use select::{Choice, Excluded, Output};
+
+/// So many rows are made at a time: few, because one may be long.
+const BATCH: usize = 128;
 
 /// The params of `dataset`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -35,7 +45,7 @@ pub struct Params {
     pub source: Source,
     /// Columns to add or to replace, each a template over the columns of the source: `problem: "{{ question }}"`. One
     /// that is a single `{{ … }}` keeps the type of its value. `text | extract('#### (.+)')` takes a part by a pattern,
-    /// `text | fromjson` reads JSON.
+    /// `text | fromjson` reads JSON, and `value | required` makes an absent value an error.
     #[serde(default)]
     pub columns: IndexMap<String, String>,
     /// The columns to keep; all if it is left out.
@@ -47,9 +57,14 @@ pub struct Params {
     /// Of rows that agree in this column (or expression), spacing aside, only the first is kept.
     #[serde(default)]
     pub dedup: Option<String>,
-    /// Rows that agree in this column (or expression) with a row of a table in the port `exclude` are dropped.
+    /// Rows that are near in this column (or expression) to a row of a table in the port `exclude` are left out, and stand in
+    /// the output `dropped` with what they met: those that agree, spacing aside; that have the same words; and that share a
+    /// run of `overlap` words. Case, punctuation and what LaTeX has for spacing and size are no part of words.
     #[serde(default = "problem")]
     pub exclude_by: String,
+    /// So many words in a row make a row too near to one of a benchmark; zero asks for none.
+    #[serde(default = "overlap")]
+    pub overlap: u32,
     /// How many rows to keep, drawn by the seed.
     #[serde(default)]
     pub take: Option<u64>,
@@ -68,6 +83,11 @@ fn problem() -> String {
     "problem".into()
 }
 
+/// As the decontamination of GPT-3 has it (Brown et al. 2020, appendix C), and most since.
+fn overlap() -> u32 {
+    13
+}
+
 /// What to do with a row that cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -84,13 +104,16 @@ pub struct Dataset;
 
 impl Task for Dataset {
     const KIND: &'static str = "dataset";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "records from files, a generator or the experiment itself, as a table";
     type Params = Params;
     type Run = NoRun;
 
     fn ports(_: &Params) -> Ports {
-        Ports::new().many("exclude", ArtifactType::Table).output("records", ArtifactType::Table)
+        Ports::new()
+            .many("exclude", ArtifactType::Table)
+            .output("records", ArtifactType::Table)
+            .output("dropped", ArtifactType::Table)
     }
 
     fn check(params: &Params) -> Vec<Fault> {
@@ -127,57 +150,86 @@ impl Task for Dataset {
             || params.source.generator.is_some()
     }
 
-    fn preflight(params: &Params, _run: &NoRun, _environment: &dyn Environment) -> Vec<Missing> {
-        params.source.missing().into_iter().collect()
-    }
-
-    fn estimate(params: &Params, _inputs: &EstimateInputs) -> Estimate {
+    fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
         let source = params.source.count.or(params.source.rows.as_ref().map(|rows| rows.len() as u64));
+        let source = source.or_else(|| bound::rows(inputs.files("/source/path"), params.source.format));
         let bounds = [source, params.source.take, params.take];
         Estimate { records: bounds.into_iter().flatten().min(), ..Estimate::default() }
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
-        if let Some(Missing { what, help }) = params.source.missing() {
-            return Err(TaskError::Missing { what, help });
-        }
         let seed = draw(cx.seed(), params.seed);
-        let files = cx.files("/source/path").to_vec();
+        let files = params.source.fetch(cx)?;
         let maker = Maker::new(params)?;
         let mut choice = Choice::new(params, seed)?;
-        for input in cx.inputs("exclude") {
-            choice.exclude(&input.path)?;
-        }
+        let exclude_by = Expression::parse(&params.exclude_by).map_err(TaskError::failed)?;
+        let benchmarks = Benchmarks::read(exclude_by, params.overlap as usize, cx.inputs("exclude"))?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(cx.threads().max(1))
+            .build()
+            .map_err(|error| TaskError::failed(format!("no threads to make rows with: {error}")))?;
         let mut dropped: BTreeMap<&str, u64> = BTreeMap::new();
         let mut rows_in = 0_u64;
-        for read in params.source.rows(&files, seed)? {
+        let mut rows = params.source.rows(&files, seed)?;
+        loop {
+            let batch: Vec<_> = rows.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                break;
+            }
             if cx.cancelled() {
                 return Err(TaskError::Cancelled);
             }
-            rows_in += 1;
-            match read.and_then(|(place, row)| maker.make(&place, row)) {
-                Ok(Made::Kept(row)) => {
-                    if let Some(reason) = choice.consider(rows_in, &row)? {
-                        *dropped.entry(reason).or_default() += 1;
+            // Collected in order: what is kept must not depend on which thread was first.
+            let made: Vec<Result<_, BadRow>> = pool.install(|| {
+                let make = |read: Result<_, _>| match maker.made(read)? {
+                    Made::Kept(row) => {
+                        let met = benchmarks.meet(&row.values).map_err(|what| row.place.bad(what))?;
+                        Ok((Made::Kept(row), met))
                     }
+                    Made::Dropped => Ok((Made::Dropped, None)),
+                };
+                batch.into_par_iter().map(make).collect()
+            });
+            for made in made {
+                rows_in += 1;
+                match made {
+                    Ok((Made::Kept(row), met)) => {
+                        if let Some(reason) = choice.consider(rows_in, &row, met)? {
+                            *dropped.entry(reason).or_default() += 1;
+                        }
+                    }
+                    Ok((Made::Dropped, _)) => *dropped.entry("where").or_default() += 1,
+                    Err(_) if params.bad_rows == BadRows::Drop => *dropped.entry("bad").or_default() += 1,
+                    Err(bad) => return Err(TaskError::from(bad)),
                 }
-                Ok(Made::Dropped) => *dropped.entry("where").or_default() += 1,
-                Err(_) if params.bad_rows == BadRows::Drop => *dropped.entry("bad").or_default() += 1,
-                Err(bad) => return Err(bad.into()),
             }
         }
         let chosen = choice.finish()?;
         cx.progress().total(chosen.len());
         let mut output = Output::create(&cx.output("records"), cx.scratch(), &chosen, params.shuffle)?;
-        for (number, read) in (1_u64..).zip(params.source.rows(&files, seed)?) {
-            if !chosen.contains(number) {
-                continue;
+        let mut excluded = Excluded::create(&cx.output("dropped"), &chosen, &benchmarks)?;
+        let wanted = (1_u64..)
+            .zip(params.source.rows(&files, seed)?)
+            .filter(|(number, _)| chosen.contains(*number) || chosen.met(*number).is_some());
+        let mut wanted = wanted.peekable();
+        while wanted.peek().is_some() {
+            if cx.cancelled() {
+                return Err(TaskError::Cancelled);
             }
-            if let Made::Kept(row) = read.and_then(|(place, row)| maker.make(&place, row))? {
-                output.write(number, &row.values)?;
-                cx.progress().done(1);
+            let batch: Vec<_> = wanted.by_ref().take(BATCH).collect();
+            let made: Vec<_> = pool
+                .install(|| batch.into_par_iter().map(|(number, read)| (number, maker.made(read))).collect());
+            for (number, made) in made {
+                let Made::Kept(row) = made? else { continue };
+                if let Some(met) = chosen.met(number) {
+                    excluded.write(met, row.values)?;
+                } else {
+                    output.write(number, &row.values)?;
+                    cx.progress().done(1);
+                }
             }
         }
+        excluded.finish()?;
         let rows = output.finish()?;
         cx.metric("rows_in", rows_in);
         cx.metric("rows", rows);
@@ -186,6 +238,10 @@ impl Task for Dataset {
             if count > 0 || reason == "excluded" {
                 cx.metric(&format!("dropped_{reason}"), count);
             }
+        }
+        let excludes = !cx.inputs("exclude").is_empty();
+        for nearness in Nearness::ALL.into_iter().filter(|_| excludes) {
+            cx.metric(&format!("excluded_{}", nearness.name()), chosen.excluded(nearness));
         }
         cx.metric("not_taken", chosen.not_taken());
         if let Some(bad) = dropped.get("bad") {

@@ -66,8 +66,14 @@ impl Maker {
         Ok(Self { columns, select: params.select.clone(), condition })
     }
 
+    /// Makes what was read.
+    pub(super) fn made(&self, read: Result<(Place, Row), BadRow>) -> Result<Made, BadRow> {
+        let (place, row) = read?;
+        self.make(&place, row)
+    }
+
     /// Makes the row. Columns see the source only, never each other, so their order does not matter.
-    pub(super) fn make(&self, place: &Place, mut row: Row) -> Result<Made, BadRow> {
+    fn make(&self, place: &Place, mut row: Row) -> Result<Made, BadRow> {
         if !self.columns.is_empty() {
             let scope = Scope::of(&row);
             for (name, column) in &self.columns {

@@ -8,10 +8,11 @@ use dag_engine::{canonical, seed};
 use serde_json::{Value, json};
 
 use super::Params;
+use super::exclude::{Benchmarks, Met, Nearness};
 use super::row::Finished;
 use crate::expression::{Expression, Scope};
 use crate::spill::Spill;
-use crate::table::{Row, Schema, TableReader, TableWriter};
+use crate::table::{ColumnKind, Row, Schema, TableWriter};
 
 /// The columns that come first; the others follow by name.
 const FIRST: [&str; 4] = ["id", "record_key", "problem", "answer"];
@@ -19,18 +20,18 @@ const FIRST: [&str; 4] = ["id", "record_key", "problem", "answer"];
 /// Decides row by row, and remembers a few bytes of each.
 pub(super) struct Choice {
     dedup: Option<Expression>,
-    exclude_by: Expression,
     take: Option<u64>,
     seed: u64,
     ids: BTreeSet<Fingerprint>,
     seen: BTreeSet<Fingerprint>,
-    excluded: BTreeSet<Fingerprint>,
+    excluded: Vec<(u64, Met)>,
     kept: Vec<Ranked>,
     kinds: Kinds,
+    excluded_kinds: Kinds,
 }
 
 /// Half a digest: enough that two of a billion rows do not meet by chance.
-type Fingerprint = [u8; 16];
+pub(super) type Fingerprint = [u8; 16];
 
 #[derive(Clone, Copy)]
 struct Ranked {
@@ -43,33 +44,23 @@ impl Choice {
         let dedup = params.dedup.as_deref().map(Expression::parse).transpose().map_err(TaskError::failed)?;
         Ok(Self {
             dedup,
-            exclude_by: Expression::parse(&params.exclude_by).map_err(TaskError::failed)?,
             take: params.take.into_iter().chain(params.source.take).min(),
             seed,
             ids: BTreeSet::new(),
             seen: BTreeSet::new(),
-            excluded: BTreeSet::new(),
+            excluded: Vec::new(),
             kept: Vec::new(),
             kinds: Kinds::default(),
+            excluded_kinds: Kinds::default(),
         })
     }
 
-    /// Drops every row that agrees with one of the table at `path`.
-    pub(super) fn exclude(&mut self, path: &Path) -> Result<(), TaskError> {
-        for (row, number) in TableReader::open(path)?.rows()?.zip(1..) {
-            let value = self.exclude_by.value(&Scope::of(&row?));
-            let value = value
-                .map_err(|what| TaskError::input(path, Some(number), format!("`exclude_by`: {what}")))?;
-            self.excluded.insert(fingerprint(&value));
-        }
-        Ok(())
-    }
-
-    /// Why the row is dropped, or `None` if it is kept so far.
+    /// Why the row is dropped, or `None` if it is kept so far. `met`: the row of a benchmark that it is near to.
     pub(super) fn consider(
         &mut self,
         number: u64,
         row: &Finished,
+        met: Option<Met>,
     ) -> Result<Option<&'static str>, TaskError> {
         let scope = Scope::of(&row.values);
         let value = |expression: &Expression, field: &str| {
@@ -77,9 +68,9 @@ impl Choice {
                 .value(&scope)
                 .map_err(|what| TaskError::from(row.place.bad(format!("`{field}`: {what}"))))
         };
-        if !self.excluded.is_empty()
-            && self.excluded.contains(&fingerprint(&value(&self.exclude_by, "exclude_by")?))
-        {
+        if let Some(met) = met {
+            self.excluded.push((number, met));
+            self.excluded_kinds.learn(&row.values);
             return Ok(Some("excluded"));
         }
         if let Some(dedup) = &self.dedup {
@@ -114,7 +105,13 @@ impl Choice {
         let mut order: Vec<(u64, u64)> =
             self.kept.iter().zip(0..).map(|(row, position)| (row.number, position)).collect();
         order.sort_unstable();
-        Ok(Chosen { not_taken: (before - order.len()) as u64, order, schema: self.kinds.schema() })
+        Ok(Chosen {
+            not_taken: (before - order.len()) as u64,
+            order,
+            schema: self.kinds.schema(),
+            excluded: self.excluded,
+            excluded_schema: self.excluded_kinds.schema(),
+        })
     }
 }
 
@@ -123,6 +120,8 @@ pub(super) struct Chosen {
     order: Vec<(u64, u64)>,
     not_taken: u64,
     schema: Schema,
+    excluded: Vec<(u64, Met)>,
+    excluded_schema: Schema,
 }
 
 impl Chosen {
@@ -138,6 +137,17 @@ impl Chosen {
         self.position(number).is_some()
     }
 
+    /// The row of a benchmark for which a row is left out.
+    pub(super) fn met(&self, number: u64) -> Option<Met> {
+        let found = self.excluded.binary_search_by_key(&number, |(number, _)| *number);
+        found.ok().map(|index| self.excluded[index].1)
+    }
+
+    /// How many rows are left out because they are near in this way.
+    pub(super) fn excluded(&self, nearness: Nearness) -> u64 {
+        self.excluded.iter().filter(|(_, met)| met.nearness == nearness).count() as u64
+    }
+
     fn position(&self, number: u64) -> Option<u64> {
         let found = self.order.binary_search_by_key(&number, |(number, _)| *number);
         found.ok().map(|index| self.order[index].1)
@@ -145,7 +155,7 @@ impl Chosen {
 }
 
 /// The texts of a row, spacing aside; other values as they are.
-fn fingerprint(value: &Value) -> Fingerprint {
+pub(super) fn fingerprint(value: &Value) -> Fingerprint {
     let normal = match value {
         Value::String(text) => json!(text.split_whitespace().collect::<Vec<_>>().join(" ")),
         other => other.clone(),
@@ -230,6 +240,44 @@ impl<'a> Output<'a> {
                 self.writer.write(&item?.1)?;
             }
         }
+        Ok(self.writer.finish()?)
+    }
+}
+
+/// The columns of an excluded row that say why it is one.
+const WHY: [&str; 3] = ["reason", "met", "met_at"];
+
+/// The table of the rows that are too near to one of a benchmark.
+pub(super) struct Excluded<'a> {
+    writer: TableWriter,
+    benchmarks: &'a Benchmarks,
+}
+
+impl<'a> Excluded<'a> {
+    pub(super) fn create(
+        path: &Path,
+        chosen: &Chosen,
+        benchmarks: &'a Benchmarks,
+    ) -> Result<Self, TaskError> {
+        let mut schema = chosen.excluded_schema.clone();
+        for name in WHY {
+            schema = schema.with(name, ColumnKind::Str);
+        }
+        if chosen.excluded.is_empty() {
+            schema = schema.with("id", ColumnKind::Str);
+        }
+        Ok(Self { writer: TableWriter::create(path, schema)?, benchmarks })
+    }
+
+    pub(super) fn write(&mut self, met: Met, mut row: Row) -> Result<(), TaskError> {
+        let tested = self.benchmarks.tested(met.row);
+        for (name, text) in WHY.into_iter().zip([met.nearness.name(), &tested.id, &tested.at]) {
+            row.insert(name.to_owned(), json!(text));
+        }
+        Ok(self.writer.write(&row)?)
+    }
+
+    pub(super) fn finish(self) -> Result<u64, TaskError> {
         Ok(self.writer.finish()?)
     }
 }

@@ -4,40 +4,47 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use dag_engine::task::{Fault, FileKind, FileRef, Missing, TaskError};
+use dag_engine::task::{Fault, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::benchmark::Benchmark;
 use super::csv::CsvReader;
 use super::generate::Problems;
 use crate::table::{Row, TableReader};
 
 /// The longest line of a text file. Longer ones are no data but an accident.
 const LONGEST_LINE: u64 = 64 << 20;
-/// The scheme of a data set on the Hugging Face hub.
-const HUB: &str = "hf://";
 
-/// Where rows come from: exactly one of `path`, `generator` and `rows`.
+/// Where rows come from: one of `path`, `benchmark`, `generator` and `rows`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file, or a pattern of files (`data/*.parquet`, read in the order of their paths), or a data set on the Hugging
-    /// Face hub (`hf://openai/gsm8k`).
+    /// A file, or a pattern of files (`data/*.parquet`, read in the order of their paths); or a data set on the Hugging
+    /// Face hub (`hf://openai/gsm8k`, `hf://OWNER/NAME@REVISION`, or some of its files as `hf://OWNER/NAME/data/*.jsonl`);
+    /// or a file at an address of the web (`https://…`), with its `digest`.
     #[serde(default)]
     pub path: Option<String>,
+    /// A benchmark by its name: its place, its split, and how its problems and answers are written are known. A `path`
+    /// beside it says where else its files are.
+    #[serde(default)]
+    pub benchmark: Option<Benchmark>,
     /// How the files are written. Without it the content tells: Parquet by its signature, a JSON array by `[`, JSON
     /// lines by `{`, anything else is CSV. Not the name: names are in no key.
     #[serde(default)]
     pub format: Option<Format>,
+    /// Digest of a file at an address of the web: `sha256:…` or `blake3:…`. It stands for the content in the key.
+    #[serde(default, skip_serializing)]
+    pub digest: Option<String>,
     /// Configuration of a data set on the hub.
     #[serde(default)]
     pub config: Option<String>,
-    /// Split of a data set on the hub.
+    /// Split of a data set on the hub, or of a benchmark. Which files that are its card says, else their names.
     #[serde(default)]
     pub split: Option<String>,
-    /// Revision of a data set on the hub.
-    #[serde(default)]
+    /// Revision of a data set on the hub: a branch, a tag or a commit. The commit that it is at stands in the key.
+    #[serde(default, skip_serializing)]
     pub revision: Option<String>,
     /// Problems that are made here.
     #[serde(default)]
@@ -121,9 +128,11 @@ pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<(Place, Row), BadRow>>
 impl Source {
     pub(super) fn check(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let given = [self.path.is_some(), self.generator.is_some(), self.rows.is_some()];
+        let has_files = self.path.is_some() || self.benchmark.is_some();
+        let given = [has_files, self.generator.is_some(), self.rows.is_some()];
         if given.into_iter().filter(|given| *given).count() != 1 {
-            let fault = Fault::new("/source", "a source is one of `path`, `generator` and `rows`");
+            let what = "a source is one of `path`, `benchmark`, `generator` and `rows`";
+            let fault = Fault::new("/source", what);
             faults.push(fault.help("for example `source: { path: data/problems.jsonl }`"));
         }
         let generated = [
@@ -136,13 +145,7 @@ impl Source {
         {
             faults.push(Fault::new(format!("/source/{field}"), "this is for a `generator`"));
         }
-        let hub = [("config", &self.config), ("split", &self.split), ("revision", &self.revision)];
-        for (field, _) in hub.into_iter().filter(|(_, value)| value.is_some() && !self.is_on_hub()) {
-            faults.push(Fault::new(
-                format!("/source/{field}"),
-                format!("this is for a path that begins with `{HUB}`"),
-            ));
-        }
+        faults.extend(self.check_place());
         if self.generator.is_some() && self.count.is_none_or(|count| count == 0) {
             faults.push(Fault::new("/source", "a generator needs a `count`"));
         }
@@ -158,34 +161,6 @@ impl Source {
             faults.push(Fault::new("/source/take", "zero rows are no data set"));
         }
         faults
-    }
-
-    pub(super) fn files(&self) -> Vec<FileRef> {
-        match &self.path {
-            Some(path) if !self.is_on_hub() => vec![FileRef {
-                pointer: "/source/path".into(),
-                pattern: path.clone(),
-                kind: if path.contains(['*', '?', '[']) { FileKind::Glob } else { FileKind::File },
-            }],
-            _ => Vec::new(),
-        }
-    }
-
-    fn is_on_hub(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| path.starts_with(HUB))
-    }
-
-    /// What cannot be had in this version.
-    pub(super) fn missing(&self) -> Option<Missing> {
-        let path = self.path.as_ref().filter(|_| self.is_on_hub())?;
-        let name = &path[HUB.len()..];
-        Some(Missing {
-            what: format!("the data set `{path}`: fetching from a hub is not built yet"),
-            help: format!(
-                "download it (`hf download --repo-type dataset {name} --local-dir FOLDER`) and give \
-                 `source: {{ path: FOLDER/….parquet }}`"
-            ),
-        })
     }
 
     /// All rows, in order; the same every time.
@@ -211,7 +186,15 @@ impl Source {
             return Err(TaskError::failed(format!("`source: {{ path: {path} }}` finds no file")));
         }
         let files = files.iter().map(|path| read_file(path, self.format)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Box::new(files.into_iter().flatten()))
+        let rows = files.into_iter().flatten();
+        let Some(benchmark) = self.benchmark else { return Ok(Box::new(rows)) };
+        let split = self.split.as_deref().unwrap_or(benchmark.splits()[0]);
+        let problems = (0..).zip(rows).map(move |(number, read)| {
+            let (place, row) = read?;
+            let row = benchmark.row(split, number, &place, &row)?;
+            Ok((place, row))
+        });
+        Ok(Box::new(problems))
     }
 }
 
@@ -242,7 +225,7 @@ fn read_file(path: &Path, format: Option<Format>) -> Result<Rows<'static>, TaskE
 }
 
 /// The format that the first bytes tell.
-fn sniff(path: &Path) -> std::io::Result<Format> {
+pub(super) fn sniff(path: &Path) -> std::io::Result<Format> {
     let mut start = Vec::new();
     File::open(path)?.take(4096).read_to_end(&mut start)?;
     if start.starts_with(b"PAR1") {

@@ -142,6 +142,66 @@ fn duplicates_exclusions_and_conditions_are_counted() {
 }
 
 #[test]
+fn rows_near_to_a_benchmark_are_left_out_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "How many of the first one hundred whole numbers are multiples of both three and five";
+    let tested = |name: &str, problem: &str| {
+        table(dir.path().join(name), json!([{ "id": format!("{name}-0"), "problem": problem }]))
+    };
+    let data = json!([
+        { "id": "a", "problem": "What is  $1+1$?" },
+        { "id": "b", "problem": "what is 1 + 1" },
+        { "id": "c", "problem": "what is 1 - 1" },
+        { "id": "d", "problem": format!("Think. {long}, and which is the largest?") },
+    ]);
+    let run = |overlap: Value| {
+        let mut cx = TaskCx::for_test(dir.path())
+            .input_at("exclude", tested("sums", "What is $1+1$?"), &[("benchmark", "sums")])
+            .input_at("exclude", tested("long", &format!("{long}?")), &[("benchmark", "long")])
+            .build()
+            .unwrap();
+        let mut value = json!({ "source": { "rows": data } });
+        value["overlap"] = overlap;
+        Dataset::run(&params(value), &mut cx).unwrap();
+        cx
+    };
+    let cx = run(json!(13));
+    assert_eq!(column(&cx, "id"), ["c"]);
+    let dropped: Vec<_> = rows(&cx.output("dropped"))
+        .iter()
+        .map(|row| ["id", "reason", "met", "met_at"].map(|name| row[name].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(
+        dropped,
+        [
+            ["a", "exact", "sums-0", "sums"],
+            ["b", "normalised", "sums-0", "sums"],
+            ["d", "overlap", "long-0", "long"]
+        ]
+    );
+    for (metric, count) in
+        [("dropped_excluded", 3), ("excluded_exact", 1), ("excluded_normalised", 1), ("excluded_overlap", 1)]
+    {
+        assert_eq!(cx.metrics()[metric], json!(count), "{metric}");
+    }
+    let cx = run(json!(0));
+    assert_eq!(column(&cx, "id"), ["c", "d"]);
+}
+
+#[test]
+fn threads_decide_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = |threads: usize| {
+        let source = json!({ "generator": "arithmetic", "count": 700 });
+        let value = json!({ "source": source, "take": 300, "shuffle": true, "columns": { "long": "{{ problem }}!" } });
+        let mut cx = TaskCx::for_test(dir.path()).seed(17).threads(threads).build().unwrap();
+        Dataset::run(&params(value), &mut cx).unwrap();
+        fs::read(cx.output("records")).unwrap()
+    };
+    assert_eq!(made(1), made(4));
+}
+
+#[test]
 fn ids_are_unique_or_derived() {
     let dir = tempfile::tempdir().unwrap();
     let twice =
@@ -183,8 +243,115 @@ fn faults_name_their_place() {
 }
 
 #[test]
-fn a_data_set_on_the_hub_is_missing_and_stays_in_the_key() {
-    let hub = params(json!({ "source": { "path": "hf://openai/gsm8k", "config": "main", "split": "test" } }));
-    assert!(Dataset::check(&hub).is_empty() && Dataset::files(&hub).is_empty());
-    assert!(hub.source.missing().unwrap().help.contains("hf download --repo-type dataset openai/gsm8k"));
+fn a_benchmark_is_the_same_from_whichever_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = |answer: &str| format!("It is <<1+1={answer}>>{answer}.\n#### {answer}");
+    let authors = json!([
+        { "question": "One?", "answer": full("1,002") },
+        { "question": "Two?", "answer": full("3") },
+    ]);
+    let copy = json!([
+        { "id": "x0", "problem": "One?", "answer": "1002", "answer_full": full("1,002") },
+        { "id": "x1", "problem": "Two?", "answer": "3", "answer_full": full("3") },
+    ]);
+    let source = json!({ "benchmark": "gsm8k", "path": "FILE" });
+    let mut digests = Vec::new();
+    for (name, rows) in [("authors", authors), ("copy", copy)] {
+        let file = table(dir.path().join(name), rows);
+        let mut cx = TaskCx::for_test(dir.path()).file("/source/path", file).build().unwrap();
+        Dataset::run(&params(json!({ "source": source })), &mut cx).unwrap();
+        assert_eq!(column(&cx, "id"), ["gsm8k-0", "gsm8k-1"]);
+        assert_eq!(column(&cx, "answer"), ["1002", "3"]);
+        digests.push(fs::read(cx.output("records")).unwrap());
+    }
+    assert_eq!(digests[0], digests[1]);
+    let file = table(dir.path().join("other"), json!([{ "question": "One?", "answer": "####" }]));
+    let mut cx = TaskCx::for_test(dir.path()).file("/source/path", file).build().unwrap();
+    let error = Dataset::run(&params(json!({ "source": source })), &mut cx).unwrap_err().to_string();
+    assert!(error.contains("other:1: the answer `` is none that gsm8k can have"), "{error}");
+}
+
+#[test]
+fn benchmarks_know_their_place() {
+    let source = |value: Value| params(json!({ "source": value }));
+    let files = Dataset::files(&source(json!({ "benchmark": "math-500" })));
+    assert_eq!(
+        (files[0].pointer.as_str(), files[0].pattern.as_str()),
+        ("/source/benchmark", "dataset hf://datasets/HuggingFaceH4/MATH-500@main")
+    );
+    assert!(
+        Dataset::check(&source(json!({ "benchmark": "gsm8k", "split": "train", "revision": "main" })))
+            .is_empty()
+    );
+    let fault = &Dataset::check(&source(json!({ "benchmark": "aime25", "split": "dev" })))[0];
+    assert_eq!(
+        (fault.pointer.as_str(), fault.message.as_str()),
+        ("/source/split", "aime25 has no split `dev`, but `test`")
+    );
+}
+
+/// The published files, where they are.
+#[test]
+fn the_real_benchmarks_are_read() {
+    let shared = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("DAG_SHARED").map_or_else(|| shared.into(), std::path::PathBuf::from);
+    let read = |benchmark: &str, split: Option<&str>, file: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = root.join("data/benchmarks").join(file);
+        if !path.exists() {
+            eprintln!("skipped: no `{}`; set DAG_SHARED to the folder that has it", path.display());
+            return None;
+        }
+        let mut cx = TaskCx::for_test(dir.path()).file("/source/path", path).build().unwrap();
+        let source = json!({ "benchmark": benchmark, "split": split, "path": "FILE" });
+        Dataset::run(&params(json!({ "source": source })), &mut cx).unwrap();
+        Some(rows(&cx.output("records")))
+    };
+    for (benchmark, split, file, count) in [
+        ("gsm8k", None, "gsm8k_test.jsonl", 1319),
+        ("gsm8k", Some("train"), "gsm8k_train.jsonl", 7473),
+        ("math-500", None, "math500.jsonl", 500),
+        ("aime24", None, "aime2024.jsonl", 30),
+        ("aime24", None, "aime2024_nemo.jsonl", 30),
+        ("aime25", None, "aime2025_preview.jsonl", 30),
+    ] {
+        let Some(found) = read(benchmark, split, file) else { return };
+        assert_eq!(found.len(), count, "{file}");
+        assert!(found.iter().all(|row| !row["answer"].as_str().unwrap().is_empty()), "{file}");
+    }
+    // The two writings of one contest agree in ids and answers, and differ in wording.
+    let [one, other] =
+        ["aime2025.jsonl", "aime2025_nemo.jsonl"].map(|file| read("aime25", None, file).unwrap());
+    for (one, other) in one.iter().zip(&other) {
+        assert_eq!((&one["id"], &one["answer"]), (&other["id"], &other["answer"]));
+    }
+}
+
+#[test]
+fn what_lies_elsewhere_is_named_in_full() {
+    let files = |source: Value| Dataset::files(&params(json!({ "source": source })));
+    let hub =
+        files(json!({ "path": "hf://openai/gsm8k", "revision": "v2", "config": "main", "split": "test" }));
+    assert_eq!(hub[0].pattern, "dataset hf://datasets/openai/gsm8k@v2");
+    let digest = format!("blake3:{}", "0".repeat(64));
+    let web = files(json!({ "path": "https://a.example/x", "digest": digest }));
+    assert_eq!(web[0].pattern, format!("{digest} https://a.example/x"));
+}
+
+#[test]
+fn what_lies_elsewhere_has_its_own_faults() {
+    let faults = |source: Value| {
+        let faults = Dataset::check(&params(json!({ "source": source })));
+        faults.into_iter().map(|fault| fault.pointer).collect::<Vec<_>>()
+    };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(faults(json!({ "path": "hf://openai/gsm8k@v1", "split": "test" })), [""; 0]);
+    assert_eq!(faults(json!({ "path": "hf://openai/gsm8k@v1", "revision": "v2" })), ["/source/path"]);
+    assert_eq!(faults(json!({ "path": "hf://openai/gsm8k/x.jsonl", "split": "test" })), ["/source/path"]);
+    assert_eq!(faults(json!({ "path": "x.jsonl", "split": "test" })), ["/source/split"]);
+    assert_eq!(faults(json!({ "path": "https://a.example/x", "digest": digest })), [""; 0]);
+    assert_eq!(faults(json!({ "path": "https://a.example/x" })), ["/source"]);
+    assert_eq!(faults(json!({ "path": "https://a.example/x", "digest": "sha256:12" })), ["/source/digest"]);
+    assert_eq!(faults(json!({ "path": "http://a.example/x", "digest": digest })), ["/source/path"]);
+    assert_eq!(faults(json!({ "path": "x.jsonl", "digest": digest })), ["/source/digest"]);
 }
