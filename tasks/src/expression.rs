@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value as Jinja};
+use minijinja::value::{Kwargs, Serde, Value as Jinja};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value};
 
@@ -34,10 +34,21 @@ fn environment() -> Environment<'static> {
     for bomb in ["indent", "format", "center"] {
         environment.remove_filter(bomb);
     }
+    environment.add_filter("tojson", to_json);
     environment.add_filter("extract", extract);
     environment.add_filter("fromjson", from_json);
     environment.add_filter("required", required);
     environment
+}
+
+/// `value | tojson`, as Jinja has it, but for an indentation that would fill the memory.
+fn to_json(value: &Jinja, indent: Option<Jinja>, options: Kwargs) -> Result<Jinja, Error> {
+    let named: Option<Jinja> = options.peek("indent")?;
+    let width = indent.as_ref().or(named.as_ref()).and_then(|width| i64::try_from(width.clone()).ok());
+    if width.is_some_and(|width| !(0..=64).contains(&width)) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "an `indent` is from 0 to 64"));
+    }
+    minijinja::filters::tojson(value, indent, options)
 }
 
 /// `text | extract('#### (.+)')`: the first group of the first match (the whole match where there is no group), or none.
@@ -205,6 +216,31 @@ mod tests {
         );
         assert_eq!(value("answer.split('#### ')[1]", json!({ "answer": "so #### 4" })), Ok(json!("4")));
         assert_eq!(value("metadata | fromjson", json!({ "metadata": "{\"a\": 1}" })), Ok(json!({ "a": 1 })));
+    }
+
+    #[test]
+    fn no_template_fills_the_memory() {
+        let doubled = |grown: &str| {
+            format!(
+                "{{% set ns = namespace(s='x') %}}{{% for i in range(60) %}}{{% set ns.s = {grown} %}}{{% endfor %}}{{{{ ns.s }}}}"
+            )
+        };
+        let bombs = [
+            "{{ 'a' * 3000000000 }}".to_owned(),
+            "{{ [1, 2] | tojson(indent=2000000000) }}".to_owned(),
+            "{{ [1, 2] | tojson(2000000000) }}".to_owned(),
+            "{{ 'x' | indent(2000000000) }}".to_owned(),
+            "{% for i in range(100000000) %}{{ i }}{% endfor %}".to_owned(),
+            doubled("ns.s ~ ns.s"),
+            doubled("ns.s.replace('x', 'xx')"),
+            doubled("[ns.s, ns.s] | join('')"),
+        ];
+        for bomb in bombs {
+            let rendered = Template::parse(&bomb).and_then(|template| template.render(&scope(json!({}))));
+            assert!(rendered.is_err(), "{bomb}");
+        }
+        let laid_out = Template::parse("{{ [1] | tojson(indent=2) }}").unwrap().render(&scope(json!({})));
+        assert_eq!(laid_out.as_deref(), Ok("[\n  1\n]"));
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TemplateErro
         output.write_str(&python::text(value)).map_err(Error::from)
     });
     environment.add_filter("tojson", python::to_json);
+    // Fuel counts instructions and not bytes: these can ask for gigabytes in one, and no chat template needs them.
+    for bomb in ["format", "center"] {
+        environment.remove_filter(bomb);
+    }
     environment.add_filter("string", |value: &Value| python::text(value));
     // Nothing is not iterable in Python; an undefined variable is.
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());

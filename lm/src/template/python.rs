@@ -63,11 +63,18 @@ fn quoted(text: &str) -> String {
     literal
 }
 
+/// The widest indentation of `tojson`.
+const WIDEST_INDENT: usize = 64;
+
 /// `json.dumps` as transformers calls it: a space after each separator, nothing escaped for HTML or ASCII.
 #[expect(clippy::needless_pass_by_value, reason = "the template library passes keyword arguments by value")]
 pub(super) fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
     let fault = |message: String| Error::new(ErrorKind::InvalidOperation, message);
     let indent = indent.or(options.get("indent")?);
+    // Templates come from strangers, and this is multiplied by every line.
+    if indent.is_some_and(|indent| indent > WIDEST_INDENT) {
+        return Err(fault(format!("an `indent` above {WIDEST_INDENT} is no layout")));
+    }
     let ascii: Option<bool> = options.get("ensure_ascii")?;
     let sorted: Option<bool> = options.get("sort_keys")?;
     let separators: Option<Vec<String>> = options.get("separators")?;

@@ -147,6 +147,21 @@ fn templates_may_write_named_tokens_and_need_a_fixed_date() {
 }
 
 #[test]
+fn no_template_of_a_stranger_fills_the_memory() {
+    for bomb in [
+        "{{ messages | tojson(indent=2000000000) }}",
+        "{{ 'x' | center(2000000000) }}",
+        "{{ '%2000000000d' | format(1) }}",
+        "{{ 'a' * 3000000000 }}",
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    ] {
+        let template = ChatTemplate::new(bomb);
+        let rendered = template.and_then(|template| template.render(&[user("2+2?")], true, &Map::new()));
+        assert!(rendered.is_err(), "{bomb}");
+    }
+}
+
+#[test]
 fn a_model_without_a_template_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let specials = Specials { chat_template: None, ..Specials::chat() };

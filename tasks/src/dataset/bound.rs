@@ -29,7 +29,7 @@ fn lines(path: &Path) -> Option<u64> {
     loop {
         let read = reader.read(&mut buffer).ok()?;
         let Some(end) = buffer[..read].last() else { break };
-        lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as u64;
+        lines += buffer[..read].split(|byte| *byte == b'\n').count() as u64 - 1;
         last = *end;
     }
     Some(lines + u64::from(last != b'\n'))

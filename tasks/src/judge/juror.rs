@@ -85,9 +85,10 @@ fn count(
     seed: u64,
 ) -> Option<Result<(), TaskError>> {
     let (responses, _) = inputs.artifact("responses")?;
-    let references = match inputs.ports().any(|port| port == "references") {
-        true => Some(&*inputs.artifact("references")?.0),
-        false => None,
+    let references = if inputs.ports().any(|port| port == "references") {
+        Some(&*inputs.artifact("references")?.0)
+    } else {
+        None
     };
     let prompt = inputs.files("/prompt_file").first().map(|path| &**path);
     let mut count = || {
