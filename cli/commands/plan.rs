@@ -23,7 +23,7 @@ pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
     compiled.warn(context);
     let selection =
         Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
-    show(&compiled, &selection, arguments.expand, context)
+    show(compiled, &selection, arguments.expand, context)
 }
 
 /// After a pilot: what all would take, by the records it left.
