@@ -54,7 +54,7 @@ fn judged(server: &Mock) -> Sandbox {
     let problem = |n: u64| {
         let answer = (n + 7) * 3 % 1000;
         // The label is that of the problem: whether its reference is even, which no judge knows.
-        json!({ "id": format!("p{n}"), "problem": format!("{n}+7*3 mod 1000?"), "answer": answer.to_string(), "even": answer % 2 == 0 })
+        json!({ "id": format!("p{n}"), "problem": format!("{n}+7*3 mod 1000?"), "answer": answer.to_string(), "even": answer.is_multiple_of(2) })
             .to_string()
             + "\n"
     };
