@@ -262,6 +262,84 @@ fn ledger_of_waits_that_a_server_asked_for() {
     assert!(gaps[gaps.len() / 2] <= Duration::from_millis(500), "{gaps:?}");
 }
 
+/// Two nodes that want responses to the same problems from the same model; the one wants more of each.
+const TWO: &str = r"
+name: two
+nodes:
+  problems: { task: dataset, with: { source: { path: problems.jsonl } } }
+  answers:
+    task: sample
+    inputs: { prompts: problems }
+    with: { model: { backend: openai, name: solver }, max_tokens: 64 }
+    run: { base_url: $(env:SERVER), concurrency: 8 }
+  more:
+    task: sample
+    inputs: { prompts: problems }
+    with: { model: { backend: openai, name: solver }, max_tokens: 64, repeats: 2 }
+    run: { base_url: $(env:SERVER), concurrency: 8 }
+";
+
+#[test]
+fn two_nodes_that_want_one_response_ask_for_it_once() {
+    let server = Mock::start(Behaviour::of(solve).after(Duration::from_millis(3)));
+    let sandbox = sandbox(TWO, 200);
+    let output =
+        sandbox.command(&["run", "asking.yaml", "--jobs", "2"]).env("SERVER", server.address()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(server.ledger().all().values().all(|entry| entry.billed == 1));
+    assert_eq!(server.calls(), 400);
+}
+
+/// Responses of one model, four of each; `run:` is filled in.
+const FOUR: &str = r"
+name: four
+nodes:
+  problems: { task: dataset, with: { source: { path: problems.jsonl } } }
+  answers:
+    task: sample
+    inputs: { prompts: problems }
+    with: { model: { backend: openai, name: solver }, max_tokens: 64, repeats: 4 }
+    run: { base_url: $(env:SERVER), OPTIONS }
+";
+
+/// The responses when the node runs with these options and servers.
+fn answered(options: &str, servers: &[&Mock], rows: u64) -> Vec<String> {
+    let addresses: Vec<&str> = servers.iter().map(|server| server.address()).collect();
+    let sandbox = sandbox(&FOUR.replace("OPTIONS", options), rows);
+    let run = sandbox.command(&["run", "asking.yaml"]).env("SERVER", addresses.join(",")).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let shown = sandbox.dag(&["show", "asking.yaml", "answers", "--json", "--head", "1000"]).expect(0).json();
+    let rows = shown["content"]["rows"].as_array().unwrap().iter();
+    rows.map(|row| row["response"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn several_samples_in_one_request_streams_and_several_servers_give_the_same() {
+    const ROWS: u64 = 30;
+    let server = || Mock::start(Behaviour::of(solve).after(Duration::from_millis(2)));
+    let plain = server();
+    let expected = answered("concurrency: 4", &[&plain], ROWS);
+    assert_eq!((expected.len() as u64, plain.calls()), (4 * ROWS, 4 * ROWS));
+
+    let several = server();
+    assert_eq!(answered("samples_per_request: 4", &[&several], ROWS), expected);
+    assert_eq!(several.calls(), ROWS, "four samples of one prompt are one request");
+    let once = Mock::start(Behaviour::of(solve).ignoring_n());
+    assert_eq!(answered("samples_per_request: 4", &[&once], ROWS), expected);
+    assert_eq!(once.calls(), 4 * ROWS, "a server that answers once is asked for each");
+
+    assert_eq!(answered("stream: true", &[&server()], ROWS), expected);
+
+    let (one, two) = (server(), server());
+    assert_eq!(answered("concurrency: 4", &[&one, &two], ROWS), expected);
+    assert!(one.calls() > ROWS / 2 && two.calls() > ROWS / 2, "{} and {}", one.calls(), two.calls());
+    let broken = Mock::start(Behaviour::of(solve).failing(|_| vec![Fault::Status(500); 99]));
+    let sound = server();
+    assert_eq!(answered("concurrency: 4, request_retries: 9", &[&broken, &sound], ROWS), expected);
+    assert_eq!(sound.calls(), 4 * ROWS);
+}
+
 #[test]
 fn a_key_is_found_nowhere_but_in_the_requests_to_its_server() {
     const CANARY: &str = "sk-CANARY7+/w=d41d8cd98f";

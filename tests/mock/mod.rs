@@ -28,6 +28,8 @@ pub(crate) struct Behaviour {
     pub(crate) rule: Rule,
     /// How long it thinks before it answers.
     pub(crate) latency: Duration,
+    /// Whether it gives one answer where several are asked for.
+    pub(crate) ignores_n: bool,
     /// What goes wrong: the attempt that comes after the last of the faults is answered.
     pub(crate) faults: Faults,
 }
@@ -35,12 +37,17 @@ pub(crate) struct Behaviour {
 impl Behaviour {
     /// Answers every request by `rule`, at once.
     pub(crate) fn of(rule: Rule) -> Self {
-        Self { rule, latency: Duration::ZERO, faults: Arc::new(|_| Vec::new()) }
+        Self { rule, latency: Duration::ZERO, ignores_n: false, faults: Arc::new(|_| Vec::new()) }
     }
 
     /// Waits so long before each answer.
     pub(crate) fn after(self, latency: Duration) -> Self {
         Self { latency, ..self }
+    }
+
+    /// Gives one answer where several are asked for.
+    pub(crate) fn ignoring_n(self) -> Self {
+        Self { ignores_n: true, ..self }
     }
 
     /// Lets things go wrong.
@@ -119,22 +126,27 @@ async fn converse(stream: TcpStream, behaviour: Behaviour, ledger: &Ledger) -> s
             fault.commit(&mut connection, ledger, &request).await?;
             continue;
         }
-        let body = answer(&request, behaviour.rule);
+        let body = answer(&request, &behaviour);
         // Billed before it is sent, as servers do: a client that is gone by then pays all the same.
         ledger.bill(&request);
-        connection.reply("200 OK", "content-type: application/json\r\n", &body).await?;
+        if request.body["stream"] == true {
+            connection.reply("200 OK", "content-type: text/event-stream\r\n", &events(&body)).await?;
+        } else {
+            connection.reply("200 OK", "content-type: application/json\r\n", &body.to_string()).await?;
+        }
     }
     Ok(())
 }
 
 /// The body of a completion, with as many choices as were asked for.
-fn answer(request: &Request, rule: Rule) -> String {
+fn answer(request: &Request, behaviour: &Behaviour) -> Value {
     let asked = &request.body;
     let is_text = asked["prompt"].is_string();
     let last = asked["messages"].as_array().and_then(|messages| messages.last());
-    let said =
-        rule(last.map_or(&asked["prompt"], |message| &message["content"]).as_str().unwrap_or_default());
-    let n = asked["n"].as_u64().unwrap_or(1);
+    let said = (behaviour.rule)(
+        last.map_or(&asked["prompt"], |message| &message["content"]).as_str().unwrap_or_default(),
+    );
+    let n = if behaviour.ignores_n { 1 } else { asked["n"].as_u64().unwrap_or(1) };
     let choice = |index| {
         let mut choice = json!({ "index": index, "finish_reason": "stop" });
         if is_text {
@@ -151,7 +163,22 @@ fn answer(request: &Request, rule: Rule) -> String {
         "id": "mock", "object": "chat.completion", "model": asked["model"], "choices": choices,
         "usage": { "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion },
     })
-    .to_string()
+}
+
+/// The body in pieces of a few letters, as servers stream it.
+fn events(body: &Value) -> String {
+    let mut events = String::from(": here it comes\n\n");
+    let mut event = |data: Value| events += &format!("data: {data}\n\n");
+    for choice in body["choices"].as_array().into_iter().flatten() {
+        let said: Vec<char> = choice["message"]["content"].as_str().unwrap_or_default().chars().collect();
+        for piece in said.chunks(3) {
+            let delta = json!({ "content": piece.iter().collect::<String>() });
+            event(json!({ "choices": [{ "index": choice["index"], "delta": delta }] }));
+        }
+        event(json!({ "choices": [{ "index": choice["index"], "delta": {}, "finish_reason": "stop" }] }));
+    }
+    event(json!({ "choices": [], "usage": body["usage"] }));
+    events + "data: [DONE]\n\n"
 }
 
 /// Judges as a model would: the last box of the one block against the other; of those that agree, one in two is not called

@@ -48,6 +48,8 @@ struct Endpoint {
     failures: u32,
     /// How often in a row it asked for less.
     overloads: u32,
+    /// When it last made everybody wait.
+    paused: Option<Instant>,
     /// Until when it is left alone, and how long the next rest is.
     rest: Option<Instant>,
     next_rest: Duration,
@@ -104,6 +106,7 @@ impl Pool {
             limit: Limit::new(first, most, now),
             failures: 0,
             overloads: 0,
+            paused: None,
             rest: None,
             next_rest: FIRST_REST,
             is_probed: false,
@@ -222,8 +225,12 @@ impl Slot<'_> {
                     endpoint.overloads += 1;
                     endpoint.limit.cut(self.taken, now);
                     // Once may concern that request alone; again, before any answer, concerns them all.
-                    if let Some(wait) = wait.filter(|_| endpoint.overloads > 1) {
+                    // What was sent before the pause began knows nothing of it, however late its answer comes.
+                    let is_news =
+                        endpoint.overloads > 1 && endpoint.paused.is_none_or(|paused| self.taken >= paused);
+                    if let Some(wait) = wait.filter(|_| is_news) {
                         endpoint.rest = endpoint.rest.max(Some(now + wait));
+                        endpoint.paused = Some(now);
                     }
                     state.answered = true;
                     state.silent_since = None;
