@@ -70,10 +70,10 @@ pub(super) struct Call {
 pub(super) type Outcome = (Digest, Result<Raw, Failure>);
 
 /// What one attempt failed by.
-struct Attempt {
-    failure: Failure,
+pub(super) struct Attempt {
+    pub(super) failure: Failure,
     /// How long the server asks to wait.
-    wait: Option<Duration>,
+    pub(super) wait: Option<Duration>,
 }
 
 impl Attempt {
@@ -206,16 +206,32 @@ impl Call {
 }
 
 impl Shared {
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
+    /// The body of an answer, whatever it is.
+    pub(super) async fn fetch(
+        &self,
+        request: reqwest::RequestBuilder,
+        largest: usize,
+    ) -> Result<Vec<u8>, Attempt> {
+        let mut response = self.respond(request).await?;
+        self.read(&mut response, largest).await
+    }
+
+    /// A response of success; its body is still to come.
+    async fn respond(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Attempt> {
         let mut response = request.send().await.map_err(broken)?;
         let status = response.status();
-        if !status.is_success() {
-            let wait = retry_after(response.headers());
-            // The status says what it is, whatever becomes of the rest.
-            let body = self.read(&mut response).await.unwrap_or_default();
-            let detail = format!("{status}: {}", abridge(String::from_utf8_lossy(&body).trim()));
-            return Err(Attempt { failure: Failure::new(classify(status), detail), wait });
+        if status.is_success() {
+            return Ok(response);
         }
+        let wait = retry_after(response.headers());
+        // The status says what it is, whatever becomes of the rest.
+        let body = self.read(&mut response, self.largest).await.unwrap_or_default();
+        let detail = format!("{status}: {}", abridge(String::from_utf8_lossy(&body).trim()));
+        Err(Attempt { failure: Failure::new(classify(status), detail), wait })
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
+        let mut response = self.respond(request).await?;
         let is_events = response
             .headers()
             .get(CONTENT_TYPE)
@@ -230,15 +246,15 @@ impl Shared {
             }
             return events.finish().map_err(|failure| Attempt { failure, wait: None });
         }
-        let body = self.read(&mut response).await?;
+        let body = self.read(&mut response, self.largest).await?;
         serde_json::from_slice(&body)
             .map_err(|error| Attempt::new(FailureKind::Malformed, format!("the body is not JSON: {error}")))
     }
 
-    async fn read(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, Attempt> {
+    async fn read(&self, response: &mut reqwest::Response, largest: usize) -> Result<Vec<u8>, Attempt> {
         let mut body = Vec::new();
         while let Some(part) = self.part(response).await? {
-            if body.len() + part.len() > self.largest {
+            if body.len() + part.len() > largest {
                 return Err(self.too_large());
             }
             body.extend_from_slice(&part);
@@ -279,14 +295,14 @@ impl Shared {
     }
 
     /// Sleeps, unless the run is to stop or there is nothing to wait for.
-    async fn pause(&self, wait: Duration) {
+    pub(super) async fn pause(&self, wait: Duration) {
         let end = Instant::now() + wait;
         while Instant::now() < end && !self.cancel.is_cancelled() && self.pool.gone().is_none() {
             sleep(GLANCE.min(end.saturating_duration_since(Instant::now()))).await;
         }
     }
 
-    fn blot(&self, text: &str) -> String {
+    pub(super) fn blot(&self, text: &str) -> String {
         match &self.secret {
             Some(secret) => text.replace(secret.as_str(), "***"),
             None => text.to_owned(),
@@ -317,7 +333,7 @@ fn usage(body: &Value) -> (Option<u64>, Option<u64>) {
     (of("prompt_tokens"), of("completion_tokens"))
 }
 
-fn classify(status: StatusCode) -> FailureKind {
+pub(super) fn classify(status: StatusCode) -> FailureKind {
     match status.as_u16() {
         429 => FailureKind::RateLimit,
         408 | 425 | 504 => FailureKind::Timeout,
