@@ -10,8 +10,7 @@ use dag_engine::context::Input;
 use dag_engine::task::TaskError;
 use serde_json::Value;
 
-use super::select::{Fingerprint, fingerprint};
-use crate::expression::{Expression, Scope};
+use super::select::{Fingerprint, Key, fingerprint};
 use crate::responses;
 use crate::table::{Row, TableReader};
 
@@ -78,7 +77,7 @@ pub(super) struct Met {
 
 /// The rows that are not to be met.
 pub(super) struct Benchmarks {
-    by: Expression,
+    by: Key,
     words: usize,
     rows: Vec<Tested>,
     values: BTreeMap<Fingerprint, u32>,
@@ -88,7 +87,7 @@ pub(super) struct Benchmarks {
 }
 
 impl Benchmarks {
-    pub(super) fn read(by: Expression, words: usize, inputs: &[Input]) -> Result<Self, TaskError> {
+    pub(super) fn read(by: Key, words: usize, inputs: &[Input]) -> Result<Self, TaskError> {
         let mut read = Self {
             by,
             words,
@@ -102,9 +101,10 @@ impl Benchmarks {
             let at = at.join("/");
             for (row, number) in TableReader::open(&input.path)?.rows()?.zip(1..) {
                 let row = row?;
-                let value = read.by.value(&Scope::of(&row)).map_err(|what| {
+                let value = read.by.value(&row).map_err(|what| {
                     TaskError::input(&input.path, Some(number), format!("`exclude_by`: {what}"))
                 })?;
+                let value = value.into_owned();
                 let id = responses::id_of(&row).unwrap_or_else(|| number.to_string());
                 read.add(&value, Tested { id, at: at.clone() });
             }
@@ -135,12 +135,12 @@ impl Benchmarks {
         if self.rows.is_empty() {
             return Ok(None);
         }
-        let value = self.by.value(&Scope::of(row)).map_err(|what| format!("`exclude_by`: {what}"))?;
+        let value = self.by.value(row).map_err(|what| format!("`exclude_by`: {what}"))?;
         let met = |nearness| move |row| Met { nearness, row };
         if let Some(&row) = self.values.get(&fingerprint(&value)) {
             return Ok(Some(met(Nearness::Exact)(row)));
         }
-        let Value::String(text) = &value else { return Ok(None) };
+        let Value::String(text) = &*value else { return Ok(None) };
         let words = words(text);
         if let Some(row) = whole(&words).and_then(|hash| self.texts.find(hash)) {
             return Ok(Some(met(Nearness::Normalised)(row)));
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     fn benchmarks(length: usize, texts: &[&str]) -> Benchmarks {
-        let mut made = Benchmarks::read(Expression::parse("problem").unwrap(), length, &[]).unwrap();
+        let mut made = Benchmarks::read(Key::parse("problem").unwrap(), length, &[]).unwrap();
         for (number, text) in texts.iter().enumerate() {
             made.add(&json!(text), Tested { id: number.to_string(), at: String::new() });
         }

@@ -32,7 +32,7 @@ pub use source::{Format, Generator, Source};
 
 use exclude::{Benchmarks, Nearness};
 use row::{Made, Maker};
-use select::{Choice, Excluded, Output};
+use select::{Choice, Excluded, Key, Output};
 
 /// So many rows are made at a time: few, because one may be long.
 const BATCH: usize = 128;
@@ -162,7 +162,7 @@ impl Task for Dataset {
         let files = params.source.fetch(cx)?;
         let maker = Maker::new(params)?;
         let mut choice = Choice::new(params, seed)?;
-        let exclude_by = Expression::parse(&params.exclude_by).map_err(TaskError::failed)?;
+        let exclude_by = Key::parse(&params.exclude_by).map_err(TaskError::failed)?;
         let benchmarks = Benchmarks::read(exclude_by, params.overlap as usize, cx.inputs("exclude"))?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(cx.threads().max(1))

@@ -1,5 +1,6 @@
 //! Which rows are kept, and writing them in file order or in a drawn one, both in bounded memory.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -17,9 +18,31 @@ use crate::table::{ColumnKind, Row, Schema, TableWriter};
 /// The columns that come first; the others follow by name.
 const FIRST: [&str; 4] = ["id", "record_key", "problem", "answer"];
 
+/// What rows are compared by. A column that is there is taken as it is, without copying its row, which may be long.
+pub(super) struct Key {
+    text: String,
+    expression: Expression,
+}
+
+impl Key {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self { text: text.to_owned(), expression: Expression::parse(text)? })
+    }
+
+    pub(super) fn value<'a>(&self, row: &'a Row) -> Result<Cow<'a, Value>, String> {
+        match row.get(&self.text) {
+            // A name with anything else in it may be a column's, and is an expression all the same.
+            Some(value) if self.text.chars().all(|c| c.is_ascii_alphabetic() || c == '_') => {
+                Ok(Cow::Borrowed(value))
+            }
+            _ => self.expression.value(&Scope::of(row)).map(Cow::Owned),
+        }
+    }
+}
+
 /// Decides row by row, and remembers a few bytes of each.
 pub(super) struct Choice {
-    dedup: Option<Expression>,
+    dedup: Option<Key>,
     take: Option<u64>,
     seed: u64,
     ids: BTreeSet<Fingerprint>,
@@ -41,7 +64,7 @@ struct Ranked {
 
 impl Choice {
     pub(super) fn new(params: &Params, seed: u64) -> Result<Self, TaskError> {
-        let dedup = params.dedup.as_deref().map(Expression::parse).transpose().map_err(TaskError::failed)?;
+        let dedup = params.dedup.as_deref().map(Key::parse).transpose().map_err(TaskError::failed)?;
         Ok(Self {
             dedup,
             take: params.take.into_iter().chain(params.source.take).min(),
@@ -62,20 +85,15 @@ impl Choice {
         row: &Finished,
         met: Option<Met>,
     ) -> Result<Option<&'static str>, TaskError> {
-        let scope = Scope::of(&row.values);
-        let value = |expression: &Expression, field: &str| {
-            expression
-                .value(&scope)
-                .map_err(|what| TaskError::from(row.place.bad(format!("`{field}`: {what}"))))
-        };
         if let Some(met) = met {
             self.excluded.push((number, met));
             self.excluded_kinds.learn(&row.values);
             return Ok(Some("excluded"));
         }
         if let Some(dedup) = &self.dedup {
-            let key = fingerprint(&value(dedup, "dedup")?);
-            if !self.seen.insert(key) {
+            let value = dedup.value(&row.values);
+            let value = value.map_err(|what| TaskError::from(row.place.bad(format!("`dedup`: {what}"))))?;
+            if !self.seen.insert(fingerprint(&value)) {
                 return Ok(Some("duplicate"));
             }
         }

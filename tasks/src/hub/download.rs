@@ -115,7 +115,9 @@ impl Fetcher {
                 return Err(broken);
             }
         }
-        fs::rename(&job.part, &job.to).map_err(|error| HubError::io(&job.to, error))
+        // On the disk before it has its name: what has a name is believed.
+        let synced = File::open(&job.part).and_then(|part| part.sync_all());
+        synced.and_then(|()| fs::rename(&job.part, &job.to)).map_err(|error| HubError::io(&job.to, error))
     }
 
     /// Receives what is not here yet; the digest of the whole.

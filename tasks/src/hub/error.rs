@@ -132,6 +132,15 @@ impl HubError {
         matches!(self, Self::Unreachable { .. } | Self::Limited { .. } | Self::Failing { .. })
     }
 
+    /// The reason alone, of one that is passing.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Self::Unreachable { why, .. } | Self::Failing { why, .. } => why.clone(),
+            Self::Limited { .. } => "it answers 429, too many requests".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// The same for a preflight: what is missing, and the next step.
     pub fn missing(&self) -> Missing {
         Missing { what: self.to_string(), help: self.help() }

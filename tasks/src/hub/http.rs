@@ -18,6 +18,8 @@ pub(super) const ATTEMPTS: u32 = 5;
 const HOPS: usize = 10;
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// The same before anything is fetched.
+const LONGEST_QUESTION: Duration = Duration::from_secs(3);
 /// How often a wait looks whether the run is stopping.
 const LOOK: Duration = Duration::from_millis(50);
 /// The largest description of a repository that is read.
@@ -179,7 +181,10 @@ impl Client {
                     Err(error) => Err(error),
                 };
             }
-            pause(wait.unwrap_or(Duration::from_millis(500 << attempt.min(6))), cancel).await?;
+            // Who asks what there is, is waited for by somebody.
+            let longest = if from.is_some() { LONGEST_WAIT } else { LONGEST_QUESTION };
+            let wait = wait.unwrap_or(Duration::from_millis(500 << attempt.min(6)));
+            pause(wait.min(longest), cancel).await?;
             attempt += 1;
         }
     }
@@ -284,7 +289,7 @@ fn is_failing(status: StatusCode) -> bool {
 /// Seconds that the server asks to wait for.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
+    Some(Duration::from_secs(seconds))
 }
 
 async fn read(mut response: Response) -> Result<String, String> {

@@ -18,7 +18,7 @@ pub struct Remote {
 enum Asked {
     NotYet,
     Open(Box<Hub>),
-    /// It did not answer, and is not asked again: each silence takes seconds.
+    /// It did not answer, or not to the point, and is not asked again: each attempt takes seconds.
     Silent(Box<Hub>, String),
 }
 
@@ -68,11 +68,10 @@ impl Remote {
             },
             Asked::NotYet => unreachable!("it has just been opened"),
         };
-        if let HubError::Unreachable { why, .. } = &error
-            && let Asked::Open(hub) = std::mem::replace(&mut *asked, Asked::NotYet)
-        {
-            *asked = Asked::Silent(hub, why.clone());
-        }
+        *asked = match std::mem::replace(&mut *asked, Asked::NotYet) {
+            Asked::Open(hub) => Asked::Silent(hub, error.why()),
+            other => other,
+        };
         let (Asked::Open(hub) | Asked::Silent(hub, _)) = &*asked else { return Err(error) };
         match hub.last_commit(address) {
             Some(commit) => {
