@@ -15,6 +15,7 @@ mod ledger;
 mod main_job;
 mod mock;
 mod reuse;
+mod served;
 mod smollm2;
 mod store;
 mod support;
