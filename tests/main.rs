@@ -24,6 +24,7 @@ mod mock;
 mod money;
 mod paper;
 mod reuse;
+mod served;
 mod smollm2;
 mod store;
 mod support;
