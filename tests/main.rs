@@ -4,7 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-mod batch;
 mod cli_commands;
 mod cli_errors;
 mod cli_live;

@@ -272,8 +272,7 @@ impl Records {
             };
             let request = prompt.and_then(|prompt| missing(prompt, &mut held));
             if held.is_some() && request.as_ref().is_ok_and(|request| request.samples.is_empty()) {
-                // A batch is handed over before anything of it comes back.
-                if !purse.is_waiting() || purse.is_pilot() || backend.is_batch() {
+                if !purse.is_waiting() || purse.is_pilot() {
                     is_short = true;
                     return None;
                 }

@@ -1,7 +1,6 @@
 //! A server on the loopback that speaks OpenAI's chat completions, fails as real servers do, and keeps a ledger of what it
 //! billed. Tests run it in a thread of theirs; `cargo run --release --example mock_server` runs it as a process.
 
-mod batch;
 mod fault;
 mod ledger;
 mod wire;
@@ -13,7 +12,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) use batch::Batches;
 pub(crate) use fault::Fault;
 pub(crate) use ledger::Ledger;
 use wire::{Connection, Request};
@@ -62,7 +60,6 @@ impl Behaviour {
 pub(crate) struct Mock {
     address: String,
     ledger: Arc<Ledger>,
-    batches: Arc<Batches>,
 }
 
 impl Mock {
@@ -73,18 +70,18 @@ impl Mock {
 
     /// Listens on `port` of the loopback; zero takes a free one.
     pub(crate) fn listen(behaviour: Behaviour, port: u16) -> Self {
-        let (ledger, batches) = (Arc::new(Ledger::default()), Arc::new(Batches::default()));
+        let ledger = Arc::new(Ledger::default());
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         let address = format!("http://{}/v1", listener.local_addr().unwrap());
         listener.set_nonblocking(true).unwrap();
-        let shared = (Arc::clone(&ledger), Arc::clone(&batches));
+        let shared = Arc::clone(&ledger);
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 accept(TcpListener::from_std(listener).unwrap(), behaviour, shared).await;
             });
         });
-        Self { address, ledger, batches }
+        Self { address, ledger }
     }
 
     /// What `run: { base_url }` takes.
@@ -97,37 +94,24 @@ impl Mock {
         &self.ledger
     }
 
-    /// The batches it was given.
-    pub(crate) fn batches(&self) -> &Batches {
-        &self.batches
-    }
-
     /// How many answers it billed.
     pub(crate) fn calls(&self) -> u64 {
         self.ledger.billed()
     }
 }
 
-async fn accept(listener: TcpListener, behaviour: Behaviour, (ledger, batches): (Arc<Ledger>, Arc<Batches>)) {
+async fn accept(listener: TcpListener, behaviour: Behaviour, ledger: Arc<Ledger>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let (behaviour, ledger, batches) = (behaviour.clone(), Arc::clone(&ledger), Arc::clone(&batches));
+        let (behaviour, ledger) = (behaviour.clone(), Arc::clone(&ledger));
         // A connection that breaks is its client's loss; the ledger tells the test.
-        tokio::spawn(async move { drop(converse(stream, behaviour, &ledger, &batches).await) });
+        tokio::spawn(async move { drop(converse(stream, behaviour, &ledger).await) });
     }
 }
 
 /// Answers the requests of one connection until it is closed.
-async fn converse(
-    stream: TcpStream,
-    behaviour: Behaviour,
-    ledger: &Ledger,
-    batches: &Batches,
-) -> std::io::Result<()> {
+async fn converse(stream: TcpStream, behaviour: Behaviour, ledger: &Ledger) -> std::io::Result<()> {
     let mut connection = Connection::new(stream)?;
     while let Some(request) = connection.read().await? {
-        if batches.serve(&request, &mut connection, &behaviour, ledger).await? {
-            continue;
-        }
         if request.line.starts_with("GET ") {
             connection.reply("200 OK", "", r#"{"object":"list","data":[]}"#).await?;
             continue;

@@ -16,15 +16,6 @@ pub(crate) struct Request {
     pub(crate) key: String,
     /// The body; null if it is not JSON.
     pub(crate) body: Value,
-    /// The body as it came.
-    pub(crate) text: String,
-}
-
-impl Request {
-    /// One of a batch, which has no connection of its own.
-    pub(super) fn of_batch(key: &str, body: Value) -> Self {
-        Self { line: String::new(), head: String::new(), key: key.to_owned(), body, text: String::new() }
-    }
 }
 
 /// A connection from a client.
@@ -60,8 +51,7 @@ impl Connection {
         let mut body = vec![0; length];
         self.0.read_exact(&mut body).await?;
         let line = head.lines().next().unwrap_or_default().to_owned();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        Ok(Some(Request { line, head, key, body: serde_json::from_slice(&body).unwrap_or_default(), text }))
+        Ok(Some(Request { line, head, key, body: serde_json::from_slice(&body).unwrap_or_default() }))
     }
 
     /// Sends a whole response.

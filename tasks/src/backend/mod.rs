@@ -22,7 +22,7 @@ pub use embedded::Embedded;
 pub use reply::{FinishReason, Raw, Reply, Usage, split_thinking};
 pub use sampling::Sampling;
 pub use scripted::Scripted;
-pub use served::{BatchRun, Served};
+pub use served::Served;
 
 /// Which model answers. Semantic: it is in the key of every record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -290,9 +290,6 @@ pub struct BackendRun {
     /// How many samples of one prompt one request asks for (default 1). More spare a server without a prefix cache the
     /// reading, and a provider's customer its price; but the tokens of each sample are then not told.
     pub samples_per_request: Option<usize>,
-    /// Asks by the provider's batches: `batch: {}`. They cost about half and take up to a day; the node may be interrupted
-    /// while it waits, and goes on waiting in the next run.
-    pub batch: Option<BatchRun>,
     /// Whether the answer is streamed. For servers, and proxies before them, that close a connection which is silent for
     /// long.
     pub stream: bool,
@@ -438,14 +435,14 @@ impl Backend {
         }
     }
 
-    /// Whether a request costs money, so that its intent is noted before it is sent. A batch is noted as a whole.
+    /// Whether a request costs money, so that its intent is noted before it is sent.
     pub fn is_paid(&self) -> bool {
-        matches!(self, Self::Served(served) if !served.is_batch())
+        matches!(self, Self::Served(_))
     }
 
     /// Whether requests wait in batches, at the price of such.
     pub fn is_batch(&self) -> bool {
-        matches!(self, Self::Served(served) if served.is_batch())
+        false
     }
 
     /// What a request costs, where that is known.

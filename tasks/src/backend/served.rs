@@ -5,7 +5,6 @@
 //! The key goes to the addresses that were given and nowhere else: redirects are not followed, and it is blotted out of
 //! every message.
 
-mod batch;
 mod call;
 mod pace;
 mod pool;
@@ -13,13 +12,12 @@ mod request;
 mod retry;
 mod stream;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dag_engine::context::{Cancel, Progress};
+use dag_engine::context::Cancel;
 use dag_engine::task::{TaskCx, TaskError};
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Url};
@@ -27,7 +25,6 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{BackendRun, FailureKind, OnFinished, Request, Sample, Sampling, ServedSpec};
-pub use batch::BatchRun;
 use call::{Call, Shared, Told};
 use pace::Pace;
 use pool::Pool;
@@ -43,9 +40,6 @@ pub struct Served {
     client: Client,
     endpoints: Vec<Url>,
     key: Option<String>,
-    /// Where batches are remembered.
-    scratch: PathBuf,
-    progress: Progress,
 }
 
 impl Served {
@@ -71,23 +65,11 @@ impl Served {
             .timeout(timeout)
             .build()
             .map_err(|error| TaskError::failed(format!("the HTTP client cannot start: {error}")))?;
-        Ok(Self {
-            spec,
-            run: run.clone(),
-            client,
-            endpoints,
-            key,
-            scratch: cx.scratch().to_owned(),
-            progress: cx.progress().clone(),
-        })
+        Ok(Self { spec, run: run.clone(), client, endpoints, key })
     }
 
     pub(super) fn thinks(&self) -> bool {
         self.spec.thinks
-    }
-
-    pub(super) fn is_batch(&self) -> bool {
-        self.run.batch.is_some()
     }
 
     pub(super) fn price(&self) -> Option<super::Price> {
@@ -112,10 +94,6 @@ impl Served {
         let (send, receive) = unbounded_channel();
         let (tell, told) = mpsc::channel();
         let shared = Arc::new(self.shared(sampling, cancel, tell)?);
-        if let Some(options) = self.run.batch {
-            let asked = self.ask_in_batches(&shared, options, sampling, requests, finished);
-            return runtime.block_on(asked);
-        }
         thread::scope(|scope| {
             scope.spawn(move || runtime.block_on(carry(receive)));
             let exchanged = self.exchange(&shared, &send, &told, sampling, requests, finished);

@@ -70,10 +70,10 @@ pub(super) struct Call {
 pub(super) type Outcome = (Digest, Result<Raw, Failure>);
 
 /// What one attempt failed by.
-pub(super) struct Attempt {
-    pub(super) failure: Failure,
+struct Attempt {
+    failure: Failure,
     /// How long the server asks to wait.
-    pub(super) wait: Option<Duration>,
+    wait: Option<Duration>,
 }
 
 impl Attempt {
@@ -206,32 +206,16 @@ impl Call {
 }
 
 impl Shared {
-    /// The body of an answer, whatever it is.
-    pub(super) async fn fetch(
-        &self,
-        request: reqwest::RequestBuilder,
-        largest: usize,
-    ) -> Result<Vec<u8>, Attempt> {
-        let mut response = self.respond(request).await?;
-        self.read(&mut response, largest).await
-    }
-
-    /// A response of success; its body is still to come.
-    async fn respond(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Attempt> {
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
         let mut response = request.send().await.map_err(broken)?;
         let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        if !status.is_success() {
+            let wait = retry_after(response.headers());
+            // The status says what it is, whatever becomes of the rest.
+            let body = self.read(&mut response).await.unwrap_or_default();
+            let detail = format!("{status}: {}", abridge(String::from_utf8_lossy(&body).trim()));
+            return Err(Attempt { failure: Failure::new(classify(status), detail), wait });
         }
-        let wait = retry_after(response.headers());
-        // The status says what it is, whatever becomes of the rest.
-        let body = self.read(&mut response, self.largest).await.unwrap_or_default();
-        let detail = format!("{status}: {}", abridge(String::from_utf8_lossy(&body).trim()));
-        Err(Attempt { failure: Failure::new(classify(status), detail), wait })
-    }
-
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
-        let mut response = self.respond(request).await?;
         let is_events = response
             .headers()
             .get(CONTENT_TYPE)
@@ -246,15 +230,15 @@ impl Shared {
             }
             return events.finish().map_err(|failure| Attempt { failure, wait: None });
         }
-        let body = self.read(&mut response, self.largest).await?;
+        let body = self.read(&mut response).await?;
         serde_json::from_slice(&body)
             .map_err(|error| Attempt::new(FailureKind::Malformed, format!("the body is not JSON: {error}")))
     }
 
-    async fn read(&self, response: &mut reqwest::Response, largest: usize) -> Result<Vec<u8>, Attempt> {
+    async fn read(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, Attempt> {
         let mut body = Vec::new();
         while let Some(part) = self.part(response).await? {
-            if body.len() + part.len() > largest {
+            if body.len() + part.len() > self.largest {
                 return Err(self.too_large());
             }
             body.extend_from_slice(&part);
@@ -295,14 +279,14 @@ impl Shared {
     }
 
     /// Sleeps, unless the run is to stop or there is nothing to wait for.
-    pub(super) async fn pause(&self, wait: Duration) {
+    async fn pause(&self, wait: Duration) {
         let end = Instant::now() + wait;
         while Instant::now() < end && !self.cancel.is_cancelled() && self.pool.gone().is_none() {
             sleep(GLANCE.min(end.saturating_duration_since(Instant::now()))).await;
         }
     }
 
-    pub(super) fn blot(&self, text: &str) -> String {
+    fn blot(&self, text: &str) -> String {
         match &self.secret {
             Some(secret) => text.replace(secret.as_str(), "***"),
             None => text.to_owned(),
@@ -333,7 +317,7 @@ fn usage(body: &Value) -> (Option<u64>, Option<u64>) {
     (of("prompt_tokens"), of("completion_tokens"))
 }
 
-pub(super) fn classify(status: StatusCode) -> FailureKind {
+fn classify(status: StatusCode) -> FailureKind {
     match status.as_u16() {
         429 => FailureKind::RateLimit,
         408 | 425 | 504 => FailureKind::Timeout,
