@@ -211,6 +211,10 @@ pub enum FailureKind {
     NoThinking,
     /// The server withholds the response.
     Filtered,
+    /// The batch ran out of time before the request's turn came.
+    Expired,
+    /// The batch was cancelled before the request's turn came.
+    Cancelled,
 }
 
 impl FailureKind {
@@ -246,6 +250,8 @@ impl FailureKind {
                 | Self::Server
                 | Self::Refused
                 | Self::Redirect
+                | Self::Expired
+                | Self::Cancelled
         )
     }
 }
@@ -267,6 +273,8 @@ impl fmt::Display for FailureKind {
             Self::Empty => "empty",
             Self::NoThinking => "no_thinking",
             Self::Filtered => "filtered",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
         })
     }
 }
@@ -308,9 +316,33 @@ pub struct BackendRun {
     /// Seconds without an answer of any server before the node is given up (default 60). One that never answered at all is
     /// given up at once.
     pub server_patience: Option<f64>,
+    /// Ask by the provider's batch API, which takes up to a day and costs less: `true`, or how.
+    pub batch: Option<Batch>,
     /// The share of records that may fail before the node does (default 0.01). Below it the node commits what there is,
     /// and the next run asks for the rest.
     pub allow_failed: Option<f64>,
+}
+
+/// Whether requests go out in batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "`true`, `false` or `{ poll, requests, bytes }`")]
+pub enum Batch {
+    /// They do, or not.
+    Plain(bool),
+    /// They do, in this way.
+    With(BatchRun),
+}
+
+/// How batches are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchRun {
+    /// Seconds between two looks at a batch (default 60).
+    pub poll: Option<f64>,
+    /// The most requests of one batch (default 50,000).
+    pub requests: Option<usize>,
+    /// The most bytes of one batch's file (default 200,000,000).
+    pub bytes: Option<usize>,
 }
 
 /// One address or several.
@@ -383,9 +415,10 @@ impl Backend {
         }
     }
 
-    /// Whether a request costs money, so that its intent is noted before it is sent.
+    /// Whether a request costs money and is sent by itself, so that its intent is noted before. What is in a batch is known
+    /// from the batch.
     pub fn is_paid(&self) -> bool {
-        matches!(self, Self::Served(_))
+        matches!(self, Self::Served(served) if !served.is_batched())
     }
 
     /// Whether every response must hold its thinking.
@@ -395,7 +428,8 @@ impl Backend {
 
     /// Asks everything of `requests`, and calls `finished` with every response in the order they finish.
     ///
-    /// After `cancel` no more is taken from `requests`; what is in flight is waited for, because it is paid for.
+    /// After `cancel` no more is taken from `requests`; what is in flight is waited for, because it is paid for, unless it
+    /// is a batch, which the next run waits for.
     pub fn ask(
         &self,
         sampling: &Sampling,
@@ -419,6 +453,12 @@ pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environme
         missing.push(Missing {
             what: format!("the address of a server for `{}`", spec.name),
             help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`".into(),
+        });
+    }
+    if matches!(run.batch, Some(Batch::Plain(true) | Batch::With(_))) && run.endpoints().nth(1).is_some() {
+        missing.push(Missing {
+            what: format!("the one server that a batch for `{}` goes to: there are several", spec.name),
+            help: "give one address as `run: { base_url }`, or leave out `run: { batch }`".into(),
         });
     }
     for url in run.endpoints() {
