@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod batches;
 mod cli_commands;
 mod cli_errors;
 mod cli_live;

@@ -272,7 +272,8 @@ impl Records {
             };
             let request = prompt.and_then(|prompt| missing(prompt, &mut held));
             if held.is_some() && request.as_ref().is_ok_and(|request| request.samples.is_empty()) {
-                if !purse.is_waiting() || purse.is_pilot() {
+                // A batch is handed over before anything of it comes back.
+                if !purse.is_waiting() || purse.is_pilot() || backend.is_batch() {
                     is_short = true;
                     return None;
                 }

@@ -33,11 +33,16 @@ impl Ledger {
 
     /// Notes a request; gives how many there were before with its key.
     pub(super) fn arrived(&self, request: &Request) -> usize {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).push(request.head.clone());
+        self.seen(request);
         let mut entries = self.entries();
         let entry = entries.entry(request.key.clone()).or_default();
         entry.arrivals.push(Instant::now());
         entry.arrivals.len() - 1
+    }
+
+    /// Keeps the head of a request.
+    pub(super) fn seen(&self, request: &Request) {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).push(request.head.clone());
     }
 
     pub(super) fn failed(&self, request: &Request, fault: Fault) {
@@ -45,7 +50,12 @@ impl Ledger {
     }
 
     pub(super) fn bill(&self, request: &Request) {
-        self.entries().entry(request.key.clone()).or_default().billed += 1;
+        self.bill_key(&request.key);
+    }
+
+    /// Bills a request of a batch, which is known by its own name only.
+    pub(super) fn bill_key(&self, key: &str) {
+        self.entries().entry(key.to_owned()).or_default().billed += 1;
     }
 
     /// How many answers were billed.

@@ -1,6 +1,7 @@
 //! A server on the loopback that speaks OpenAI's chat completions, fails as real servers do, and keeps a ledger of what it
 //! billed. Tests run it in a thread of theirs; `cargo run --release --example mock_server` runs it as a process.
 
+pub(crate) mod batch;
 mod fault;
 mod ledger;
 mod wire;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use batch::Batches;
 pub(crate) use fault::Fault;
 pub(crate) use ledger::Ledger;
 use wire::{Connection, Request};
@@ -32,12 +34,20 @@ pub(crate) struct Behaviour {
     pub(crate) ignores_n: bool,
     /// What goes wrong: the attempt that comes after the last of the faults is answered.
     pub(crate) faults: Faults,
+    /// How it does batches.
+    pub(crate) batches: Arc<Batches>,
 }
 
 impl Behaviour {
     /// Answers every request by `rule`, at once.
     pub(crate) fn of(rule: Rule) -> Self {
-        Self { rule, latency: Duration::ZERO, ignores_n: false, faults: Arc::new(|_| Vec::new()) }
+        Self {
+            rule,
+            latency: Duration::ZERO,
+            ignores_n: false,
+            faults: Arc::new(|_| Vec::new()),
+            batches: Arc::default(),
+        }
     }
 
     /// Waits so long before each answer.
@@ -48,6 +58,11 @@ impl Behaviour {
     /// Gives one answer where several are asked for.
     pub(crate) fn ignoring_n(self) -> Self {
         Self { ignores_n: true, ..self }
+    }
+
+    /// Does batches in this way.
+    pub(crate) fn batching(self, batches: &Arc<Batches>) -> Self {
+        Self { batches: Arc::clone(batches), ..self }
     }
 
     /// Lets things go wrong.
@@ -112,6 +127,12 @@ async fn accept(listener: TcpListener, behaviour: Behaviour, ledger: Arc<Ledger>
 async fn converse(stream: TcpStream, behaviour: Behaviour, ledger: &Ledger) -> std::io::Result<()> {
     let mut connection = Connection::new(stream)?;
     while let Some(request) = connection.read().await? {
+        if let Some(path) = request.path().strip_prefix("/v1/")
+            && (path.starts_with("files") || path.starts_with("batches"))
+        {
+            behaviour.batches.answer(&mut connection, path, &request, behaviour.rule, ledger).await?;
+            continue;
+        }
         if request.line.starts_with("GET ") {
             connection.reply("200 OK", "", r#"{"object":"list","data":[]}"#).await?;
             continue;

@@ -16,6 +16,16 @@ pub(crate) struct Request {
     pub(crate) key: String,
     /// The body; null if it is not JSON.
     pub(crate) body: Value,
+    /// The body as it came, if it is not JSON.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Request {
+    /// The path, without what is asked of it.
+    pub(super) fn path(&self) -> &str {
+        let target = self.line.split(' ').nth(1).unwrap_or_default();
+        target.split('?').next().unwrap_or_default()
+    }
 }
 
 /// A connection from a client.
@@ -51,7 +61,11 @@ impl Connection {
         let mut body = vec![0; length];
         self.0.read_exact(&mut body).await?;
         let line = head.lines().next().unwrap_or_default().to_owned();
-        Ok(Some(Request { line, head, key, body: serde_json::from_slice(&body).unwrap_or_default() }))
+        let (body, bytes) = match serde_json::from_slice(&body) {
+            Ok(json) => (json, Vec::new()),
+            Err(_) => (Value::Null, body),
+        };
+        Ok(Some(Request { line, head, key, body, bytes }))
     }
 
     /// Sends a whole response.

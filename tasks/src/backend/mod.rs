@@ -211,6 +211,10 @@ pub enum FailureKind {
     NoThinking,
     /// The server withholds the response.
     Filtered,
+    /// The batch ran out of time before the request's turn came.
+    Expired,
+    /// The batch was cancelled before the request's turn came.
+    Cancelled,
 }
 
 impl FailureKind {
@@ -246,6 +250,8 @@ impl FailureKind {
                 | Self::Server
                 | Self::Refused
                 | Self::Redirect
+                | Self::Expired
+                | Self::Cancelled
         )
     }
 }
@@ -267,6 +273,8 @@ impl fmt::Display for FailureKind {
             Self::Empty => "empty",
             Self::NoThinking => "no_thinking",
             Self::Filtered => "filtered",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
         })
     }
 }
@@ -311,6 +319,8 @@ pub struct BackendRun {
     /// What the model costs. Then `dag plan` says what a run would, `dag run --budget` ends it in time, and the summary says
     /// what was spent and what reuse saved.
     pub price: Option<Price>,
+    /// Ask by the provider's batch API, which takes up to a day and costs less: `true`, or how.
+    pub batch: Option<Batch>,
     /// The share of records that may fail before the node does (default 0.01). Below it the node commits what there is,
     /// and the next run asks for the rest.
     pub allow_failed: Option<f64>,
@@ -345,6 +355,28 @@ impl Price {
         let share = if is_batch { self.batch } else { 1.0 };
         (input + usage.output as f64 * self.output) * share / 1e6
     }
+}
+
+/// Whether requests go out in batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "`true`, `false` or `{ poll, requests, bytes }`")]
+pub enum Batch {
+    /// They do, or not.
+    Plain(bool),
+    /// They do, in this way.
+    With(BatchRun),
+}
+
+/// How batches are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchRun {
+    /// Seconds between two looks at a batch (default 60).
+    pub poll: Option<f64>,
+    /// The most requests of one batch (default 50,000).
+    pub requests: Option<usize>,
+    /// The most bytes of one batch's file (default 200,000,000).
+    pub bytes: Option<usize>,
 }
 
 /// One address or several.
@@ -435,14 +467,15 @@ impl Backend {
         }
     }
 
-    /// Whether a request costs money, so that its intent is noted before it is sent.
+    /// Whether a request costs money and is sent by itself, so that its intent is noted before. What is in a batch is known
+    /// from the batch.
     pub fn is_paid(&self) -> bool {
-        matches!(self, Self::Served(_))
+        matches!(self, Self::Served(_)) && !self.is_batch()
     }
 
     /// Whether requests wait in batches, at the price of such.
     pub fn is_batch(&self) -> bool {
-        false
+        matches!(self, Self::Served(served) if served.is_batched())
     }
 
     /// What a request costs, where that is known.
@@ -460,7 +493,8 @@ impl Backend {
 
     /// Asks everything of `requests`, and calls `finished` with every response in the order they finish.
     ///
-    /// After `cancel` no more is taken from `requests`; what is in flight is waited for, because it is paid for.
+    /// After `cancel` no more is taken from `requests`; what is in flight is waited for, because it is paid for, unless it
+    /// is a batch, which the next run waits for.
     pub fn ask(
         &self,
         sampling: &Sampling,
@@ -484,6 +518,12 @@ pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environme
         missing.push(Missing {
             what: format!("the address of a server for `{}`", spec.name),
             help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`".into(),
+        });
+    }
+    if matches!(run.batch, Some(Batch::Plain(true) | Batch::With(_))) && run.endpoints().nth(1).is_some() {
+        missing.push(Missing {
+            what: format!("the one server that a batch for `{}` goes to: there are several", spec.name),
+            help: "give one address as `run: { base_url }`, or leave out `run: { batch }`".into(),
         });
     }
     for url in run.endpoints() {

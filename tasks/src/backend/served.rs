@@ -5,6 +5,7 @@
 //! The key goes to the addresses that were given and nowhere else: redirects are not followed, and it is blotted out of
 //! every message.
 
+mod batch;
 mod call;
 mod pace;
 mod pool;
@@ -12,12 +13,13 @@ mod request;
 mod retry;
 mod stream;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dag_engine::context::Cancel;
+use dag_engine::context::{Cancel, Progress};
 use dag_engine::task::{TaskCx, TaskError};
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Url};
@@ -40,6 +42,9 @@ pub struct Served {
     client: Client,
     endpoints: Vec<Url>,
     key: Option<String>,
+    /// The node's folder that outlives an interruption, and the way to tell what is being done.
+    scratch: PathBuf,
+    progress: Progress,
 }
 
 impl Served {
@@ -65,7 +70,15 @@ impl Served {
             .timeout(timeout)
             .build()
             .map_err(|error| TaskError::failed(format!("the HTTP client cannot start: {error}")))?;
-        Ok(Self { spec, run: run.clone(), client, endpoints, key })
+        Ok(Self {
+            spec,
+            run: run.clone(),
+            client,
+            endpoints,
+            key,
+            scratch: cx.scratch().to_owned(),
+            progress: cx.progress().clone(),
+        })
     }
 
     pub(super) fn thinks(&self) -> bool {
@@ -74,6 +87,10 @@ impl Served {
 
     pub(super) fn price(&self) -> Option<super::Price> {
         self.run.price
+    }
+
+    pub(super) fn is_batched(&self) -> bool {
+        batch::Options::of(&self.run).is_some()
     }
 
     pub(super) fn identity(&self) -> Value {
@@ -87,10 +104,10 @@ impl Served {
         cancel: &Cancel,
         finished: &mut OnFinished,
     ) -> Result<(), TaskError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| TaskError::failed(format!("the HTTP runtime cannot start: {error}")))?;
+        if let Some(options) = batch::Options::of(&self.run) {
+            return batch::ask(self, options, sampling, requests, cancel, finished);
+        }
+        let runtime = runtime()?;
         let (send, receive) = unbounded_channel();
         let (tell, told) = mpsc::channel();
         let shared = Arc::new(self.shared(sampling, cancel, tell)?);
@@ -230,7 +247,14 @@ async fn carry(mut calls: UnboundedReceiver<Call>) {
     running.abort_all();
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime, TaskError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| TaskError::failed(format!("the HTTP runtime cannot start: {error}")))
+}
+
 fn seconds(given: Option<f64>, otherwise: f64) -> Duration {
+    // What is no number is no wish.
+    let given = given.filter(|seconds| seconds.is_finite());
     Duration::from_secs_f64(given.unwrap_or(otherwise).clamp(0.001, 1e7))
 }
 

@@ -70,14 +70,14 @@ pub(super) struct Call {
 pub(super) type Outcome = (Digest, Result<Raw, Failure>);
 
 /// What one attempt failed by.
-struct Attempt {
-    failure: Failure,
+pub(super) struct Attempt {
+    pub(super) failure: Failure,
     /// How long the server asks to wait.
-    wait: Option<Duration>,
+    pub(super) wait: Option<Duration>,
 }
 
 impl Attempt {
-    fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+    pub(super) fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         Self { failure: Failure::new(kind, detail), wait: None }
     }
 
@@ -206,16 +206,26 @@ impl Call {
 }
 
 impl Shared {
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
+    /// Sends once; what comes back has a body to be read.
+    pub(super) async fn response(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, Attempt> {
         let mut response = request.send().await.map_err(broken)?;
         let status = response.status();
-        if !status.is_success() {
-            let wait = retry_after(response.headers());
-            // The status says what it is, whatever becomes of the rest.
-            let body = self.read(&mut response).await.unwrap_or_default();
-            let detail = format!("{status}: {}", abridge(String::from_utf8_lossy(&body).trim()));
-            return Err(Attempt { failure: Failure::new(classify(status), detail), wait });
+        if status.is_success() {
+            return Ok(response);
         }
+        let wait = retry_after(response.headers());
+        // The status says what it is, whatever becomes of the rest.
+        let body = self.read(&mut response).await.unwrap_or_default();
+        let detail = format!("{status}: {}", abridge(String::from_utf8_lossy(&body).trim()));
+        Err(Attempt { failure: Failure::new(classify(status), detail), wait })
+    }
+
+    /// Sends once, and reads what comes back.
+    pub(super) async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
+        let mut response = self.response(request).await?;
         let is_events = response
             .headers()
             .get(CONTENT_TYPE)
@@ -247,7 +257,7 @@ impl Shared {
     }
 
     /// The next part of a body that has begun.
-    async fn part(&self, response: &mut reqwest::Response) -> Result<Option<Bytes>, Attempt> {
+    pub(super) async fn part(&self, response: &mut reqwest::Response) -> Result<Option<Bytes>, Attempt> {
         let part = timeout(self.idle, response.chunk()).await.map_err(|_| {
             Attempt::new(
                 FailureKind::Timeout,
@@ -279,14 +289,15 @@ impl Shared {
     }
 
     /// Sleeps, unless the run is to stop or there is nothing to wait for.
-    async fn pause(&self, wait: Duration) {
+    pub(super) async fn pause(&self, wait: Duration) {
         let end = Instant::now() + wait;
         while Instant::now() < end && !self.cancel.is_cancelled() && self.pool.gone().is_none() {
             sleep(GLANCE.min(end.saturating_duration_since(Instant::now()))).await;
         }
     }
 
-    fn blot(&self, text: &str) -> String {
+    /// The text without the key.
+    pub(super) fn blot(&self, text: &str) -> String {
         match &self.secret {
             Some(secret) => text.replace(secret.as_str(), "***"),
             None => text.to_owned(),
@@ -317,7 +328,7 @@ fn usage(body: &Value) -> (Option<u64>, Option<u64>) {
     (of("prompt_tokens"), of("completion_tokens"))
 }
 
-fn classify(status: StatusCode) -> FailureKind {
+pub(super) fn classify(status: StatusCode) -> FailureKind {
     match status.as_u16() {
         429 => FailureKind::RateLimit,
         408 | 425 | 504 => FailureKind::Timeout,
