@@ -56,26 +56,34 @@ impl Experience {
 }
 
 /// What earlier runs took, read from the latest journals.
+///
+/// Of one profile each: a laptop's pace says nothing about a cluster's, nor that of a tiny model about a large one's.
 #[derive(Debug, Default)]
 pub struct History {
-    nodes: BTreeMap<String, Experience>,
-    kinds: BTreeMap<String, Experience>,
+    nodes: BTreeMap<(Profile, String), Experience>,
+    kinds: BTreeMap<(Profile, String), Experience>,
 }
+
+/// The name of a profile, if a run had one.
+type Profile = Option<String>;
 
 impl History {
     /// Reads the latest journals of the store.
     pub fn load(layout: &Layout) -> Self {
         let mut history = Self::default();
         for run in journal::list(layout).into_iter().rev().take(JOURNALS) {
-            let events = journal::read(&layout.journal(&run)).unwrap_or_default();
-            for stamped in events {
-                history.learn(&stamped.event);
+            let mut profile = None;
+            for stamped in journal::read(&layout.journal(&run)).unwrap_or_default() {
+                if let Event::RunStarted { profile: of_run, .. } = &stamped.event {
+                    profile.clone_from(of_run);
+                }
+                history.learn(&profile, &stamped.event);
             }
         }
         history
     }
 
-    fn learn(&mut self, event: &Event) {
+    fn learn(&mut self, profile: &Profile, event: &Event) {
         if let Event::NodeFinished { node, kind, end: End::Ran, counts, seconds, .. } = event {
             let experience = Experience {
                 runs: 1,
@@ -84,8 +92,8 @@ impl History {
                 input_tokens: counts.input_tokens,
                 output_tokens: counts.output_tokens,
             };
-            self.nodes.entry(node.clone()).or_default().add(&experience);
-            self.kinds.entry(kind.clone()).or_default().add(&experience);
+            self.nodes.entry((profile.clone(), node.clone())).or_default().add(&experience);
+            self.kinds.entry((profile.clone(), kind.clone())).or_default().add(&experience);
         }
     }
 
@@ -141,14 +149,15 @@ impl History {
             usd_spread: told.usd.map(|(_, spread)| spread),
             seconds: None,
         };
-        let own = self.nodes.get(&*node.name).copied();
+        let of = |name: &str| (graph.profile.clone(), name.to_owned());
+        let own = self.nodes.get(&of(&node.name)).copied();
         if let (true, Some(own)) = (estimate.is_unknown(), own) {
             let per_run = |count: u64| (count > 0).then(|| count / own.runs.max(1));
             estimate.records = per_run(own.records);
             estimate.input_tokens = per_run(own.input_tokens);
             estimate.output_tokens = per_run(own.output_tokens);
         }
-        let pace = own.or_else(|| self.kinds.get(node.step.kind()).copied());
+        let pace = own.or_else(|| self.kinds.get(&of(node.step.kind())).copied());
         estimate.seconds = pace.and_then(|pace| pace.seconds_for(&estimate));
         estimate
     }
