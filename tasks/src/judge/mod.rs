@@ -5,6 +5,7 @@
 //! labels, against the rules, and on controls whose verdict is known.
 
 mod controls;
+mod estimate;
 mod juror;
 mod material;
 mod output;
@@ -94,7 +95,7 @@ impl Task for Judge {
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
         match params.by {
             By::Rules => Estimate::default(),
-            By::Model => juror::estimate(params, inputs),
+            By::Model => estimate::of(params, inputs),
         }
     }
 
