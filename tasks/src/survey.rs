@@ -100,7 +100,7 @@ impl Survey {
         let mean = |of: &dyn Fn(&Usage) -> f64| self.seen.iter().map(of).sum::<f64>() / seen;
         let tokens = |mean: f64| Some((mean * calls as f64).round() as u64);
         let usd = self.run.price.map(|price| {
-            let cost = |usage: &Usage| price.of(usage, false);
+            let cost = |usage: &Usage| price.of(usage, self.run.is_batched());
             let each = mean(&cost);
             let squares = self.seen.iter().map(|usage| (cost(usage) - each).powi(2)).sum::<f64>();
             let variance = squares / (seen - 1.0).max(1.0);

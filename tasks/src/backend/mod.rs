@@ -395,6 +395,11 @@ impl BackendRun {
         self.allow_failed.unwrap_or(0.01)
     }
 
+    /// Whether requests go out in batches.
+    pub fn is_batched(&self) -> bool {
+        !matches!(self.batch, None | Some(Batch::Plain(false)))
+    }
+
     /// The addresses of the servers.
     pub fn endpoints(&self) -> impl Iterator<Item = &str> {
         let texts: &[String] = match &self.base_url {

@@ -90,7 +90,7 @@ impl Served {
     }
 
     pub(super) fn is_batched(&self) -> bool {
-        batch::Options::of(&self.run).is_some()
+        self.run.is_batched()
     }
 
     pub(super) fn identity(&self) -> Value {
