@@ -195,12 +195,9 @@ fn ledger_of_a_thousand_requests_with_every_fault() {
     let server = Mock::start(Behaviour::of(solve).failing(draw));
     let sandbox = sandbox(ONE, ROWS);
     let run = |sandbox: &Sandbox| {
-        let output =
-            sandbox.command(&["run", "asking.yaml"]).env("SERVER", server.address()).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        sandbox.dag_with(&["run", "asking.yaml"], &[("SERVER", server.address())]).expect(0)
     };
-    let (code, stderr) = run(&sandbox);
-    assert_eq!(code, Some(0), "{stderr}");
+    let stderr = run(&sandbox).stderr;
     let shown =
         sandbox.command(&["show", "asking.yaml", "answers", "--json", "--head", "2000"]).output().unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
@@ -249,8 +246,7 @@ fn ledger_of_waits_that_a_server_asked_for() {
     let asks = |_: &str| vec![Fault::RateLimit(400)];
     let server = Mock::start(Behaviour::of(solve).failing(asks));
     let sandbox = sandbox(ONE, 20);
-    let output = sandbox.command(&["run", "asking.yaml"]).env("SERVER", server.address()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    sandbox.dag_with(&["run", "asking.yaml"], &[("SERVER", server.address())]).expect(0);
     let mut gaps: Vec<Duration> = server
         .ledger()
         .all()
@@ -283,10 +279,7 @@ nodes:
 fn two_nodes_that_want_one_response_ask_for_it_once() {
     let server = Mock::start(Behaviour::of(solve).after(Duration::from_millis(3)));
     let sandbox = sandbox(TWO, 200);
-    let output =
-        sandbox.command(&["run", "asking.yaml", "--jobs", "2"]).env("SERVER", server.address()).output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    sandbox.dag_with(&["run", "asking.yaml", "--jobs", "2"], &[("SERVER", server.address())]).expect(0);
     assert!(server.ledger().all().values().all(|entry| entry.billed == 1));
     assert_eq!(server.calls(), 400);
 }
@@ -307,8 +300,7 @@ nodes:
 fn answered(options: &str, servers: &[&Mock], rows: u64) -> Vec<String> {
     let addresses: Vec<&str> = servers.iter().map(|server| server.address()).collect();
     let sandbox = sandbox(&FOUR.replace("OPTIONS", options), rows);
-    let run = sandbox.command(&["run", "asking.yaml"]).env("SERVER", addresses.join(",")).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    sandbox.dag_with(&["run", "asking.yaml"], &[("SERVER", &addresses.join(","))]).expect(0);
     let shown = sandbox.dag(&["show", "asking.yaml", "answers", "--json", "--head", "1000"]).expect(0).json();
     let rows = shown["content"]["rows"].as_array().unwrap().iter();
     rows.map(|row| row["response"].as_str().unwrap().to_owned()).collect()

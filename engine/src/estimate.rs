@@ -115,14 +115,12 @@ impl History {
             ..EstimateInputs::default()
         };
         for input in &node.inputs {
-            let metrics_of = |metrics: &mut Metrics| {
-                planner.settled(input.source).and_then(|settled| metrics.of(planner, &settled.action.0))
-            };
+            let settled = planner.settled(input.source);
             let output = planner.artifact(input);
             let output = output.filter(|output| survey == Survey::Records && view.has_output(output));
             let known = EstimateInput {
                 artifact: output.map(|output| (view.blob_path(&output.digest), output.digest)),
-                metrics: metrics_of(metrics),
+                metrics: settled.and_then(|settled| metrics.of(planner, &settled.action.0)),
                 at_most: metrics.records.get(&input.source).copied(),
             };
             inputs.inputs.entry(input.port.to_string()).or_default().push(known);

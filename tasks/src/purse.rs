@@ -93,11 +93,6 @@ impl Purse {
         self.price.is_some()
     }
 
-    /// Whether only so many records are wanted, whatever they cost.
-    pub(crate) fn is_pilot(&self) -> bool {
-        self.allowance.pilot().is_some_and(|most| self.asked.get() >= most)
-    }
-
     /// What stopped the node, for people.
     pub(crate) fn why(&self, short: Short) -> String {
         match short {

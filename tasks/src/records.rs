@@ -17,7 +17,7 @@ use dag_engine::{Digest, RecordLog, canonical, seed};
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Failure, FailureKind, Message, Raw, Reply, Request, Sample, Sampling};
-use crate::purse::Purse;
+use crate::purse::{Purse, Short};
 
 /// Part of every key. Bumped when a stored response could mean something else than before.
 const RECORD_VERSION: u32 = 1;
@@ -225,56 +225,56 @@ impl Records {
         let (wanted, counts, failed) = (&mut self.asked, &mut self.counts, &mut self.failed);
         let purse = &self.purse;
         let claims = Claims { log, held: RefCell::default() };
-        let (mut fault, mut short, mut elsewhere) = (None, None, Vec::new());
-        // A prompt that was held back with what is left of its repeats, because the budget was short.
-        let mut held: Option<Prompt> = None;
-        let mut missing = |prompt: Prompt, held: &mut Option<Prompt>| -> Result<Request, TaskError> {
-            let mut samples = Vec::new();
-            let bytes = prompt.messages.iter().map(|message| message.content.len()).sum();
-            for repeat in prompt.repeats.clone() {
-                let sample = keys.sample(&prompt.messages, repeat);
-                if wanted.contains(&sample.key) {
-                    continue;
-                }
-                let part = |repeats| Prompt { messages: prompt.messages.clone(), repeats };
-                // Claimed before it is looked for: another node may be about to store it.
-                if !claims.take(&sample.key) {
-                    elsewhere.push((part(repeat..repeat + 1), sample.key));
-                } else if let Some(stored) = log.get(&sample.key)? {
-                    claims.release(&sample.key);
-                    counts.reused += 1;
-                    progress.reused(1);
-                    let worth = purse.has_price().then(|| Raw::from_bytes(&stored).ok()).flatten();
-                    if let Some(worth) = worth.and_then(|raw| purse.worth(&raw)) {
-                        progress.saved(worth);
+        let (mut fault, mut stopped, mut elsewhere) = (None, None, Vec::new());
+        // A prompt that was held back with what is left of its repeats, and what there was not enough of.
+        let mut held: Option<(Prompt, Short)> = None;
+        let mut missing =
+            |prompt: Prompt, held: &mut Option<(Prompt, Short)>| -> Result<Request, TaskError> {
+                let mut samples = Vec::new();
+                let bytes = prompt.messages.iter().map(|message| message.content.len()).sum();
+                for repeat in prompt.repeats.clone() {
+                    let sample = keys.sample(&prompt.messages, repeat);
+                    if wanted.contains(&sample.key) {
+                        continue;
                     }
-                } else if let Err(what) = purse.take(&sample.key, bytes) {
-                    claims.release(&sample.key);
-                    short = Some(what);
-                    *held = Some(part(repeat..prompt.repeats.end));
-                    break;
-                } else {
-                    if is_paid {
-                        log.intent(&sample.key)?;
+                    let part = |repeats| Prompt { messages: prompt.messages.clone(), repeats };
+                    // Claimed before it is looked for: another node may be about to store it.
+                    if !claims.take(&sample.key) {
+                        elsewhere.push((part(repeat..repeat + 1), sample.key));
+                    } else if let Some(stored) = log.get(&sample.key)? {
+                        claims.release(&sample.key);
+                        counts.reused += 1;
+                        progress.reused(1);
+                        let worth = purse.has_price().then(|| Raw::from_bytes(&stored).ok()).flatten();
+                        if let Some(worth) = worth.and_then(|raw| purse.worth(&raw)) {
+                            progress.saved(worth);
+                        }
+                    } else if let Err(short) = purse.take(&sample.key, bytes) {
+                        claims.release(&sample.key);
+                        *held = Some((part(repeat..prompt.repeats.end), short));
+                        break;
+                    } else {
+                        if is_paid {
+                            log.intent(&sample.key)?;
+                        }
+                        samples.push(sample);
                     }
-                    samples.push(sample);
+                    wanted.insert(sample.key);
+                    counts.wanted += 1;
                 }
-                wanted.insert(sample.key);
-                counts.wanted += 1;
-            }
-            Ok(Request { messages: prompt.messages, samples })
-        };
-        let mut is_short = false;
+                Ok(Request { messages: prompt.messages, samples })
+            };
         let mut requests = std::iter::from_fn(|| {
             let prompt = match held.take() {
-                Some(prompt) => Ok(prompt),
+                Some((prompt, _)) => Ok(prompt),
                 None => prompts.next()?,
             };
             let request = prompt.and_then(|prompt| missing(prompt, &mut held));
-            if held.is_some() && request.as_ref().is_ok_and(|request| request.samples.is_empty()) {
+            let is_empty = request.as_ref().is_ok_and(|request| request.samples.is_empty());
+            if let Some((_, short)) = held.as_ref().filter(|_| is_empty) {
                 // A batch is handed over before anything of it comes back.
-                if !purse.is_waiting() || purse.is_pilot() || backend.is_batch() {
-                    is_short = true;
+                if !purse.is_waiting() || *short == Short::Pilot || backend.is_batch() {
+                    stopped = Some(*short);
                     return None;
                 }
                 // What is in flight may come out cheaper than feared.
@@ -316,13 +316,11 @@ impl Records {
         // Whatever happened, what was paid for is kept.
         log.sync()?;
         asked?;
-        match fault {
-            Some(fault) => Err(fault),
-            None if cancel.is_cancelled() => Err(TaskError::Cancelled),
-            None if is_short => {
-                Err(TaskError::Paused(short.map_or_else(String::new, |what| purse.why(what))))
-            }
-            None => Ok(elsewhere),
+        match (fault, stopped) {
+            (Some(fault), _) => Err(fault),
+            _ if cancel.is_cancelled() => Err(TaskError::Cancelled),
+            (None, Some(short)) => Err(TaskError::Paused(purse.why(short))),
+            (None, None) => Ok(elsewhere),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::backend::{
 use crate::expression::{Scope, Template};
 use crate::records::{Prompt, Records, draw};
 use crate::responses;
-use crate::survey::{self, Survey};
+use crate::survey;
 use crate::table::{ColumnKind, Row, TableReader, TableWriter};
 
 /// The column of the tokens' log-probabilities.
@@ -169,13 +169,6 @@ impl Task for SampleTask {
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
         let most = inputs.most("prompts").map(|rows| rows * u64::from(params.repeats));
-        let survey = Survey::open(
-            inputs,
-            inputs.run_options(),
-            &params.model,
-            &params.sampling(),
-            draw(inputs.seed(), params.seed),
-        );
         let prompts = inputs
             .artifact("prompts")
             .and_then(|(path, _)| Prompts::new(TableReader::open(path).ok()?, &params.messages).ok());
@@ -183,7 +176,7 @@ impl Task for SampleTask {
         let wanted = rendered.map(|rendered| {
             rendered.map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }))
         });
-        survey::of_prompts(survey, wanted, most)
+        survey::of_prompts(inputs, &params.model, &params.sampling(), params.seed, wanted, most)
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {

@@ -7,7 +7,7 @@ use dag_engine::{Digest, Logged};
 use serde_json::{Value, json};
 
 use crate::backend::{BackendRun, ModelSpec, Raw, Sampling, Usage};
-use crate::records::{Keys, Prompt, stream};
+use crate::records::{Keys, Prompt, draw, stream};
 
 /// So many stored records tell what others will take.
 const SEEN: usize = 500;
@@ -123,12 +123,17 @@ fn usages(logged: &Logged) -> Vec<Usage> {
     raws.map(|raw| raw.usage()).collect()
 }
 
-/// The estimate of a node that asks for every prompt of a table, if the table is there.
+/// The estimate of a node that asks `model` for every prompt of a table, if the table is there, and for `most` records at
+/// most. `seed` is the node's own number of a draw.
 pub(crate) fn of_prompts(
-    survey: Option<Survey>,
+    inputs: &EstimateInputs,
+    model: &ModelSpec,
+    sampling: &Sampling,
+    seed: u64,
     prompts: Option<impl Iterator<Item = Result<Prompt, TaskError>>>,
     most: Option<u64>,
 ) -> Estimate {
+    let survey = Survey::open(inputs, inputs.run_options(), model, sampling, draw(inputs.seed(), seed));
     let Some(mut survey) = survey else { return Estimate { records: most, ..Estimate::default() } };
     for prompt in prompts.into_iter().flatten() {
         match prompt {

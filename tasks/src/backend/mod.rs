@@ -303,9 +303,8 @@ pub struct BackendRun {
     pub stream: bool,
     /// How often one request is tried again after a failure that may pass (default 5).
     pub request_retries: Option<u32>,
-    /// The kinds of failure that may pass (default: connection, broken, timeout, rate_limit,
-    /// overloaded, server). A retry after
-    /// one of the others (malformed, empty, no_thinking, …) is billed again.
+    /// The kinds of failure that may pass (default: connection, broken, timeout, rate_limit, overloaded, server). A retry
+    /// after one of the others (malformed, empty, no_thinking, …) is billed again.
     pub retry_on: Option<Vec<FailureKind>>,
     /// Seconds one request may take (default 14,400).
     pub request_timeout: Option<f64>,
@@ -525,7 +524,7 @@ pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environme
             help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`".into(),
         });
     }
-    if matches!(run.batch, Some(Batch::Plain(true) | Batch::With(_))) && run.endpoints().nth(1).is_some() {
+    if run.is_batched() && run.endpoints().nth(1).is_some() {
         missing.push(Missing {
             what: format!("the one server that a batch for `{}` goes to: there are several", spec.name),
             help: "give one address as `run: { base_url }`, or leave out `run: { batch }`".into(),

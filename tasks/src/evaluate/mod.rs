@@ -19,7 +19,7 @@ use crate::expression::{Scope, Template};
 use crate::math::{self, Policy, Verdict};
 use crate::records::{Prompt, Records, draw};
 use crate::responses::{self, Asked};
-use crate::survey::{self, Survey};
+use crate::survey;
 use crate::table::{ColumnKind, Row, Schema, TableReader, TableWriter};
 use score::{Graded, Metrics};
 
@@ -176,13 +176,6 @@ impl Task for Evaluate {
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
         let most = inputs.most("problems").map(|rows| rows * u64::from(params.repeats));
-        let survey = Survey::open(
-            inputs,
-            inputs.run_options(),
-            &params.model,
-            &params.sampling(),
-            draw(inputs.seed(), params.seed),
-        );
         let problems = inputs.artifact("problems").and_then(|(path, _)| read_problems(params, path).ok());
         let wanted = problems.map(|problems| {
             let repeats = 0..params.repeats;
@@ -191,7 +184,7 @@ impl Task for Evaluate {
                 .into_iter()
                 .map(move |problem| Ok(Prompt { messages: problem.messages, repeats: repeats.clone() }))
         });
-        survey::of_prompts(survey, wanted, most)
+        survey::of_prompts(inputs, &params.model, &params.sampling(), params.seed, wanted, most)
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
