@@ -146,17 +146,8 @@ fn by_item<'a>(replicates: &'a [Graded], of: &dyn Fn(&Item) -> Option<f64>) -> B
 }
 
 fn score(scores: &[f64]) -> Option<Score> {
-    let Mean { items, mean, standard_error, interval } = stats::mean(scores)?;
-    // Where every item is right or wrong the normal theory fails near the ends; Wilson's does not.
-    let right = scores.iter().filter(|score| **score > 1.0 - 1e-12).count();
-    let wrong = scores.iter().filter(|score| **score < 1e-12).count();
-    let interval = if right + wrong == items { stats::wilson(right, items) } else { interval };
-    let clamp = |end: f64| end.clamp(0.0, 1.0);
-    Some(Score {
-        mean,
-        standard_error,
-        interval: interval.map(|ends| Interval { low: clamp(ends.low), high: clamp(ends.high) }),
-    })
+    let Mean { mean, standard_error, interval, .. } = stats::score_mean(scores)?;
+    Some(Score { mean, standard_error, interval })
 }
 
 fn compare(a: &Arm, b: &Arm, benchmark: &str, k: usize) -> Option<Comparison> {
