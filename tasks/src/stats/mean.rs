@@ -79,8 +79,17 @@ pub fn score_mean(scores: &[f64]) -> Option<Mean> {
     Some(Mean { interval: share_interval(&summary, summary.items), ..summary })
 }
 
+/// The same where items that share a name in `clusters` may not be independent (see `clustered_mean`).
+///
+/// # Panics
+/// If scores and names are not equally many.
+pub fn score_mean_clustered(scores: &[f64], clusters: &[&str]) -> Option<Mean> {
+    let (summary, units) = super::clustered_mean(scores, clusters)?;
+    Some(Mean { interval: share_interval(&summary, units), ..summary })
+}
+
 /// The interval of a mean of scores between 0 and 1 whose error is over so many units: items, or clusters of them.
-pub(super) fn share_interval(summary: &Mean, units: usize) -> Option<Interval> {
+fn share_interval(summary: &Mean, units: usize) -> Option<Interval> {
     let error = summary.standard_error?;
     // Equal scores tell nothing of their spread; that of right and wrong ones is the most it can be.
     let size = if error > 0.0 { summary.mean * (1.0 - summary.mean) / (error * error) } else { units as f64 };

@@ -20,7 +20,7 @@ pub use agreement::cohens_kappa;
 pub use cluster::{VarianceSplit, clustered_mean, variance_split};
 pub use distribution::{normal_upper_tail, t_quantile, t_two_sided};
 pub use lengths::{Bound, Length, LengthRatio, kaplan_meier_median, length_ratio};
-pub use mean::{Interval, Mean, mean, percentile, score_mean, within_item_error};
+pub use mean::{Interval, Mean, mean, percentile, score_mean, score_mean_clustered, within_item_error};
 pub use paired::{Difference, holm, mcnemar_exact, paired_difference, paired_difference_clustered};
 pub use pass::{avg_of_k, best_at_k, majority_at_k, pass_at_k};
 pub use power::{Needed, minimum_detectable, needed};
