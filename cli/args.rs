@@ -233,21 +233,29 @@ pub struct Show {
 /// Arguments of `dag trace`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+  dag trace FILE evaluated@r1/1/gsm8k
+tells all that a number was made from: the model and its training, which packs, examples, verdicts, responses
+and rows of the data set, each with its counts and digests.
   dag trace FILE both_correct --where 'id == \"gsm8k-12\"'
 shows, for every record it finds in the table, in what was dropped from it and in the tables before it:
-the verdict and the rule that gave it, the response, and the row of the data set it began with.")]
+the verdict and the rule that gave it, the response, and the row of the data set it began with.
+  dag trace FILE problems --where 'id == \"gsm8k-12\"' --forward
+shows what came of it: where it was dropped or packed, the steps trained on it, the numbers behind which it stands.")]
 pub struct Trace {
     #[command(flatten)]
     pub experiment: ExperimentArguments,
     /// The node to start from, as in `dag plan`; NODE.PORT names an output other than the first
     #[arg(value_name = "NODE")]
     pub node: String,
-    /// Only records for which this expression holds, as in `filter`
+    /// Follow the records for which this expression holds, as in `filter`
     #[arg(long = "where", value_name = "EXPRESSION")]
     pub condition: Option<String>,
-    /// How many records to follow
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub head: usize,
+    /// How many records to follow (3 unless it is said)
+    #[arg(long, value_name = "N")]
+    pub head: Option<usize>,
+    /// Follow records on to what came of them, not back to where they come from
+    #[arg(long)]
+    pub forward: bool,
 }
 
 /// Arguments of `dag graph`.

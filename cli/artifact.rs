@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use dag_cache::{Output, OutputKind, View};
 use dag_engine::Digest;
@@ -27,6 +28,8 @@ pub struct Artifact {
     pub output: Output,
     /// What the task said of its outputs.
     pub metrics: BTreeMap<String, Value>,
+    /// Everything that decided it, as canonical JSON.
+    pub manifest: Arc<[u8]>,
     /// The store.
     pub view: View,
 }

@@ -248,6 +248,7 @@ impl Compiled {
         });
         let Some(action) = action else { return Ok(None) };
         let Some(record) = view.record(&action.0)? else { return Ok(None) };
+        let manifest: Arc<[u8]> = record.manifest.into();
         let artifact = |port: &dag_engine::artifact::OutputPort| {
             record.outputs.get(&port.name).map(|output| Artifact {
                 node: node.name.to_string(),
@@ -255,6 +256,7 @@ impl Compiled {
                 gives: port.gives,
                 output: *output,
                 metrics: record.metrics.clone(),
+                manifest: Arc::clone(&manifest),
                 view: view.clone(),
             })
         };
