@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dag_cache::{Output, OutputKind, View};
+use dag_cache::{Output, OutputKind, Record, View};
 use dag_engine::Digest;
 use dag_engine::artifact::ArtifactType;
 use dag_tasks::expression::{Expression, Scope};
@@ -46,6 +46,21 @@ pub struct Entry {
 }
 
 impl Artifact {
+    /// What a record of `node` holds, the types of its ports unknown.
+    pub fn of_record(view: &View, node: &str, record: Record) -> Vec<Self> {
+        let manifest: Arc<[u8]> = record.manifest.into();
+        let artifact = |(port, output)| Self {
+            node: node.to_owned(),
+            port,
+            gives: ArtifactType::Any,
+            output,
+            metrics: record.metrics.clone(),
+            manifest: Arc::clone(&manifest),
+            view: view.clone(),
+        };
+        record.outputs.into_iter().map(artifact).collect()
+    }
+
     /// Its files, sorted by path.
     pub fn files(&self) -> Result<Vec<Entry>, Failure> {
         let Output { kind, digest, bytes } = self.output;
