@@ -64,7 +64,7 @@ pub(super) fn between(before: &[Artifact], after: &[Artifact]) -> Result<Option<
             continue;
         }
         has_verdicts = true;
-        let mut others = rows(&right)?;
+        let mut others: BTreeMap<String, Row> = rows(&right)?.into_iter().collect();
         for (key, row) in rows(&left)? {
             let Some(other) = others.remove(&key) else {
                 unpaired[0] += 1;
@@ -89,18 +89,18 @@ pub(super) fn between(before: &[Artifact], after: &[Artifact]) -> Result<Option<
     }))
 }
 
-/// The judged rows, by what they judge: the record of the response, or its problem and repeat.
-fn rows(table: &TableReader) -> Result<BTreeMap<String, Row>, Failure> {
+/// The judged rows in their order, each with what it judges: the record of the response, or its problem and repeat.
+fn rows(table: &TableReader) -> Result<Vec<(String, Row)>, Failure> {
     let present = |name: &&str| table.schema().kind(name).is_some();
     let columns: Vec<&str> = SUBJECT.into_iter().chain(VERDICT).filter(present).collect();
-    let mut rows = BTreeMap::new();
+    let mut rows = Vec::new();
     for row in table.rows_of(&columns)? {
         let row = row?;
         let key = match text(&row, "record_key") {
             Some(key) => key,
             None => format!("{}#{}", cell(row.get("id")), cell(row.get("repeat"))),
         };
-        rows.insert(key, row);
+        rows.push((key, row));
     }
     Ok(rows)
 }
