@@ -1,7 +1,7 @@
 //! `dataset` on files of every format, and its rules of selection.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -50,6 +50,30 @@ fn the_content_tells_the_format() {
         digests.push(fs::read(cx.output("records")).unwrap());
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the same rows are the same bytes");
+}
+
+#[test]
+fn every_row_has_its_place_in_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let one = write("one.jsonl", "{\"id\": \"a\"}\n\n{\"id\": \"b\"}\n{\"id\": \"a\"}\n");
+    let two = write("two.csv", "id\nc\n");
+    let places = |files: &[PathBuf]| {
+        let cx = files.iter().fold(TaskCx::for_test(dir.path()), |cx, file| cx.file("/source/path", file));
+        let mut cx = cx.build().unwrap();
+        Dataset::run(&params(json!({ "source": { "path": "*" }, "dedup": "id" })), &mut cx).unwrap();
+        let keys: Vec<Value> =
+            rows(&cx.output("records")).iter().map(|row| row["record_key"].clone()).collect();
+        let places = rows(&cx.output("places"));
+        assert_eq!(keys, places.iter().map(|row| row["record_key"].clone()).collect::<Vec<_>>());
+        places.iter().map(|row| row["source_row"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(places(std::slice::from_ref(&one)), ["1", "3"]);
+    assert_eq!(places(&[one, two]), ["1:1", "1:3", "2:2"]);
 }
 
 #[test]
