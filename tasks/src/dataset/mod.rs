@@ -14,6 +14,7 @@ mod places;
 mod row;
 mod select;
 mod source;
+mod unpack;
 
 use std::collections::BTreeMap;
 

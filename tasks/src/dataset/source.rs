@@ -1,7 +1,6 @@
 //! Where rows come from: files of four formats, a generator, or the experiment file itself.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use dag_engine::task::{Fault, TaskError};
@@ -12,6 +11,7 @@ use serde_json::{Map, Value};
 use super::benchmark::Benchmark;
 use super::csv::CsvReader;
 use super::generate::Problems;
+use super::unpack;
 use crate::table::{Row, TableReader};
 
 /// The longest line of a text file. Longer ones are no data but an accident.
@@ -31,7 +31,7 @@ pub struct Source {
     #[serde(default)]
     pub benchmark: Option<Benchmark>,
     /// How the files are written. Without it the content tells: Parquet by its signature, a JSON array by `[`, JSON
-    /// lines by `{`, anything else is CSV. Not the name: names are in no key.
+    /// lines by `{`, anything else is CSV; text may be packed by gzip or zstd. Not the name: names are in no key.
     #[serde(default)]
     pub format: Option<Format>,
     /// Digest of a file at an address of the web: `sha256:…` or `blake3:…`. It stands for the content in the key.
@@ -237,8 +237,7 @@ fn read_file(path: &Path, format: Option<Format>) -> Result<Rows<'static>, TaskE
             row.map_err(|error| place.bad(error.to_string())).map(|row| (place, row))
         })));
     }
-    let file =
-        BufReader::with_capacity(1 << 20, File::open(&path).map_err(|error| TaskError::io(&path, error))?);
+    let file = unpack::open(&path).map_err(|error| TaskError::io(&path, error))?;
     Ok(match format {
         Format::Csv => Box::new(CsvReader::new(file).map(move |(number, row)| {
             let place = Place::in_file(&path, number);
@@ -252,7 +251,7 @@ fn read_file(path: &Path, format: Option<Format>) -> Result<Rows<'static>, TaskE
 /// The format that the first bytes tell.
 pub(super) fn sniff(path: &Path) -> std::io::Result<Format> {
     let mut start = Vec::new();
-    File::open(path)?.take(4096).read_to_end(&mut start)?;
+    unpack::open(path)?.take(4096).read_to_end(&mut start)?;
     if start.starts_with(b"PAR1") {
         return Ok(Format::Parquet);
     }
@@ -267,7 +266,7 @@ pub(super) fn sniff(path: &Path) -> std::io::Result<Format> {
 /// A row of a source and where it stands, or why there is none.
 type Found = Result<(Place, Row), BadRow>;
 
-fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Found>, TaskError> {
+fn read_array(file: Box<dyn BufRead>, path: &Path) -> Result<Vec<Found>, TaskError> {
     let values: Vec<Value> = serde_json::from_reader(file).map_err(|error| {
         TaskError::input(path, Some(error.line() as u64), format!("this is no JSON array: {error}"))
     })?;
@@ -283,7 +282,7 @@ fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Found>, TaskErro
 
 /// JSON lines, read one at a time; blank lines are passed over.
 struct Lines {
-    file: BufReader<File>,
+    file: Box<dyn BufRead>,
     path: PathBuf,
     number: u64,
     is_over: bool,

@@ -1,8 +1,11 @@
 //! `dataset` on files of every format, and its rules of selection.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::*;
@@ -22,6 +25,15 @@ fn run(dir: &Path, value: Value) -> Result<TaskCx, TaskError> {
     Dataset::run(&params(value), &mut cx).map(|()| cx)
 }
 
+/// Two problems as JSON lines, packed; gzip in two members, as `cat` of two packed files is.
+fn packed(path: PathBuf, pack: impl Fn(fs::File) -> Box<dyn Write>) -> PathBuf {
+    drop(fs::File::create(&path).unwrap());
+    for line in ["{\"problem\": \"x\", \"answer\": \"1\"}\n", "{\"problem\": \"y\", \"answer\": \"2\"}\n"] {
+        pack(fs::OpenOptions::new().append(true).open(&path).unwrap()).write_all(line.as_bytes()).unwrap();
+    }
+    path
+}
+
 #[test]
 fn the_content_tells_the_format() {
     let dir = tempfile::tempdir().unwrap();
@@ -37,6 +49,8 @@ fn the_content_tells_the_format() {
         ),
         write("b", " [{\"problem\": \"x\", \"answer\": \"1\"}, {\"problem\": \"y\", \"answer\": \"2\"}]"),
         write("c", "problem,answer\nx,1\ny,2\n"),
+        packed(dir.path().join("e"), |out| Box::new(GzEncoder::new(out, Compression::default()))),
+        packed(dir.path().join("f"), |out| Box::new(zstd::Encoder::new(out, 3).unwrap().auto_finish())),
         table(
             dir.path().join("d"),
             json!([{ "problem": "x", "answer": "1" }, { "problem": "y", "answer": "2" }]),
