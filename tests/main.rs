@@ -29,6 +29,7 @@ mod served;
 mod smollm2;
 mod store;
 mod support;
+mod tls;
 mod trace;
 
 /// A file that is not listed would never be compiled, and its tests would pass by not existing.
