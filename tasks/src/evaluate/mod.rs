@@ -2,6 +2,8 @@
 //!
 //! Sampling and grading are apart: every response is a record (see `records`), and grading reads records.
 //! So another grader, or another grading policy, grades what is stored and asks no model anything.
+pub mod account;
+mod nemo_skills;
 pub mod score;
 
 use std::path::Path;
@@ -21,6 +23,7 @@ use crate::records::{Prompt, Records, draw};
 use crate::responses::{self, Asked};
 use crate::survey;
 use crate::table::{ColumnKind, Row, Schema, TableReader, TableWriter};
+use account::Counter;
 use score::{Graded, Metrics};
 
 /// The params of `evaluate`. The defaults are the paper's: temperature 0.6, top-p 0.95, eight samples.
@@ -75,6 +78,13 @@ pub struct Params {
     /// How answers are found and compared.
     #[serde(default)]
     pub grading: Policy,
+    /// What the benchmark is called in `nemo-skills/metrics.json`, which is in the form of NeMo-Skills.
+    #[serde(default = "benchmark")]
+    pub benchmark: String,
+}
+
+fn benchmark() -> String {
+    "benchmark".into()
 }
 
 fn ask_the_problem() -> Vec<Message> {
@@ -129,7 +139,7 @@ pub struct Evaluate;
 impl Task for Evaluate {
     const KIND: &'static str = "evaluate";
     // The grader decides bytes of the output, so its version is part of this one.
-    const VERSION: u32 = 2000 + math::VERSION;
+    const VERSION: u32 = 3000 + math::VERSION;
     const ABOUT: &'static str =
         "samples a benchmark from a model, grades it, and gives its numbers with their errors";
     type Params = Params;
@@ -141,7 +151,8 @@ impl Task for Evaluate {
             ModelSpec::Embedded => ports.input("model", ArtifactType::Model),
             _ => ports,
         };
-        ports.output("results", ArtifactType::Results)
+        // The reference tokenizer, one for all models that are compared.
+        ports.optional("tokenizer", ArtifactType::Model).output("results", ArtifactType::Results)
     }
 
     fn check(params: &Params) -> Vec<Fault> {
@@ -198,6 +209,7 @@ impl Task for Evaluate {
             |problem: &Problem| Prompt { messages: problem.messages.clone(), repeats: 0..params.repeats };
         records.ask(cx, &backend, &sampling, &mut problems.rows.iter().map(|problem| Ok(prompt(problem))))?;
 
+        let counter = Counter::open(cx)?;
         let folder = cx.output("results");
         let path = folder.join("graded.parquet");
         let mut table = TableWriter::create(&path, graded_schema(&problems.schema))?;
@@ -205,13 +217,16 @@ impl Task for Evaluate {
             for repeat in 0..params.repeats {
                 let key = records.key(&problem.messages, repeat);
                 let outcome = records.outcome(&key, &backend)?;
-                table.write(&graded_row(params, problem, repeat, &key, &outcome))?;
+                table.write(&graded_row(params, problem, repeat, &key, &outcome, &counter))?;
             }
         }
         let rows = table.finish()?;
         // From the table and not from memory: `report` reads the same, so the two cannot differ.
-        let metrics = Graded::read(&path)?.metrics();
-        write_metrics(&folder.join("metrics.json"), &metrics)?;
+        let metrics = Metrics { tokenizers: counter.tokenizers(), ..Graded::read(&path)?.metrics() };
+        write_json(&folder.join("metrics.json"), &metrics)?;
+        let parity = folder.join("nemo-skills");
+        std::fs::create_dir_all(&parity).map_err(|error| TaskError::io(&parity, error))?;
+        write_json(&parity.join("metrics.json"), &nemo_skills::metrics(&params.benchmark, &path)?)?;
         tell(cx, rows, &metrics);
         records.settle(cx, run.allowed_failures())
     }
@@ -270,8 +285,17 @@ const COLUMNS: [(&str, ColumnKind); 7] = [
     ("no_answer", ColumnKind::Bool),
 ];
 
+/// The columns of an account, counts and then facts.
+fn account_columns() -> impl Iterator<Item = (&'static str, ColumnKind)> {
+    let kinds = [[ColumnKind::Int; 3], [ColumnKind::Bool; 3]].concat();
+    score::ACCOUNT.into_iter().zip(kinds)
+}
+
 fn graded_schema(problems: &Schema) -> Schema {
-    COLUMNS.into_iter().fold(responses::schema(problems), |schema, (name, kind)| schema.with(name, kind))
+    COLUMNS
+        .into_iter()
+        .chain(account_columns())
+        .fold(responses::schema(problems), |schema, (name, kind)| schema.with(name, kind))
 }
 
 fn graded_row(
@@ -280,6 +304,7 @@ fn graded_row(
     repeat: u32,
     key: &Digest,
     outcome: &Result<Reply, Failure>,
+    counter: &Counter,
 ) -> Row {
     let asked = Asked { id: &problem.id, repeat, key, messages: &problem.messages };
     let mut row = responses::row(&problem.row, &asked, outcome);
@@ -306,6 +331,18 @@ fn graded_row(
         }
     };
     row.extend(COLUMNS.iter().map(|(name, _)| (*name).to_owned()).zip(values));
+    let account = match outcome {
+        Ok(reply) => {
+            let found = counter.account(reply);
+            let facts = [found.looped, found.unclosed, found.empty_final].map(|fact| json!(fact));
+            [json!(found.thinking), json!(found.answer), json!(found.reference)]
+                .into_iter()
+                .chain(facts)
+                .collect()
+        }
+        Err(_) => vec![Value::Null; score::ACCOUNT.len()],
+    };
+    row.extend(score::ACCOUNT.into_iter().map(str::to_owned).zip(account));
     row
 }
 
@@ -317,7 +354,7 @@ fn vote(answer: &str, policy: &Policy) -> String {
     }
 }
 
-fn write_metrics(path: &Path, metrics: &Metrics) -> Result<(), TaskError> {
+fn write_json(path: &Path, metrics: &impl Serialize) -> Result<(), TaskError> {
     let json = serde_json::to_vec_pretty(metrics)
         .map_err(|error| TaskError::failed(format!("the metrics cannot be written as JSON: {error}")))?;
     std::fs::write(path, json).map_err(|error| TaskError::io(path, error))
@@ -330,6 +367,13 @@ fn tell(cx: &mut TaskCx, rows: u64, metrics: &Metrics) {
     cx.metric("items", metrics.items);
     cx.metric("truncated", metrics.truncated);
     cx.metric("no_answer", metrics.no_answer);
+    for (name, share) in
+        [("looped", metrics.looped), ("unclosed", metrics.unclosed), ("empty_final", metrics.empty_final)]
+    {
+        if share > 0.0 {
+            cx.metric(name, share);
+        }
+    }
     for (name, means, k) in [
         ("pass@1".to_owned(), &metrics.pass_at, 1),
         (format!("pass@{most}"), &metrics.pass_at, most),
@@ -341,6 +385,9 @@ fn tell(cx: &mut TaskCx, rows: u64, metrics: &Metrics) {
     }
     if let Some(tokens) = metrics.tokens {
         cx.metric("mean_tokens", tokens.mean);
+    }
+    if let Some(tokens) = metrics.reference_tokens {
+        cx.metric("mean_reference_tokens", tokens);
     }
     if metrics.ungradable_items > 0 {
         cx.warn(&format!(
@@ -398,6 +445,70 @@ mod tests {
         assert_eq!(
             (&rows[62]["correct"], rows[62]["verdict"].as_str()),
             (&Value::Null, Some("unparsable_gold"))
+        );
+    }
+
+    #[test]
+    fn the_same_numbers_in_the_form_of_nemo_skills() {
+        let directory = tempfile::tempdir().unwrap();
+        let model = json!({"backend": "scripted", "teacher": "terse", "error_rate": 0.4});
+        let params = json!({"model": model, "repeats": 4, "benchmark": "aime25"});
+        let (rows, metrics) = evaluate(directory.path(), &params);
+        let path = directory.path().join("outputs/results/nemo-skills/metrics.json");
+        let found: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let found = &found["aime25"];
+        // The problem with an unreadable gold answer is theirs as well; nobody gets it right.
+        let all = |mean: f64| 100.0 * mean * 20.0 / 21.0;
+        for (mode, expected) in [("pass@1", metrics.pass_at[&1]), ("pass@4", metrics.pass_at[&4])] {
+            assert!((found[mode]["symbolic_correct"].as_f64().unwrap() - all(expected.mean)).abs() < 1e-9);
+        }
+        assert_eq!(found["majority@4"]["num_entries"], json!(21));
+        let tokens: u64 = rows.iter().filter_map(|row| row["output_tokens"].as_u64()).sum();
+        assert_eq!(
+            found["pass@1"].get("avg_tokens").and_then(Value::as_u64).unwrap_or(0),
+            tokens / rows.len() as u64
+        );
+    }
+
+    #[test]
+    fn responses_are_counted_again_with_a_reference_tokenizer() {
+        use dag_lm::tokenizer::{Specials, Tokenizer};
+        let directory = tempfile::tempdir().unwrap();
+        let reference = directory.path().join("reference");
+        let tokenizer = Tokenizer::bytes(&Specials::chat()).unwrap();
+        std::fs::create_dir_all(&reference).unwrap();
+        tokenizer.save(&reference).unwrap();
+        let params = json!({"model": {"backend": "scripted", "teacher": "verbose"}, "repeats": 1});
+        let params: Params = serde_json::from_value(params).unwrap();
+        let mut cx = TaskCx::for_test(directory.path())
+            .input("problems", problems(directory.path(), 4))
+            .input("tokenizer", &reference)
+            .build()
+            .unwrap();
+        Evaluate::run(&params, &mut cx).unwrap();
+        let folder = cx.output("results");
+        let rows = TableReader::open(folder.join("graded.parquet")).unwrap().rows().unwrap();
+        for row in rows {
+            let row = row.unwrap();
+            let count = |column: &str| row[column].as_u64().unwrap();
+            let text = row["response"].as_str().unwrap();
+            // Bytes, but for the two tags, which are a token each.
+            assert_eq!(
+                count("reference_tokens") as usize,
+                text.len() - "<think></think>".len() + 2,
+                "{text}"
+            );
+            assert_eq!(count("thinking_tokens") + count("answer_tokens"), count("reference_tokens"));
+            assert!(
+                count("answer_tokens") > 0 && count("thinking_tokens") > 2 && row["unclosed"] == json!(false)
+            );
+        }
+        let metrics: Metrics =
+            serde_json::from_slice(&std::fs::read(folder.join("metrics.json")).unwrap()).unwrap();
+        assert_eq!(metrics.tokenizers.reference, Some(tokenizer.digest().to_hex().to_string()));
+        assert_eq!(
+            (metrics.tokenizers.usage, metrics.tokenizers.parts),
+            (None, metrics.tokenizers.reference)
         );
     }
 

@@ -5,11 +5,12 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{self, Mean};
+use super::account::{Account, Tokenizers};
+use crate::stats::{self, Length, Mean, VarianceSplit};
 use crate::table::{Row, TableError, TableReader};
 
 /// One graded response.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// Whether its answer equals the gold one.
     pub correct: bool,
@@ -19,13 +20,17 @@ pub struct Sample {
     pub tokens: Option<u64>,
     /// Whether it was cut off at the longest length.
     pub truncated: bool,
+    /// What its tokens went to, and how it ended.
+    pub account: Account,
 }
 
 /// One problem of a benchmark and its responses.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Item {
     /// The problem's id.
     pub id: String,
+    /// What it shares with other problems, where the reader asked for a column that says so.
+    pub cluster: Option<String>,
     /// Its responses, in the order of their repeats.
     pub samples: Vec<Sample>,
 }
@@ -54,6 +59,18 @@ impl Item {
         stats::majority_at_k(self.correct(), &wrong, silent, k)
     }
 
+    /// The expected score of the shortest of k samples; `None` where there are fewer, or one of unknown length.
+    pub fn shortest_at(&self, k: usize) -> Option<f64> {
+        let samples: Option<Vec<(f64, bool)>> =
+            self.samples.iter().map(|sample| Some((-(sample.tokens? as f64), sample.correct))).collect();
+        stats::best_at_k(&samples?, k)
+    }
+
+    /// Whether each sample is right, as 1 and 0.
+    pub fn grades(&self) -> Vec<f64> {
+        self.samples.iter().map(|sample| f64::from(u8::from(sample.correct))).collect()
+    }
+
     /// The mean tokens of its responses.
     pub fn mean_tokens(&self) -> Option<f64> {
         let tokens: Vec<f64> = self.tokens().collect();
@@ -79,11 +96,21 @@ pub struct Graded {
 impl Graded {
     /// Reads the table that `evaluate` writes.
     pub fn read(path: &Path) -> Result<Self, TableError> {
-        let columns = ["id", "correct", "vote", "output_tokens", "finish_reason", "verdict"];
-        let mut items: IndexMap<String, Vec<Sample>> = IndexMap::new();
+        Self::read_clustered(path, None)
+    }
+
+    /// The same, with the column that says which problems belong together.
+    pub fn read_clustered(path: &Path, cluster: Option<&str>) -> Result<Self, TableError> {
+        let table = TableReader::open(path)?;
+        let mut columns = vec!["id", "correct", "vote", "output_tokens", "finish_reason", "verdict"];
+        // Tables of before these were counted do not have them.
+        let has = |name: &&str| table.schema().kind(name).is_some() && !columns.contains(name);
+        let more: Vec<&str> = ACCOUNT.into_iter().chain(cluster).filter(has).collect();
+        columns.extend(more);
+        let mut items: IndexMap<String, Item> = IndexMap::new();
         let mut ungradable: IndexMap<String, ()> = IndexMap::new();
         let mut failed_samples = 0;
-        for row in TableReader::open(path)?.rows_of(&columns)? {
+        for row in table.rows_of(&columns)? {
             let row = row?;
             let id = text(&row, "id").unwrap_or_default().to_owned();
             if text(&row, "verdict") == Some("error") {
@@ -94,15 +121,53 @@ impl Graded {
                 ungradable.insert(id, ());
                 continue;
             };
-            items.entry(id).or_default().push(Sample {
+            let item = items.entry(id).or_insert_with_key(|id| Item {
+                id: id.clone(),
+                cluster: cluster.and_then(|column| named(row.get(column)?)),
+                samples: Vec::new(),
+            });
+            item.samples.push(Sample {
                 correct,
                 vote: text(&row, "vote").map(str::to_owned),
                 tokens: row["output_tokens"].as_u64(),
                 truncated: text(&row, "finish_reason") == Some("length"),
+                account: account(&row),
             });
         }
-        let items = items.into_iter().map(|(id, samples)| Item { id, samples }).collect();
+        let items = items.into_values().collect();
         Ok(Self { items, ungradable_items: ungradable.len(), failed_samples })
+    }
+
+    /// The same responses with those of more than so many tokens graded as wrong and without an answer: what a shorter limit
+    /// would have given, but for what a model does on seeing it.
+    #[must_use]
+    pub fn within(&self, tokens: u64) -> Self {
+        let mut graded = self.clone();
+        let samples = graded.items.iter_mut().flat_map(|item| &mut item.samples);
+        for sample in samples.filter(|sample| sample.tokens.is_some_and(|length| length > tokens)) {
+            *sample = Sample { correct: false, vote: None, ..sample.clone() };
+        }
+        graded
+    }
+
+    /// The length of every response, and whether it was cut off there.
+    pub fn lengths(&self) -> Vec<Length> {
+        let samples = self.items.iter().flat_map(|item| &item.samples);
+        let length =
+            |sample: &Sample| Some(Length { tokens: sample.tokens? as f64, censored: sample.truncated });
+        samples.filter_map(length).collect()
+    }
+
+    /// The mean of what is known of samples; `None` where it is known of none.
+    pub fn mean_of(&self, of: impl Fn(&Sample) -> Option<u64>) -> Option<f64> {
+        let values: Vec<f64> = self
+            .items
+            .iter()
+            .flat_map(|item| &item.samples)
+            .filter_map(of)
+            .map(|value| value as f64)
+            .collect();
+        Some(stats::mean(&values)?.mean)
     }
 
     /// The samples that every item has.
@@ -132,16 +197,12 @@ impl Graded {
     pub fn metrics(&self) -> Metrics {
         let most = self.samples_per_item();
         let over_items = |score: &dyn Fn(&Item) -> Option<f64>| {
-            stats::mean(&self.items.iter().filter_map(score).collect::<Vec<f64>>())
+            stats::score_mean(&self.items.iter().filter_map(score).collect::<Vec<f64>>())
         };
         let at_each = |score: &dyn Fn(&Item, usize) -> Option<f64>| {
             (1..=most).filter_map(|k| Some((k, over_items(&|item| score(item, k))?))).collect()
         };
-        let scores: Vec<Vec<f64>> = self
-            .items
-            .iter()
-            .map(|item| item.samples.iter().map(|sample| f64::from(u8::from(sample.correct))).collect())
-            .collect();
+        let scores: Vec<Vec<f64>> = self.items.iter().map(Item::grades).collect();
         Metrics {
             grader: crate::math::VERSION,
             items: self.items.len(),
@@ -150,11 +211,47 @@ impl Graded {
             failed_samples: self.failed_samples,
             pass_at: at_each(&Item::pass_at),
             majority_at: at_each(&Item::majority_at),
+            shortest_at: at_each(&Item::shortest_at),
             within_item_error: stats::within_item_error(&scores),
+            variance: stats::variance_split(&scores),
             tokens: Tokens::of(&self.sorted_tokens()),
+            uncensored_median: stats::kaplan_meier_median(&self.lengths()),
+            reference_tokens: self.mean_of(|sample| sample.account.reference),
+            thinking_tokens: self.mean_of(|sample| sample.account.thinking),
+            answer_tokens: self.mean_of(|sample| sample.account.answer),
+            tokenizers: Tokenizers::default(),
             truncated: self.share(|sample| sample.truncated),
+            looped: self.share(|sample| sample.account.looped),
+            unclosed: self.share(|sample| sample.account.unclosed),
+            empty_final: self.share(|sample| sample.account.empty_final),
             no_answer: self.share(|sample| sample.vote.is_none()),
         }
+    }
+}
+
+/// The columns of an account, in the order in which `evaluate` writes them.
+pub(super) const ACCOUNT: [&str; 6] =
+    ["thinking_tokens", "answer_tokens", "reference_tokens", "looped", "unclosed", "empty_final"];
+
+fn account(row: &Row) -> Account {
+    let count = |column: &str| row.get(column).and_then(serde_json::Value::as_u64);
+    let holds = |column: &str| row.get(column).and_then(serde_json::Value::as_bool) == Some(true);
+    Account {
+        thinking: count("thinking_tokens"),
+        answer: count("answer_tokens"),
+        reference: count("reference_tokens"),
+        looped: holds("looped"),
+        unclosed: holds("unclosed"),
+        empty_final: holds("empty_final"),
+    }
+}
+
+/// A value that names a cluster; nothing where there is none.
+fn named(value: &serde_json::Value) -> Option<String> {
+    match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
 }
 
@@ -179,12 +276,32 @@ pub struct Metrics {
     pub pass_at: BTreeMap<usize, Mean>,
     /// Expected score of the majority answer of k, ties broken at random.
     pub majority_at: BTreeMap<usize, Mean>,
-    /// The part of the error of pass@1 that more samples would remove.
+    /// Expected score of the shortest of k, which costs no more than the shortest takes where the others are stopped.
+    pub shortest_at: BTreeMap<usize, Mean>,
+    /// The error of pass@1 for these very problems: the part that more samples would remove.
     pub within_item_error: Option<f64>,
-    /// Lengths of the responses, thinking included.
+    /// What the error of pass@1 for problems like these is made of.
+    pub variance: Option<VarianceSplit>,
+    /// Lengths of the responses, thinking included, as whoever answered counts them.
     pub tokens: Option<Tokens>,
+    /// The median length with those cut off taken to be longer than they got; none where half were.
+    pub uncensored_median: Option<f64>,
+    /// Mean length by the reference tokenizer.
+    pub reference_tokens: Option<f64>,
+    /// Mean tokens of the thinking.
+    pub thinking_tokens: Option<f64>,
+    /// Mean tokens of what is said after it.
+    pub answer_tokens: Option<f64>,
+    /// Whose counts these are.
+    pub tokenizers: Tokenizers,
     /// Share of responses cut off at the longest length.
     pub truncated: f64,
+    /// Share of responses that go round in circles at their end.
+    pub looped: f64,
+    /// Share of responses whose thinking never ends.
+    pub unclosed: f64,
+    /// Share of responses that say nothing after their thinking.
+    pub empty_final: f64,
     /// Share of responses without an answer.
     pub no_answer: f64,
 }
@@ -220,8 +337,9 @@ mod tests {
             vote: (!vote.is_empty()).then(|| vote.to_owned()),
             tokens: Some(100 * n),
             truncated: vote.is_empty(),
+            account: Account::default(),
         });
-        Item { id: id.to_owned(), samples: samples.collect() }
+        Item { id: id.to_owned(), cluster: None, samples: samples.collect() }
     }
 
     #[test]
@@ -246,5 +364,23 @@ mod tests {
         let json = serde_json::to_string(&metrics).unwrap();
         assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), metrics);
         assert_eq!(Graded::default().metrics().tokens, None);
+    }
+
+    #[test]
+    fn a_shorter_limit_is_graded_from_the_same_responses() {
+        let graded = Graded {
+            items: vec![item("a", &[("70", true), ("71", false)]), item("b", &[("2", false), ("1", true)])],
+            ..Graded::default()
+        };
+        let pass = |graded: &Graded| graded.metrics().pass_at[&1].mean;
+        assert!((pass(&graded) - 0.5).abs() < 1e-12);
+        // Of 100 and 200 tokens: the right one of `b` is too long.
+        let short = graded.within(100);
+        assert!((pass(&short) - 0.25).abs() < 1e-12);
+        assert!((short.metrics().no_answer - 0.5).abs() < 1e-12);
+        assert_eq!(graded.within(200), graded);
+        // The shortest of two is right for `a` alone.
+        assert!((graded.metrics().shortest_at[&2].mean - 0.5).abs() < 1e-12);
+        assert_eq!(graded.metrics().uncensored_median, Some(100.0));
     }
 }

@@ -146,7 +146,7 @@ impl Gathered {
         if !self.benchmarks.contains(&benchmark) {
             self.benchmarks.push(benchmark.clone());
         }
-        let graded = Graded::read(&input.path.join("graded.parquet"))?;
+        let graded = Graded::read_clustered(&input.path.join("graded.parquet"), params.cluster.as_deref())?;
         let at = self.arms.iter().position(|arm| arm.label == label && arm.is_base == is_base);
         let at = at.unwrap_or_else(|| {
             self.arms.push(Arm { label: label.to_owned(), is_base, results: BTreeMap::new() });

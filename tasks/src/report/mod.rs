@@ -3,18 +3,23 @@
 //! One pass: `gather` reads the inputs, `findings` computes, `tables` words the numbers, and `text` and
 //! `page` render them. Everything written follows from the inputs and params alone.
 mod escape;
+mod fairness;
 mod findings;
 mod gather;
 mod page;
 mod plot;
+mod precision;
+mod published;
 mod tables;
 mod text;
 
 use std::path::Path;
 
-use dag_engine::task::{ArtifactType, NoRun, Ports, Task, TaskCx, TaskError};
+use dag_engine::task::{ArtifactType, Fault, NoRun, Ports, Task, TaskCx, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use published::{Published, PublishedRow};
 
 /// The params of `report`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +43,15 @@ pub struct Params {
     /// What the tables of the funnel are called, in their order.
     #[serde(default)]
     pub funnel: Vec<String>,
+    /// A column of the problems that says which belong together, such as a passage or a template: errors are then over these.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// Lengths in tokens: what pass@1 would be if every longer response were wrong.
+    #[serde(default)]
+    pub budgets: Vec<u64>,
+    /// A published table, to stand beside what is measured.
+    #[serde(default)]
+    pub published: Option<Published>,
 }
 
 fn title() -> String {
@@ -61,7 +75,7 @@ pub struct Report;
 
 impl Task for Report {
     const KIND: &'static str = "report";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "tables and figures across the arms of an experiment";
     type Params = Params;
     type Run = NoRun;
@@ -78,9 +92,13 @@ impl Task for Report {
             .output("report", ArtifactType::Report)
     }
 
+    fn check(params: &Params) -> Vec<Fault> {
+        params.published.iter().flat_map(Published::check).collect()
+    }
+
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
         let gathered = gather::gather(params, cx)?;
-        let findings = findings::find(&gathered);
+        let findings = findings::find(params, &gathered);
         let tables = tables::tables(&gathered, &findings);
         let sentences = text::sentences(&findings);
         let title = &params.title;
@@ -95,6 +113,9 @@ impl Task for Report {
         write(&folder, "report.json", json)?;
         write(&folder, "table.csv", text::results_csv(&findings))?;
         write(&folder, "loss.csv", text::loss_csv(&gathered))?;
+        for warning in &findings.warnings {
+            cx.warn(warning);
+        }
         cx.metric("arms", gathered.arms.len());
         cx.metric("benchmarks", gathered.benchmarks.len());
         cx.metric("differences_that_stand", findings.comparisons.iter().filter(|one| one.stands()).count());

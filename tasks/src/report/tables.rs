@@ -1,12 +1,13 @@
 //! The tables of a report, built once and rendered as HTML, Markdown, CSV and plain text.
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::findings::{Cell, Comparison, Findings, Score};
 use super::gather::{Gathered, Judged};
+use super::{fairness, precision, published};
 use crate::judge::quality::Share;
-use crate::stats::Interval;
+use crate::stats::{Bound, Interval, LengthRatio, Needed};
 
 /// A table of texts. The first columns name the row; the others hold numbers.
 pub(super) struct Table {
@@ -28,7 +29,7 @@ pub(super) struct TableRow {
 pub(super) fn tables(gathered: &Gathered, findings: &Findings) -> Vec<Table> {
     let arms =
         "A difference is the first arm minus the second in percentage points of pass@1, paired by problem; ";
-    let all = [
+    let mut all = vec![
         results(findings),
         comparisons("Arms compared", arms, &findings.comparisons, findings.k),
         comparisons(
@@ -37,11 +38,10 @@ pub(super) fn tables(gathered: &Gathered, findings: &Findings) -> Vec<Table> {
             &findings.against_base,
             findings.k,
         ),
-        fairness(gathered),
-        funnel(gathered),
-        verdicts(gathered),
-        judge(gathered),
     ];
+    all.extend(precision::tables(findings));
+    all.extend([trained_on(gathered), funnel(gathered), verdicts(gathered), judge(gathered)]);
+    all.extend(findings.published.iter().flat_map(published::tables));
     all.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
 
@@ -51,7 +51,13 @@ fn results(findings: &Findings) -> Table {
     let of_several = |columns: [String; 2]| columns.into_iter().filter(move |_| k > 1);
     let mut headers = ["Benchmark", "Arm", "pass@1 %"].map(str::to_owned).to_vec();
     headers.extend(of_several([format!("pass@{k} %"), format!("majority@{k} %")]));
-    headers.extend(["Mean tokens", "Median", "Truncated %", "No answer %", "Problems"].map(str::to_owned));
+    headers.extend(["Mean tokens", "Median"].map(str::to_owned));
+    // What occurs nowhere has no column.
+    let optional: Vec<_> =
+        OCCURRING.iter().filter(|(_, of)| findings.cells.iter().any(|cell| of(cell).is_some())).collect();
+    headers.extend(["Truncated %", "No answer %"].map(str::to_owned));
+    headers.extend(optional.iter().map(|(header, _)| (*header).to_owned()));
+    headers.push("Problems".to_owned());
     let rows = grouped(findings.cells.iter().map(|cell| {
         let tokens = |value: fn(&crate::evaluate::score::Tokens) -> f64| {
             cell.tokens.as_ref().map_or_else(dash, |tokens| count(value(tokens).round()))
@@ -63,8 +69,9 @@ fn results(findings: &Findings) -> Table {
             tokens(|tokens| tokens.median),
             percent(cell.truncated),
             percent(cell.no_answer),
-            problems(cell),
         ]);
+        cells.extend(optional.iter().map(|(_, of)| of(cell).unwrap_or_else(dash)));
+        cells.push(problems(cell));
         cells
     }));
     let several = if k > 1 {
@@ -73,10 +80,32 @@ fn results(findings: &Findings) -> Table {
         "share of problems whose one sample is right".to_owned()
     };
     let note = format!(
-        "Brackets are 95 % intervals over problems like these. pass@1 is the {several}. Truncated and no-answer are shares \
-         of responses."
+        "Brackets are 95 % intervals over problems like these. pass@1 is the {several}. Shares are of responses: cut off, without \
+         an answer, going round in circles at the end, with thinking that never ends, with nothing after it."
     );
     Table { title: "Results", note, headers, names: 2, rows }
+}
+
+type OfCell = fn(&Cell) -> Option<String>;
+
+/// What is told beside every accuracy where it occurs: the parts of a response, and how it ended.
+const OCCURRING: [(&str, OfCell); 6] = [
+    ("Thinking tokens", |cell| {
+        // Without any thinking the answer is all of it, which stands there already.
+        cell.thinking_tokens.filter(|tokens| *tokens > 0.0).map(|tokens| count(tokens.round()))
+    }),
+    ("Answer tokens", |cell| {
+        let has_thinking = cell.thinking_tokens.is_some_and(|tokens| tokens > 0.0);
+        cell.answer_tokens.filter(|_| has_thinking).map(|tokens| count(tokens.round()))
+    }),
+    ("Reference tokens", |cell| cell.reference_tokens.map(|tokens| count(tokens.round()))),
+    ("Looped %", |cell| occurring(cell.looped)),
+    ("Unclosed %", |cell| occurring(cell.unclosed)),
+    ("Nothing after thinking %", |cell| occurring(cell.empty_final)),
+];
+
+fn occurring(share: f64) -> Option<String> {
+    (share > 0.0).then(|| percent(share))
 }
 
 fn problems(cell: &Cell) -> String {
@@ -97,13 +126,14 @@ fn comparisons(title: &'static str, lead: &str, comparisons: &[Comparison], k: u
         "p (Holm)",
         &format!("Only one solves in {k}"),
         "McNemar p",
+        "p (sign flips)",
         "Token ratio",
         "Least detectable",
+        "Would settle it",
     ];
     let rows = grouped(comparisons.iter().map(|one| {
         let difference = &one.pass_at_1;
         let mark = if one.stands() { " *" } else { "" };
-        let bound = if one.censored { "~" } else { "" };
         vec![
             one.benchmark.clone(),
             format!("{} − {}", one.a, one.b),
@@ -114,25 +144,55 @@ fn comparisons(title: &'static str, lead: &str, comparisons: &[Comparison], k: u
             p_value(one.holm_p),
             one.any_of_k.map_or_else(dash, |any| format!("{} : {}", any.only_a, any.only_b)),
             one.any_of_k.map_or_else(dash, |any| p_value(any.mcnemar_p)),
-            one.token_ratio.map_or_else(dash, |ratio| format!("{bound}{ratio:.2}×")),
+            one.sign_flips_p.map_or_else(dash, p_value),
+            one.token_ratio.map_or_else(dash, length_ratio),
             difference.detectable.map_or_else(dash, |effect| format!("{:.1}", 100.0 * effect)),
+            one.needed.map_or_else(dash, needed),
         ]
     }));
     let note = format!(
         "{lead}* marks one that stands at 5 % after Holm's correction over this table (p by paired bootstrap over problems, \
-         10,000 draws). Token ratio is the geometric mean over problems; ~ marks that truncation bounds it. Least detectable \
-         is the true difference that so many problems would show four times in five."
+         10,000 draws). Token ratio is the geometric mean over problems with its 95 % interval; where responses were cut off the \
+         true one is at least (≥) or at most (≤) that, or either (~). Least detectable is the true difference that so many problems \
+         would show four times in five. Would settle it: so many problems, or so many samples of each of these, would show a \
+         difference as large as this one four times in five."
     );
     Table { title, note, headers: headers.map(str::to_owned).into(), names: 2, rows }
 }
 
+/// A ratio with how truncation bounds it.
+fn length_ratio(found: LengthRatio) -> String {
+    let sign = match found.bound {
+        Bound::Exact => "",
+        Bound::AtLeast => "≥ ",
+        Bound::AtMost => "≤ ",
+        Bound::Unknown => "~ ",
+    };
+    let interval =
+        found.interval.map_or_else(String::new, |ends| format!(" [{:.2}, {:.2}]", ends.low, ends.high));
+    format!("{sign}{:.2}×{interval}", found.ratio)
+}
+
+fn needed(needed: Needed) -> String {
+    match (needed.items, needed.samples) {
+        (None, _) => dash(),
+        (Some(items), None) => format!("{} problems", count(items as f64)),
+        (Some(items), Some(samples)) => {
+            format!("{} problems or {} samples", count(items as f64), count(samples as f64))
+        }
+    }
+}
+
 /// The facts shown, those that some arm tells, in this order; the names are those of the files.
-const FACTS: [(&str, &str); 12] = [
+const FACTS: [(&str, &str); 15] = [
     ("steps", "Steps"),
     ("epochs", "Epochs"),
     ("packs", "Packs"),
+    ("packing.packs", "Packs"),
     ("unique_problems", "Unique problems"),
     ("exposures", "Exposures"),
+    ("exposures_per_problem", "Of each problem"),
+    ("tokens", "Tokens"),
     ("loss_tokens", "Loss tokens"),
     ("final_loss", "Final loss"),
     ("packing.examples", "Examples packed"),
@@ -143,24 +203,8 @@ const FACTS: [(&str, &str); 12] = [
 ];
 
 /// What differs between the arms beside the traces. Facts come from training summaries and pack statistics.
-fn fairness(gathered: &Gathered) -> Table {
-    let mut facts: Vec<(String, Map<String, Value>)> = Vec::new();
-    for run in &gathered.training {
-        let label = match &run.replicate {
-            Some(replicate) if gathered.training.iter().filter(|other| other.arm == run.arm).count() > 1 => {
-                format!("{} {replicate}", run.arm)
-            }
-            _ => run.arm.clone(),
-        };
-        let mut known = run.summary.clone();
-        if let Some((_, stats)) = gathered.packs.iter().find(|(arm, _)| *arm == run.arm) {
-            known.extend(of_packs(stats));
-        }
-        facts.push((label, known));
-    }
-    if gathered.training.is_empty() {
-        facts = gathered.packs.iter().map(|(arm, stats)| (arm.clone(), of_packs(stats).collect())).collect();
-    }
+fn trained_on(gathered: &Gathered) -> Table {
+    let facts = fairness::facts(gathered);
     let told: Vec<_> =
         FACTS.iter().filter(|(name, _)| facts.iter().any(|(_, known)| known.contains_key(*name))).collect();
     let headers =
@@ -178,12 +222,6 @@ fn fairness(gathered: &Gathered) -> Table {
         names: 1,
         rows: if told.is_empty() { Vec::new() } else { rows.collect() },
     }
-}
-
-/// The statistics of an arm's packs under names that no fact about its training has: packs hold each
-/// example once, training may see it many times.
-fn of_packs(stats: &Map<String, Value>) -> impl Iterator<Item = (String, Value)> + '_ {
-    stats.iter().map(|(name, value)| (format!("packing.{name}"), value.clone()))
 }
 
 fn fact(value: &Value) -> String {
@@ -279,7 +317,7 @@ fn share(share: Share) -> Option<String> {
 }
 
 /// Rows whose first cell is left empty where it repeats the one above.
-fn grouped(rows: impl Iterator<Item = Vec<String>>) -> Vec<TableRow> {
+pub(super) fn grouped(rows: impl Iterator<Item = Vec<String>>) -> Vec<TableRow> {
     let mut last = None;
     rows.map(|mut cells| {
         let starts_group = last.as_ref() != Some(&cells[0]);
@@ -293,14 +331,14 @@ fn grouped(rows: impl Iterator<Item = Vec<String>>) -> Vec<TableRow> {
     .collect()
 }
 
-fn with_interval(score: &Score) -> String {
+pub(super) fn with_interval(score: &Score) -> String {
     let interval = score
         .interval
         .map_or_else(String::new, |ends| format!(" [{}, {}]", percent(ends.low), percent(ends.high)));
     format!("{}{interval}", percent(score.mean))
 }
 
-fn signed_interval(ends: Interval) -> String {
+pub(super) fn signed_interval(ends: Interval) -> String {
     format!("[{}, {}]", points(ends.low), points(ends.high))
 }
 
@@ -314,12 +352,12 @@ pub(super) fn points(share: f64) -> String {
     if text == "-0.0" { "0.0".to_owned() } else { text.replace('-', "−").replace("+0.0", "0.0") }
 }
 
-fn p_value(p: f64) -> String {
+pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
 }
 
 /// A whole number with separated thousands.
-fn count(value: f64) -> String {
+pub(super) fn count(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -331,7 +369,7 @@ fn count(value: f64) -> String {
     text
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "–".to_owned()
 }
 

@@ -143,7 +143,7 @@ fn the_files_agree_and_the_page_is_closed() {
 
     let csv = read(&folder, "table.csv");
     assert_eq!(csv.lines().count(), 10);
-    assert!(csv.lines().all(|line| line.split(',').count() == 25), "{csv}");
+    assert!(csv.lines().all(|line| line.split(',').count() == 33), "{csv}");
     assert_eq!(read(&folder, "loss.csv").lines().count(), 801);
     let text = read(&folder, "report.txt");
     assert!(

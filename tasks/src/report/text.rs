@@ -1,10 +1,12 @@
 //! A report as plain text for the terminal, as Markdown and as CSV.
 use super::findings::{Findings, Score};
 use super::gather::Gathered;
+use super::published;
 use super::tables::{Table, points};
 
-/// What the comparisons say, one sentence each.
+/// What must be known first, and what the comparisons say, one sentence each.
 pub(super) fn sentences(findings: &Findings) -> Vec<String> {
+    let warnings = findings.warnings.iter().map(|warning| format!("Warning: {warning}"));
     let each = findings.comparisons.iter().map(|one| {
         let difference = &one.pass_at_1;
         let interval = difference.interval.map_or_else(String::new, |ends| {
@@ -19,7 +21,8 @@ pub(super) fn sentences(findings: &Findings) -> Vec<String> {
             points(difference.mean)
         )
     });
-    each.collect()
+    let published = findings.published.iter().filter_map(published::sentence);
+    warnings.chain(each).chain(published).collect()
 }
 
 /// Tables for a terminal: columns aligned, nothing else.
@@ -103,7 +106,9 @@ pub(super) fn results_csv(findings: &Findings) -> String {
          pass_at_1,pass_at_1_se,pass_at_1_low,pass_at_1_high,\
          pass_at_k,pass_at_k_se,pass_at_k_low,pass_at_k_high,\
          majority_at_k,majority_at_k_se,majority_at_k_low,majority_at_k_high,\
-         tokens_mean,tokens_median,tokens_p90,truncated,no_answer,failed_samples\n",
+         tokens_mean,tokens_median,tokens_p90,truncated,no_answer,failed_samples,\
+         these_problems_se,tokens_uncensored_median,thinking_tokens,answer_tokens,reference_tokens,\
+         looped,unclosed,empty_final\n",
     )];
     for cell in &findings.cells {
         let mut fields = vec![
@@ -128,6 +133,15 @@ pub(super) fn results_csv(findings: &Findings) -> String {
             cell.no_answer.to_string(),
             cell.failed_samples.to_string(),
         ]);
+        let counts = [
+            cell.these_problems,
+            cell.uncensored_median,
+            cell.thinking_tokens,
+            cell.answer_tokens,
+            cell.reference_tokens,
+        ];
+        fields.extend(counts.map(optional));
+        fields.extend([cell.looped, cell.unclosed, cell.empty_final].map(|share| share.to_string()));
         text.push(format!("{}\n", fields.join(",")));
     }
     text.concat()

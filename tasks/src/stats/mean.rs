@@ -1,4 +1,4 @@
-//! A mean over items with its error, intervals of proportions, percentiles.
+//! A mean over items with its error and interval, percentiles.
 use serde::{Deserialize, Serialize};
 
 use super::t_quantile;
@@ -64,18 +64,43 @@ pub fn within_item_error(samples: &[Vec<f64>]) -> Option<f64> {
     Some(terms?.iter().sum::<f64>().sqrt() / samples.len() as f64)
 }
 
-/// Wilson's 95 % score interval of a proportion (Wilson 1927), which stays within 0 and 1 and keeps its
-/// coverage where the normal one collapses. `None` without trials.
-pub fn wilson(successes: usize, trials: usize) -> Option<Interval> {
-    const Z: f64 = 1.959_963_984_540_054;
-    if trials == 0 {
-        return None;
+/// A mean of scores between 0 and 1, such as pass@k by item, with an interval that keeps within them. Where every item is
+/// either right or wrong, as with one sample each, it is Wilson's; else Wilson's with Student's t and the effective number of
+/// items, m (1 − m) / SE², which is what such a mean would need of plain ones for the same error (Dean and Pagano 2015,
+/// "Evaluating confidence interval methods for binomial proportions in clustered surveys"). Near 0 and 1, where benchmarks are,
+/// m ± t SE misses the true mean too often: docs/statistics.md has the measurement. `None` without items.
+pub fn score_mean(scores: &[f64]) -> Option<Mean> {
+    let summary = mean(scores)?;
+    let right = scores.iter().filter(|score| **score > 1.0 - 1e-12).count();
+    let wrong = scores.iter().filter(|score| **score < 1e-12).count();
+    if right + wrong == summary.items {
+        return Some(Mean { interval: super::wilson(right, summary.items), ..summary });
     }
-    let n = trials as f64;
-    let share = successes as f64 / n;
-    let centre = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let reach = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    Some(Interval { low: (centre - reach).max(0.0), high: (centre + reach).min(1.0) })
+    Some(Mean { interval: share_interval(&summary, summary.items), ..summary })
+}
+
+/// The same where items that share a name in `clusters` may not be independent (see `clustered_mean`).
+///
+/// # Panics
+/// If scores and names are not equally many.
+pub fn score_mean_clustered(scores: &[f64], clusters: &[&str]) -> Option<Mean> {
+    let (summary, units) = super::clustered_mean(scores, clusters)?;
+    Some(Mean { interval: share_interval(&summary, units), ..summary })
+}
+
+/// The interval of a mean of scores between 0 and 1 whose error is over so many units: items, or clusters of them.
+fn share_interval(summary: &Mean, units: usize) -> Option<Interval> {
+    let error = summary.standard_error?;
+    // Equal scores tell nothing of their spread; that of right and wrong ones is the most it can be.
+    let size = if error > 0.0 { summary.mean * (1.0 - summary.mean) / (error * error) } else { units as f64 };
+    Some(super::proportion::wilson_of(summary.mean, size, t_quantile(0.95, (units - 1) as f64)))
+}
+
+impl Interval {
+    /// Whether `value` is in it.
+    pub fn holds(self, value: f64) -> bool {
+        (self.low..=self.high).contains(&value)
+    }
 }
 
 /// The value below which a share `rank` of `sorted` lies, interpolated between neighbours (type 7 of
@@ -121,16 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn proportions_of_thirty_items() {
-        for (successes, low, high) in [(9, 16.7, 47.9), (7, 11.8, 40.9), (25, 66.4, 92.7)] {
-            let found = wilson(successes, 30).unwrap();
-            assert!(
-                (100.0 * found.low - low).abs() < 0.05 && (100.0 * found.high - high).abs() < 0.05,
-                "{found:?}"
-            );
-        }
-        assert!(wilson(0, 10).unwrap().low < 1e-12 && wilson(10, 10).unwrap().high > 1.0 - 1e-12);
-        assert_eq!(wilson(0, 0), None);
+    fn scores_of_right_and_wrong_get_the_interval_of_a_proportion() {
+        let binary = score_mean(&[1.0, 1.0, 0.0]).unwrap();
+        assert_eq!(binary.interval, super::super::wilson(2, 3));
+        let graded = score_mean(&[1.0, 0.5, 0.0]).unwrap();
+        // SE² = 1/12, so the effective number is 3; t of two degrees of freedom is 4.3027.
+        let interval = graded.interval.unwrap();
+        let reach = 4.302_653 / (3.0 + 18.512_82) * (3.0_f64 / 4.0 + 18.512_82 / 4.0).sqrt();
+        assert!((interval.low - (0.5 - reach)).abs() < 1e-6 && (interval.high - (0.5 + reach)).abs() < 1e-6);
+        let equal = score_mean(&[0.5; 4]).unwrap().interval.unwrap();
+        assert!(equal.low > 0.0 && equal.low < 0.3, "{equal:?}");
+        assert_eq!((score_mean(&[]), score_mean(&[0.5]).unwrap().interval), (None, None));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Scores of one item from n samples: pass@k, average of k, majority of k.
+//! Scores of one item from n samples: pass@k, average of k, majority of k, best of k by a score.
 
 /// The chance that at least one of k samples drawn without replacement from these n is correct:
 /// 1 − C(n−c, k) / C(n, k), as a product so that nothing overflows (Chen et al. 2021, arXiv
@@ -64,6 +64,25 @@ pub fn majority_at_k(correct: usize, others: &[usize], silent: usize, k: usize) 
     Some(score / choices(samples, k))
 }
 
+/// The expected correctness of the best of k among n samples, best by a score that is not the grade, such as a verifier's or a
+/// length; over all choices of the k, ties broken at random. It is best-of-n made exact in the way of pass@k: with the
+/// samples in the order of their scores, the best of k is at or below a place in C(place, k) of C(n, k) choices. `None` where
+/// k is 0 or above n.
+pub fn best_at_k(samples: &[(f64, bool)], k: usize) -> Option<f64> {
+    if k == 0 || k > samples.len() {
+        return None;
+    }
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut score, mut below) = (0.0, 0);
+    for tied in sorted.chunk_by(|a, b| a.0 == b.0) {
+        let right = tied.iter().filter(|(_, correct)| *correct).count() as f64 / tied.len() as f64;
+        score += right * (choices(below + tied.len(), k) - choices(below, k));
+        below += tied.len();
+    }
+    Some(score / choices(samples.len(), k))
+}
+
 /// C(n, k), zero where k is above n.
 fn choices(n: usize, k: usize) -> f64 {
     if k > n {
@@ -117,6 +136,31 @@ mod tests {
         assert_eq!(majority_at_k(1, &[], 0, 2), None);
     }
 
+    #[test]
+    fn the_best_by_a_score_is_the_one_that_counts() {
+        let samples = [(0.1, false), (0.9, true), (0.5, false), (0.9, false)];
+        assert_eq!(best_at_k(&samples, 1), Some(0.25));
+        // Of all four the best is one of the tied two.
+        assert_eq!(best_at_k(&samples, 4), Some(0.5));
+        // Of two: 5 of 6 choices have one at 0.9, which is right half of the time.
+        assert!(close(best_at_k(&samples, 2).unwrap(), 5.0 / 12.0));
+        assert_eq!((best_at_k(&samples, 0), best_at_k(&samples, 5)), (None, None));
+    }
+
+    fn best_by_enumeration(samples: &[(f64, bool)], k: usize) -> f64 {
+        let (mut score, mut subsets) = (0.0, 0);
+        for chosen in (0..1_u32 << samples.len()).filter(|chosen| chosen.count_ones() as usize == k) {
+            subsets += 1;
+            let drawn: Vec<(f64, bool)> =
+                (0..samples.len()).filter(|i| chosen >> i & 1 == 1).map(|i| samples[i]).collect();
+            let most = drawn.iter().map(|sample| sample.0).fold(f64::MIN, f64::max);
+            let best: Vec<bool> =
+                drawn.iter().filter(|sample| sample.0 == most).map(|sample| sample.1).collect();
+            score += best.iter().filter(|right| **right).count() as f64 / best.len() as f64;
+        }
+        score / f64::from(subsets)
+    }
+
     /// Every choice of k samples, counted one by one.
     fn majority_by_enumeration(votes: &[Option<usize>], k: usize) -> f64 {
         let (mut score, mut subsets) = (0.0, 0);
@@ -151,6 +195,13 @@ mod tests {
             let silent = votes.iter().filter(|vote| vote.is_none()).count();
             let found = majority_at_k(count(0), &[count(1), count(2), count(3)], silent, k).unwrap();
             prop_assert!((found - majority_by_enumeration(&votes, k)).abs() < 1e-9);
+        }
+
+        #[test]
+        fn the_best_is_the_average_over_all_choices(samples in prop::collection::vec((0..4_u8, any::<bool>()), 1..9), k in 1..9_usize) {
+            let samples: Vec<(f64, bool)> = samples.into_iter().map(|(score, right)| (f64::from(score), right)).collect();
+            let k = k.min(samples.len());
+            prop_assert!(close(best_at_k(&samples, k).unwrap(), best_by_enumeration(&samples, k)));
         }
     }
 }
