@@ -2,9 +2,11 @@
 //!
 //! One pass: `gather` reads the inputs, `findings` computes, `tables` words the numbers, and `text` and
 //! `page` render them. Everything written follows from the inputs and params alone.
+mod blocks;
 mod escape;
 mod findings;
 mod gather;
+mod mathml;
 mod page;
 mod plot;
 mod tables;
