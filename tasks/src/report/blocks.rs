@@ -22,7 +22,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks that are together no longer than this are put into the page.
 const INLINE_BYTES: usize = 1 << 20;
 
-/// Where a record is: in which block, and the how manieth it is there.
+/// Where a record is: its block, and its number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) block: u32,
@@ -161,7 +161,8 @@ mod tests {
         let mut blocks = Blocks::new(directory.path());
         // Text that hardly compresses, so that the page's limit is reached.
         let text = |seed: u64| -> String {
-            (0..20_000_u64).map(|at| char::from(b'0' + (dag_engine::seed::derive(seed, &[&at.to_le_bytes()]) % 64) as u8)).collect()
+            let part = |at: u64| format!("{:016x}", dag_engine::seed::derive(seed, &[&at.to_le_bytes()]));
+            (0..1500).map(part).collect()
         };
         let places: Vec<Place> =
             (0..130).map(|seed| blocks.push(&format!("{HOSTILE}{}", text(seed))).unwrap()).collect();

@@ -319,7 +319,7 @@ fn p_value(p: f64) -> String {
 }
 
 /// A whole number with separated thousands.
-fn count(value: f64) -> String {
+pub(super) fn count(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
