@@ -31,14 +31,11 @@
 
   // --- blocks ---------------------------------------------------------------------------------------------------------------
 
-  const waiting = new Map(); // name → what to do with its base64
-  const opened = new Map(); // name → promise of its JSON, in the order of use
+  const waiting = new Map(); // name → the promise of its base64, while its script is loading, and how to keep it
+  const opened = new Map(); // name → the promise of its JSON, in the order of use
 
   // Block files call this.
-  window.block = (name, base64) => {
-    waiting.get(name)?.resolve(base64);
-    waiting.delete(name);
-  };
+  window.block = (name, base64) => waiting.get(name)?.resolve(base64);
 
   // Only this script may name scripts to load, and only block files.
   const addresses = window.trustedTypes?.createPolicy("blocks", { createScriptURL: address }) ?? { createScriptURL: address };
@@ -50,18 +47,20 @@
   function base64Of(name) {
     const inline = find(`script[data-block="${name}"]`);
     if (inline) return Promise.resolve(inline.textContent);
-    return new Promise((resolve, reject) => {
+    if (waiting.has(name)) return waiting.get(name).promise;
+    const script = document.createElement("script");
+    const promise = new Promise((resolve, reject) => {
       waiting.set(name, { resolve });
-      const script = document.createElement("script");
       script.src = addresses.createScriptURL(name);
-      script.onload = () => script.remove();
-      script.onerror = () => {
-        script.remove();
-        opened.delete(name);
-        reject(new Error(`data/${name}.js is not beside this page`));
-      };
+      script.onload = () => reject(new Error(`data/${name}.js is damaged`)); // if it has not been resolved by now
+      script.onerror = () => reject(new Error(`data/${name}.js is not beside this page`));
       document.head.append(script);
     });
+    waiting.get(name).promise = promise.finally(() => {
+      waiting.delete(name);
+      script.remove();
+    });
+    return waiting.get(name).promise;
   }
 
   async function inflated(base64) {
@@ -75,6 +74,7 @@
     const known = opened.get(name) ?? base64Of(name).then(inflated);
     opened.delete(name);
     opened.set(name, known);
+    known.catch(() => opened.delete(name)); // so that the next look tries again
     if (opened.size > KEPT) opened.delete([...opened.keys()].find((other) => other !== "index"));
     return known;
   }
@@ -128,11 +128,14 @@
     const last = isBoxed || !answer ? -1 : pieces.findLastIndex((piece) => typeof piece === "string" && place(piece, answer) >= 0);
     return pieces.flatMap((piece, index) => {
       if (Array.isArray(piece)) return mathFrom(piece[0]);
-      if (index !== last) return visible(piece);
+      if (index !== last) return strong(piece);
       const at = place(piece, answer);
-      return [visible(piece.slice(0, at)), make("mark", {}, visible(answer)), visible(piece.slice(at + answer.length))];
+      return [...strong(piece.slice(0, at)), make("mark", {}, visible(answer)), ...strong(piece.slice(at + answer.length))];
     });
   }
+
+  // `**words**`, the one mark of Markdown that gets in the way of reading.
+  const strong = (text) => text.split(/\*\*(?=\S)([^*\n]+?)\*\*/).map((part, index) => (index % 2 ? make("strong", {}, visible(part)) : visible(part)));
 
   // Where the answer stands last, not inside a longer word or number.
   function place(text, answer) {
@@ -315,9 +318,13 @@
   }
 
   function reveal() {
-    const top = current * ROW;
-    if (top < parts.list.scrollTop) parts.list.scrollTop = top;
-    else if (top + ROW > parts.list.scrollTop + parts.list.clientHeight) parts.list.scrollTop = top + ROW - parts.list.clientHeight;
+    const { list } = parts;
+    const top = current * ROW - list.scrollTop;
+    const room = list.clientHeight - ROW;
+    // One step beyond the edge moves by one; what is farther away comes into the middle.
+    if (top < -ROW || top > room + ROW) list.scrollTop = current * ROW - room / 2;
+    else if (top < 0) list.scrollTop += top;
+    else if (top > room) list.scrollTop += top - room;
   }
 
   function position() {
@@ -331,7 +338,7 @@
   let showing = 0;
   let wantsThinking = false; // stays open from problem to problem once it was opened
 
-  async function show(one) {
+  async function show(one, scroll = true) {
     const turn = ++showing;
     let problem = null;
     let fault = null;
@@ -353,6 +360,8 @@
       make("div", { class: "answers" }, columns),
     );
     parts.detail.scrollTop = 0;
+    // On a phone the page scrolls, and the list is above.
+    if (scroll && getComputedStyle(root).display === "block") parts.pane.scrollIntoView();
   }
 
   // One arm's responses to a problem: a tab for each sample, and the chosen one below.
@@ -437,7 +446,7 @@
 
   const link = (one, repeat) => `#${encodeURIComponent(one.benchmark)}/${encodeURIComponent(one.id)}${repeat ? `/${repeat}` : ""}`;
 
-  async function go() {
+  async function go({ scroll = true } = {}) {
     const isBrowsing = location.hash.includes("/");
     const wasBrowsing = !root.hidden;
     find("#report").hidden = isBrowsing;
@@ -467,7 +476,10 @@
     }
     if (!id) {
       if (index.benchmarks.has(benchmark)) { chosen.benchmark = parts.benchmark.value = benchmark; refresh(); }
-      if (matches.length && current < 0) history.replaceState(null, "", link(matches[0])), go();
+      if (matches.length && current < 0) {
+        history.replaceState(null, "", link(matches[0]));
+        await go({ scroll: false });
+      }
       return;
     }
     const isMeant = (one) => one.benchmark === benchmark && one.id === id;
@@ -483,7 +495,7 @@
       parts.detail.replaceChildren(make("p", { class: "fault" }, `There is no problem ${visible(id)} in ${visible(benchmark)}.`));
     } else {
       reveal();
-      await show(matches[current]);
+      await show(matches[current], scroll);
     }
     draw();
     position();
@@ -537,7 +549,7 @@
           index.columns.map((_, at) => make("label", { class: "column" }, make("input", { type: "checkbox", checked: chosen.columns.has(at), onchange: toggle(at) }), dot(at), label(at)))),
         parts.filters),
       make("div", { class: "left" }, make("p", { class: "counted" }, parts.count), parts.list),
-      make("div", { class: "right" },
+      parts.pane = make("div", { class: "right" },
         make("p", { class: "steps" }, parts.before, parts.after, parts.position, make("span", { class: "keys soft" }, "j k problems · [ ] samples · t thinking · / search")),
         parts.detail));
     new ResizeObserver(draw).observe(parts.list);
@@ -558,6 +570,6 @@
     if (does) { event.preventDefault(); does(); }
   });
 
-  window.addEventListener("hashchange", go);
+  window.addEventListener("hashchange", () => go());
   go();
 })();

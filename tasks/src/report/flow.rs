@@ -7,6 +7,7 @@ use super::escape::escape;
 use super::findings::Findings;
 use super::gather::Gathered;
 use super::page::{class_of, class_of_label};
+use super::plot::clipped;
 use super::tables::{count, percent};
 
 const WIDTH: f64 = 158.0;
@@ -14,8 +15,8 @@ const HEIGHT: f64 = 54.0;
 const ACROSS: f64 = 40.0;
 const DOWN: f64 = 14.0;
 const TOP: f64 = 26.0;
-/// Longer texts are cut; the tables have them in full.
-const LETTERS: usize = 25;
+/// Longer names and lines are cut; the tables have them in full.
+const LETTERS: [usize; 2] = [20, 26];
 
 /// A stage of the experiment: boxes one above the other.
 struct Stage {
@@ -69,7 +70,7 @@ pub(super) fn picture(gathered: &Gathered, findings: &Findings) -> String {
         push(format_args!(r#"<text class="stage" x="{x:.1}" y="14">{}</text>"#, stage.title));
         for (number, block) in stage.boxes.iter().enumerate() {
             let (x, y) = place(at, number);
-            let [first, second] = block.lines.each_ref().map(|line| escape(&clipped(line)));
+            let [first, second] = [0, 1].map(|line| escape(&clipped(&block.lines[line], LETTERS[line])));
             push(format_args!(
                 r#"<rect class="box {}" x="{x:.1}" y="{y:.1}" width="{WIDTH}" height="{HEIGHT}" rx="7"/><text class="name" x="{:.1}" y="{:.1}">{first}</text><text class="tick" x="{:.1}" y="{:.1}">{second}</text>"#,
                 block.class, x + 11.0, y + 23.0, x + 11.0, y + 40.0
@@ -77,7 +78,7 @@ pub(super) fn picture(gathered: &Gathered, findings: &Findings) -> String {
         }
     }
     format!(
-        r#"<svg viewBox="0 0 {width:.0} {height:.0}" role="img" aria-label="the experiment, from its data to its results">{body}</svg>"#
+        r#"<svg viewBox="0 0 {width:.0} {height:.0}" width="{width:.0}" role="img" aria-label="the experiment, from its data to its results">{body}</svg>"#
     )
 }
 
@@ -149,11 +150,4 @@ fn stages(gathered: &Gathered, findings: &Findings) -> Vec<Stage> {
         Stage { title: "Trained", boxes: trained.collect() },
         Stage { title: "Evaluated", boxes: results.collect() },
     ]
-}
-
-fn clipped(line: &str) -> String {
-    if line.chars().count() <= LETTERS {
-        return line.to_owned();
-    }
-    line.chars().take(LETTERS - 1).chain(['…']).collect()
 }

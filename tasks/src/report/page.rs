@@ -25,6 +25,13 @@ pub(super) struct Page<'a> {
     pub(super) findings: &'a Findings,
 }
 
+/// What stands beside the name of a row.
+#[derive(Default)]
+struct Extra {
+    before: String,
+    after: String,
+}
+
 /// A part of the page with a heading.
 struct Section {
     id: &'static str,
@@ -89,7 +96,7 @@ impl Page<'_> {
         let table = |title: &str| tables.iter().find(|table| table.title == title);
         let plain = |title: &str| table(title).map_or_else(String::new, |table| html_table(table, &[]));
         let results = table("Results").map_or_else(String::new, |table| {
-            let extras: Vec<String> = findings.cells.iter().map(|cell| self.extra(cell)).collect();
+            let extras: Vec<Extra> = findings.cells.iter().map(|cell| self.extra(cell)).collect();
             html_table(table, &extras) + &self.marks_note()
         });
         let wide = |picture: String| if picture.is_empty() { picture } else { format!(r#"<div class="scroll bare" tabindex="0"><figure class="flow">{picture}</figure></div>"#) };
@@ -120,7 +127,9 @@ impl Page<'_> {
 
     /// What stands beside the name of an arm in the main table: its colour, which differences stand, and a button for its
     /// command.
-    fn extra(&self, cell: &Cell) -> String {
+    fn extra(&self, cell: &Cell) -> Extra {
+        let arms = self.gathered.arms.iter();
+        let index = arms.take_while(|arm| arm.label != cell.arm || arm.is_base != cell.is_base).count();
         let mut marks = String::new();
         let families = [(&self.findings.comparisons, "*"), (&self.findings.against_base, "†")];
         for (comparisons, sign) in families {
@@ -136,10 +145,12 @@ impl Page<'_> {
                 marks += &format!(r#"<abbr title="stands above {}">{sign}</abbr>"#, escape(&above.join(", ")));
             }
         }
-        format!(
+        let before = format!(r#"<i class="swatch {}" aria-hidden="true"></i>"#, class_of(cell.is_base, index));
+        let after = format!(
             r#"{marks} <button type="button" class="quiet" data-benchmark="{}" data-arm="{}" data-base="{}" title="copy the dag trace command of these results">trace</button>"#,
             escape(&cell.benchmark), escape(&cell.arm), cell.is_base
-        )
+        );
+        Extra { before, after }
     }
 
     fn marks_note(&self) -> String {
@@ -327,7 +338,7 @@ fn funnel_figure(gathered: &Gathered) -> String {
 }
 
 /// A table. `extras` are put beside the name of each row, in their order.
-fn html_table(table: &Table, extras: &[String]) -> String {
+fn html_table(table: &Table, extras: &[Extra]) -> String {
     // A first column that names groups becomes a line above each group, so that the arm stays in sight
     // where a narrow screen scrolls the numbers.
     let groups = table.names - 1;
@@ -351,8 +362,14 @@ fn html_table(table: &Table, extras: &[String]) -> String {
             };
             let cells: Vec<String> = (groups..row.cells.len())
                 .map(|column| {
-                    let extra = if column == groups { extras.get(number).map_or("", String::as_str) } else { "" };
-                    format!("<td{}>{}{extra}</td>", class(column), set_off_interval(&row.cells[column]))
+                    let none = Extra::default();
+                    let Extra { before, after } =
+                        extras.get(number).filter(|_| column == groups).unwrap_or(&none);
+                    format!(
+                        "<td{}>{before}{}{after}</td>",
+                        class(column),
+                        set_off_interval(&row.cells[column])
+                    )
                 })
                 .collect();
             format!("{group}<tr>{}</tr>", cells.concat())

@@ -257,11 +257,12 @@ pub(super) fn intervals(description: &str, series: &[Series<(f64, Option<Interva
     let mut figure = Figure::new(width, height, (0.0, 100.0), (0.0, 1.0), false);
     let longest = series.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
     figure.x.start = (10.0 + 6.6 * longest as f64).min(width / 2.0);
+    let fitting = ((figure.x.start - 10.0) / 6.6) as usize;
     figure.x.end -= 28.0;
     figure.x_axis("pass@1, %");
     for (index, row) in series.iter().enumerate() {
         let y = TOP + ROW * (index as f64 + 0.5);
-        let (class, label) = (&row.class, escape(&row.label));
+        let (class, label) = (&row.class, escape(&clipped(&row.label, fitting)));
         let (mean, interval) = row.data;
         let at = figure.x.at(100.0 * mean);
         figure.push(format_args!(r#"<text class="name" x="4" y="{:.1}">{label}</text>"#, y + 4.0));
@@ -308,6 +309,14 @@ fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
         thinned.push(*last);
     }
     thinned
+}
+
+/// The beginning of a text that is too long for its place.
+pub(super) fn clipped(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// A tick's number: 0.5, 20, 3k, 1.5M.
