@@ -74,6 +74,8 @@ pub enum Command {
     Log(Log),
     /// Show the records, metrics or files of an artifact
     Show(Show),
+    /// Show the newest report of an experiment, or open its page
+    Report(Report),
     /// Follow records of a table back to the responses and source rows behind them
     Trace(Trace),
     /// Draw the graph as text, DOT, Mermaid or SVG
@@ -228,6 +230,52 @@ pub struct Show {
     /// Only records for which this expression holds, as in `filter`
     #[arg(long = "where", value_name = "EXPRESSION")]
     pub condition: Option<String>,
+}
+
+/// Arguments of `dag report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  dag report                                the newest report of all runs in the store
+  dag report experiments/smoke.yaml         that of an experiment, as text, with the times of its run
+  dag report experiments/smoke.yaml --open  its page, in the browser
+  dag report experiments/smoke.yaml --format csv > table.csv")]
+pub struct Report {
+    /// The experiment file; without it the newest report of all runs
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The node, as in `dag plan`; needed where the experiment has several reports
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+    /// The profile to use instead of the file's own choice
+    #[arg(long, short, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Set a param, as in `--set train.steps=100`; may be repeated, and wins over the file
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// What to write to stdout
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub format: ReportFormat,
+    /// Lay the page out and print its path
+    #[arg(long, conflicts_with = "format")]
+    pub path: bool,
+    /// Lay the page out and open it in the browser
+    #[arg(long, conflicts_with_all = ["format", "path"])]
+    pub open: bool,
+}
+
+/// The forms of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// Tables for a terminal.
+    Text,
+    /// The page, without the blocks beside it; `--path` gives the whole.
+    Html,
+    /// A Markdown document.
+    Markdown,
+    /// The main table in full precision.
+    Csv,
+    /// Every number.
+    Json,
 }
 
 /// Arguments of `dag trace`.
