@@ -74,6 +74,8 @@ pub enum Command {
     Log(Log),
     /// Show the records, metrics or files of an artifact
     Show(Show),
+    /// Show the newest report of an experiment, or open its page
+    Report(Report),
     /// Follow records of a table back to the responses and source rows behind them
     Trace(Trace),
     /// Draw the graph as text, DOT, Mermaid or SVG
@@ -230,24 +232,78 @@ pub struct Show {
     pub condition: Option<String>,
 }
 
+/// Arguments of `dag report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  dag report                                the newest report of all runs in the store
+  dag report experiments/smoke.yaml         that of an experiment, as text, with the times of its run
+  dag report experiments/smoke.yaml --open  its page, in the browser
+  dag report experiments/smoke.yaml --format csv > table.csv")]
+pub struct Report {
+    /// The experiment file; without it the newest report of all runs
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The node, as in `dag plan`; needed where the experiment has several reports
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
+    /// The profile to use instead of the file's own choice
+    #[arg(long, short, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Set a param, as in `--set train.steps=100`; may be repeated, and wins over the file
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// What to write to stdout
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub format: ReportFormat,
+    /// Lay the page out and print its path
+    #[arg(long, conflicts_with = "format")]
+    pub path: bool,
+    /// Lay the page out and open it in the browser
+    #[arg(long, conflicts_with_all = ["format", "path"])]
+    pub open: bool,
+}
+
+/// The forms of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// Tables for a terminal.
+    Text,
+    /// The page, without the blocks beside it; `--path` gives the whole.
+    Html,
+    /// A Markdown document.
+    Markdown,
+    /// The main table in full precision.
+    Csv,
+    /// Every number.
+    Json,
+}
+
 /// Arguments of `dag trace`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+  dag trace FILE evaluated@r1/1/gsm8k
+tells all that a number was made from: the model and its training, which packs, examples, verdicts, responses
+and rows of the data set, each with its counts and digests.
   dag trace FILE both_correct --where 'id == \"gsm8k-12\"'
 shows, for every record it finds in the table, in what was dropped from it and in the tables before it:
-the verdict and the rule that gave it, the response, and the row of the data set it began with.")]
+the verdict and the rule that gave it, the response, and the row of the data set it began with.
+  dag trace FILE problems --where 'id == \"gsm8k-12\"' --forward
+shows what came of it: where it was dropped or packed, the steps trained on it, the numbers behind which it stands.")]
 pub struct Trace {
     #[command(flatten)]
     pub experiment: ExperimentArguments,
     /// The node to start from, as in `dag plan`; NODE.PORT names an output other than the first
     #[arg(value_name = "NODE")]
     pub node: String,
-    /// Only records for which this expression holds, as in `filter`
+    /// Follow the records for which this expression holds, as in `filter`
     #[arg(long = "where", value_name = "EXPRESSION")]
     pub condition: Option<String>,
-    /// How many records to follow
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub head: usize,
+    /// How many records to follow (3 unless it is said)
+    #[arg(long, value_name = "N")]
+    pub head: Option<usize>,
+    /// Follow records on to what came of them, not back to where they come from
+    #[arg(long)]
+    pub forward: bool,
 }
 
 /// Arguments of `dag graph`.

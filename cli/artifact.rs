@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use dag_cache::{Output, OutputKind, View};
+use dag_cache::{Output, OutputKind, Record, View};
 use dag_engine::Digest;
 use dag_engine::artifact::ArtifactType;
 use dag_tasks::expression::{Expression, Scope};
@@ -27,6 +28,8 @@ pub struct Artifact {
     pub output: Output,
     /// What the task said of its outputs.
     pub metrics: BTreeMap<String, Value>,
+    /// Everything that decided it, as canonical JSON.
+    pub manifest: Arc<[u8]>,
     /// The store.
     pub view: View,
 }
@@ -43,6 +46,21 @@ pub struct Entry {
 }
 
 impl Artifact {
+    /// What a record of `node` holds, the types of its ports unknown.
+    pub fn of_record(view: &View, node: &str, record: Record) -> Vec<Self> {
+        let manifest: Arc<[u8]> = record.manifest.into();
+        let artifact = |(port, output)| Self {
+            node: node.to_owned(),
+            port,
+            gives: ArtifactType::Any,
+            output,
+            metrics: record.metrics.clone(),
+            manifest: Arc::clone(&manifest),
+            view: view.clone(),
+        };
+        record.outputs.into_iter().map(artifact).collect()
+    }
+
     /// Its files, sorted by path.
     pub fn files(&self) -> Result<Vec<Entry>, Failure> {
         let Output { kind, digest, bytes } = self.output;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dag_engine::Registry;
+use dag_engine::artifact::OutputPort;
 use dag_engine::graph::{Graph, NodeId, compile};
 use dag_engine::plan::{Decision, Plan, PlanError, Planner, Selection};
 use dag_engine::run::MissingThing;
@@ -248,15 +249,11 @@ impl Compiled {
         });
         let Some(action) = action else { return Ok(None) };
         let Some(record) = view.record(&action.0)? else { return Ok(None) };
-        let artifact = |port: &dag_engine::artifact::OutputPort| {
-            record.outputs.get(&port.name).map(|output| Artifact {
-                node: node.name.to_string(),
-                port: port.name.clone(),
-                gives: port.gives,
-                output: *output,
-                metrics: record.metrics.clone(),
-                view: view.clone(),
-            })
+        let mut found = Artifact::of_record(&view, &node.name, record);
+        // In the order of the ports, each with its type.
+        let artifact = |port: &OutputPort| {
+            let at = found.iter().position(|artifact| artifact.port == port.name)?;
+            Some(Artifact { gives: port.gives, ..found.swap_remove(at) })
         };
         Ok(Some(node.step.ports().outputs().iter().filter_map(artifact).collect()))
     }

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Memory and time per row of the tasks that stream tables, at two sizes.
 
-    scripts/bench_stream.py --dag target/release/dag [--rows 30000,300000] [--bytes 50000] [--graph dataset|chain] [--folder DIR]
+    cargo build --release --workspace --bin dag --example mock_server
+    scripts/bench_stream.py --dag target/release/dag [--rows 30000,300000] [--bytes 50000] [--graph dataset|chain|served]
+                            [--text FILE...] [--tokenizer MODEL] [--folder DIR]
 
 `dataset`: JSON lines through `dataset` alone. `chain`: dataset, sample (the responses are given), judge (rules), filter, pack.
-The rows are problems with a trace of about `--bytes` bytes, words drawn from a few thousand by a fixed seed, which compresses
-about as well as real traces do. RSS is the highest of the process (wait4), so it is that of the worst task; for one task at a
-time the chain is run node by node. Everything is written below DIR (a temporary folder there) and removed afterwards.
+`served`: the same, but the rows are short problems and a mock server (the example `mock_server`) answers each with a trace.
+Rows, or the server's traces, have about `--bytes` bytes, cut from the files of `--text`; without any, words are drawn by a fixed seed.
+`pack` counts a token for every byte, or those of the model at `--tokenizer`. RSS is the highest of the process (wait4), so it is
+that of the worst task; for one task at a time the graph is run node by node. Everything is written below DIR (a temporary folder
+there) and removed afterwards; what each node leaves in the store is told too.
 """
 import argparse
 import json
@@ -25,11 +29,18 @@ nodes:
     task: dataset
     with: { source: { path: rows.jsonl } }
 """
-CHAIN = """  traces:
+GIVEN = """  traces:
     task: sample
     inputs: { prompts: problems }
     with: { model: { backend: given, name: made, column: response } }
-  judged:
+"""
+SERVED = """  traces:
+    task: sample
+    inputs: { prompts: problems }
+    with: { model: { backend: openai, name: mock }, max_tokens: 32768 }
+    run: { base_url: "$(env:SERVER)", concurrency: 128 }
+"""
+CHAIN = """  judged:
     task: judge
     inputs: { responses: traces, references: problems }
     with: { by: rules }
@@ -39,39 +50,48 @@ CHAIN = """  traces:
     with: { keep: match }
   base:
     task: model
-    with: { architecture: { hidden: 16, layers: 1, head_dim: 8, max_positions: 64 }, tokenizer: { kind: bytes } }
+    with: BASE
   packs:
     task: pack
     inputs: { examples: kept, tokenizer: base }
-    with: { problem: problem, response: response, max_tokens: 131072 }
+    with: { problem: problem, response: response, max_tokens: 131072, as_text: [<think>, </think>] }
 """
-NODES = {"dataset": ["problems"], "chain": ["problems", "traces", "judged", "kept", "packs"]}
+BYTES = "{ architecture: { hidden: 16, layers: 1, head_dim: 8, max_positions: 64 }, tokenizer: { kind: bytes } }"
+CHAINED = ["problems", "traces", "judged", "kept", "packs"]
+NODES = {"dataset": ["problems"], "chain": CHAINED, "served": CHAINED}
 
 
-def words(random_):
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return ["".join(random_.choices(letters, k=random_.randint(2, 9))) for _ in range(4000)]
-
-
-def make(path, rows, size):
+def drawn():
+    """Sentences drawn by a fixed seed: they compress about as well as real traces."""
     random_ = random.Random(17)
-    vocabulary = words(random_)
-    # Sentences are drawn once and put together anew for each row: making text must not take longer than reading it.
-    sentences = [" ".join(random_.choices(vocabulary, k=16)) + ". " for _ in range(20000)]
-    each = size // (sum(map(len, sentences)) // len(sentences)) + 1
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = ["".join(random_.choices(letters, k=random_.randint(2, 9))) for _ in range(4000)]
+    return "".join(" ".join(random_.choices(vocabulary, k=16)) + ". " for _ in range(40000))
+
+
+def make(path, text, rows, size):
+    """Problems whose answer is a number; with `size`, each has a trace too, a piece of `text`."""
+    random_ = random.Random(18)
     with open(path, "w") as out:
         for number in range(rows):
-            answer = str(number % 1000)
-            trace = "".join(random_.choices(sentences, k=each))[: size - 100]
-            response = f"<think>\n{trace}\n</think>\n\n\\boxed{{{answer}}}"
-            problem = f"Problem {number}: {sentences[number % 20000]}"
-            out.write(json.dumps({"id": f"p{number}", "problem": problem, "answer": answer, "response": response}) + "\n")
+            problem = f"Problem {number}: how many characters has this, which ends in {number * 7919 % 100003}?"
+            answer = str(len(problem))
+            row = {"id": f"p{number}", "problem": problem, "answer": answer}
+            if size:
+                begin = random_.randrange(max(1, len(text) - size))
+                row["response"] = f"<think>\n{text[begin : begin + size]}\n</think>\n\n\\boxed{{{answer}}}"
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def run(dag, folder, node):
+def stored(folder):
+    return sum(path.stat().st_size for path in (folder / ".dag").rglob("*") if path.is_file()) / 1e9
+
+
+def run(dag, folder, node, server):
     began = time.monotonic()
     with open(folder / "log", "ab") as log:
-        child = subprocess.Popen([dag, "run", "stream.yaml", node], cwd=folder, stdout=log, stderr=log)
+        environment = os.environ | {"SERVER": server}
+        child = subprocess.Popen([dag, "run", "stream.yaml", node], cwd=folder, stdout=log, stderr=log, env=environment)
         _, status, usage = os.wait4(child.pid, 0)
     if status:
         sys.exit((folder / "log").read_text())
@@ -84,28 +104,47 @@ def main():
     parser.add_argument("--rows", default="30000,300000")
     parser.add_argument("--bytes", type=int, default=50_000)
     parser.add_argument("--graph", choices=NODES, default="dataset")
+    parser.add_argument("--text", nargs="*", default=[])
+    parser.add_argument("--tokenizer", default=None)
     parser.add_argument("--folder", default=None)
     arguments = parser.parse_args()
     dag = str(pathlib.Path(arguments.dag).resolve())
+    mock = pathlib.Path(dag).parent / "examples/mock_server"
+    text = "".join(pathlib.Path(path).read_text() for path in arguments.text) or drawn()
+    served = arguments.graph == "served"
+    sampled = SERVED if served else GIVEN
+    base = json.dumps({"path": str(pathlib.Path(arguments.tokenizer).resolve())}) if arguments.tokenizer else BYTES
+    graph = TEXT if arguments.graph == "dataset" else TEXT + sampled + CHAIN.replace("BASE", base)
     first = {}
     for rows in map(int, arguments.rows.split(",")):
         folder = pathlib.Path(tempfile.mkdtemp(prefix="dag-stream-", dir=arguments.folder))
+        server = None
         try:
-            make(folder / "rows.jsonl", rows, arguments.bytes)
-            (folder / "stream.yaml").write_text(TEXT + (CHAIN if arguments.graph == "chain" else ""))
+            make(folder / "rows.jsonl", text, rows, 0 if served else arguments.bytes)
+            (folder / "stream.yaml").write_text(graph)
             size = (folder / "rows.jsonl").stat().st_size / 1e9
-            print(f"{rows} rows of {arguments.bytes} bytes, {size:.1f} GB", flush=True)
-            if arguments.graph == "chain":
-                run(dag, folder, "base")
+            print(f"{rows} rows of {arguments.bytes} bytes, {size:.1f} GB of source", flush=True)
+            address = ""
+            if served:
+                (folder / "text").write_text(text)
+                command = [mock, "--text", "text", "--bytes", str(arguments.bytes)]
+                server = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                address = server.stdout.readline().strip()
+            if arguments.graph != "dataset":
+                run(dag, folder, "base", address)
             for node in NODES[arguments.graph]:
-                seconds, cpu, rss = run(dag, folder, node)
+                seconds, cpu, rss = run(dag, folder, node, address)
                 each = cpu / rows * 1e6
                 ratio = f", {each / first[node]:.2f} × the first size" if node in first else ""
                 first.setdefault(node, each)
                 print(
-                    f"  {node:9} {rss:7.0f} MiB  {seconds:7.1f} s  {cpu:7.1f} s of CPU, {each:6.0f} µs each{ratio}", flush=True
+                    f"  {node:9} {rss:7.0f} MiB  {seconds:7.1f} s  {cpu:7.1f} s of CPU, {each:6.0f} µs each{ratio}; "
+                    f"{stored(folder):.2f} GB stored",
+                    flush=True,
                 )
         finally:
+            if server:
+                server.kill()
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -24,11 +24,14 @@ mod mock;
 mod money;
 mod paper;
 mod published;
+mod regrade;
 mod reuse;
 mod served;
 mod smollm2;
 mod store;
 mod support;
+mod tls;
+mod trace;
 
 /// A file that is not listed would never be compiled, and its tests would pass by not existing.
 #[test]

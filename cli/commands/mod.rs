@@ -8,6 +8,7 @@ mod gc;
 mod graph;
 mod log;
 mod plan;
+mod report;
 mod run;
 mod schema;
 mod show;
@@ -29,6 +30,7 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Status(arguments) => status::run(arguments, context),
         Command::Log(arguments) => log::run(arguments, context),
         Command::Show(arguments) => show::run(arguments, context),
+        Command::Report(arguments) => report::run(arguments, context),
         Command::Trace(arguments) => trace::run(arguments, context),
         Command::Graph(arguments) => graph::run(arguments, context),
         Command::Check(arguments) => check::run(arguments, context),

@@ -21,8 +21,9 @@ pub(crate) struct TokenReader {
     ends: Vec<u64>,
 }
 
-/// A token and whether it is a label take five bytes.
-const WIDTH: u64 = 5;
+/// A token takes four bytes, of which the highest bit says whether it is a label: no vocabulary has two thousand million.
+const WIDTH: u64 = 4;
+const LABEL: u32 = 1 << 31;
 
 impl TokenWriter {
     /// A new file at `path`, replacing what an interrupted run has left.
@@ -36,8 +37,11 @@ impl TokenWriter {
         assert_eq!(tokens.len(), loss_mask.len(), "every token has its place in the mask");
         let failed = |error| TaskError::io(&self.path, error);
         for (token, mask) in tokens.iter().zip(loss_mask) {
-            let [a, b, c, d] = token.to_le_bytes();
-            self.file.write_all(&[a, b, c, d, *mask]).map_err(failed)?;
+            if *token >= LABEL {
+                return Err(TaskError::failed(format!("{token} is no token of any vocabulary")));
+            }
+            let place = if *mask == 0 { *token } else { *token | LABEL };
+            self.file.write_all(&place.to_le_bytes()).map_err(failed)?;
         }
         self.ends.push(self.ends.last().copied().unwrap_or(0) + tokens.len() as u64);
         Ok(())
@@ -71,9 +75,8 @@ impl TokenReader {
             .and_then(|_| self.file.read_exact(&mut bytes))
             .map_err(|error| TaskError::io(&self.path, error))?;
         let places = bytes.chunks_exact(WIDTH as usize);
-        Ok(places
-            .map(|place| (u32::from_le_bytes([place[0], place[1], place[2], place[3]]), place[4]))
-            .unzip())
+        let places = places.map(|place| u32::from_le_bytes([place[0], place[1], place[2], place[3]]));
+        Ok(places.map(|place| (place & !LABEL, u8::from(place & LABEL != 0))).unzip())
     }
 }
 
@@ -85,12 +88,15 @@ mod tests {
     fn sequences_are_read_in_any_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = TokenWriter::create(dir.path().join("tokens")).unwrap();
-        let sequences = [vec![1, 2, 70_000], vec![], vec![u32::MAX]];
+        let sequences = [vec![1, 2, 70_000], vec![], vec![LABEL - 1]];
         for tokens in &sequences {
             writer.push(tokens, &vec![1; tokens.len()]).unwrap();
         }
+        assert!(writer.push(&[LABEL], &[0]).is_err());
+        writer.push(&[5, LABEL - 1, 7], &[0, 0, 1]).unwrap();
         let mut reader = writer.finish().unwrap();
-        assert_eq!(reader.len(), 3);
+        assert_eq!(reader.read(3).unwrap(), (vec![5, LABEL - 1, 7], vec![0, 0, 1]));
+        assert_eq!(reader.len(), 4);
         for index in [2, 0, 1, 0] {
             assert_eq!(
                 reader.read(index).unwrap(),

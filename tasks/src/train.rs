@@ -4,6 +4,7 @@
 //! fell, never how long it took.
 
 mod kept;
+pub mod visits;
 
 use std::collections::BTreeSet;
 use std::fs;

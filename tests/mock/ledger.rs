@@ -64,7 +64,6 @@ impl Ledger {
     }
 
     /// How many requests arrived.
-    #[cfg_attr(test, expect(dead_code, reason = "the program prints it"))]
     pub(crate) fn arrived_in_all(&self) -> u64 {
         self.entries().values().map(|entry| entry.arrivals.len() as u64).sum()
     }

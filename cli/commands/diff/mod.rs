@@ -3,6 +3,7 @@
 mod arms;
 mod graphs;
 mod runs;
+mod verdicts;
 mod words;
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Two runs: which nodes they had alike, and how the manifests of the others differ.
+//! Two runs: which nodes they had alike, how the manifests of the others differ, and which verdicts with them.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,8 @@ use dag_engine::key::ActionKey;
 use dag_engine::plan::{LastActions, difference};
 use serde_json::{Value, json};
 
+use super::verdicts;
+use crate::artifact::Artifact;
 use crate::commands::status::{Past, find_run};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -31,11 +33,17 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     };
     let (left_actions, right_actions) = (actions(&left), actions(&right));
     let mut same = 0;
-    let mut changed = Vec::new();
+    let (mut changed, mut regraded) = (Vec::new(), Vec::new());
     for (name, before) in &left_actions {
         match right_actions.get(name) {
             Some(after) if before == after => same += 1,
-            Some(after) => changed.push((name, how(&view, before, after)?)),
+            Some(after) => {
+                changed.push((name, how(&view, before, after)?));
+                regraded.extend(verdicts::between(
+                    &artifacts(&view, name, before)?,
+                    &artifacts(&view, name, after)?,
+                )?);
+            }
             None => {}
         }
     }
@@ -48,7 +56,7 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
             changed.iter().map(|(name, how)| json!({ "node": name, "differences": how })).collect();
         return context.printer.json(&json!({
             "left": left.run, "right": right.run, "same": same, "changed": listed,
-            "only_left": only_left, "only_right": only_right,
+            "only_left": only_left, "only_right": only_right, "regraded": regraded,
         }));
     }
     let mut text = Text::new().bold(&left.run).plain(" → ").bold(&right.run).line();
@@ -58,6 +66,7 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
             text = text.plain(format!("      {difference}")).line();
         }
     }
+    text = regraded.iter().fold(text, |text, regraded| regraded.render(text));
     for (sign, names) in [("  - ", &only_left), ("  + ", &only_right)] {
         for name in names {
             text = text.warn(sign).bold(name).line();
@@ -66,6 +75,11 @@ pub(super) fn run(left: &str, right: &str, context: &Context) -> Outcome {
     let line =
         format!("{} computed alike; nodes that were up to date are not listed in a run", grouped(same));
     context.printer.data(&text.plain(line).line())
+}
+
+fn artifacts(view: &View, node: &str, action: &ActionKey) -> Result<Vec<Artifact>, Failure> {
+    let record = view.record(&action.0)?;
+    Ok(record.map(|record| Artifact::of_record(view, node, record)).unwrap_or_default())
 }
 
 /// What differs between two actions of a node, told from the stored manifests.

@@ -35,6 +35,10 @@ pub(super) use request::base;
 /// What may be in flight at once where `concurrency` leaves it to be found out.
 const MOST_IN_FLIGHT: usize = 1024;
 
+/// What to do about a certificate that is not believed.
+const UNTRUSTED: &str =
+    "; an authority of one's own is trusted if `SSL_CERT_FILE` names the file with its certificate";
+
 /// A model behind a server, or behind several that serve the same.
 pub struct Served {
     spec: ServedSpec,
@@ -202,7 +206,10 @@ impl Served {
             }
         }
         match shared.pool.gone() {
-            Some(why) => Err(TaskError::Transient(format!("no server answers ({why})"))),
+            Some(why) => {
+                let help = if why.contains("certificate") { UNTRUSTED } else { "" };
+                Err(TaskError::Transient(format!("no server answers ({why}){help}")))
+            }
             None => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::source::{Format, sniff};
+use super::unpack::is_packed;
 use crate::table::TableReader;
 
 /// Text files are counted up to this many bytes together; more would take longer than a plan may.
@@ -15,7 +16,7 @@ pub(super) fn rows(files: &[PathBuf], format: Option<Format>) -> Option<u64> {
     let bytes: u64 = files.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
     let rows = files.iter().map(|path| match format.map_or_else(|| sniff(path).ok(), Some)? {
         Format::Parquet => Some(TableReader::open(path).ok()?.len()),
-        Format::Jsonl | Format::Csv if bytes <= MOST_BYTES => lines(path),
+        Format::Jsonl | Format::Csv if bytes <= MOST_BYTES && !is_packed(path) => lines(path),
         Format::Jsonl | Format::Csv | Format::Json => None,
     });
     (!files.is_empty()).then(|| rows.sum()).flatten()

@@ -10,9 +10,11 @@ mod csv;
 mod exclude;
 mod generate;
 mod place;
+mod places;
 mod row;
 mod select;
 mod source;
+mod unpack;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +33,7 @@ use source::BadRow;
 pub use source::{Format, Generator, Source};
 
 use exclude::{Benchmarks, Nearness};
+use places::Places;
 use row::{Made, Maker};
 use select::{Choice, Excluded, Key, Output};
 
@@ -104,16 +107,17 @@ pub struct Dataset;
 
 impl Task for Dataset {
     const KIND: &'static str = "dataset";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "records from files, a generator or the experiment itself, as a table";
     type Params = Params;
     type Run = NoRun;
 
-    fn ports(_: &Params) -> Ports {
-        Ports::new()
+    fn ports(params: &Params) -> Ports {
+        let ports = Ports::new()
             .many("exclude", ArtifactType::Table)
             .output("records", ArtifactType::Table)
-            .output("dropped", ArtifactType::Table)
+            .output("dropped", ArtifactType::Table);
+        if params.source.has_files() { ports.output("places", ArtifactType::Table) } else { ports }
     }
 
     fn check(params: &Params) -> Vec<Fault> {
@@ -208,6 +212,8 @@ impl Task for Dataset {
         cx.progress().total(chosen.len());
         let mut output = Output::create(&cx.output("records"), cx.scratch(), &chosen, params.shuffle)?;
         let mut excluded = Excluded::create(&cx.output("dropped"), &chosen, &benchmarks)?;
+        let mut places =
+            params.source.has_files().then(|| Places::create(&cx.output("places"))).transpose()?;
         let wanted = (1_u64..)
             .zip(params.source.rows(&files, seed)?)
             .filter(|(number, _)| chosen.contains(*number) || chosen.met(*number).is_some());
@@ -221,6 +227,9 @@ impl Task for Dataset {
                 .install(|| batch.into_par_iter().map(|(number, read)| (number, maker.made(read))).collect());
             for (number, made) in made {
                 let Made::Kept(row) = made? else { continue };
+                if let Some(places) = &mut places {
+                    places.write(&row)?;
+                }
                 if let Some(met) = chosen.met(number) {
                     excluded.write(met, row.values)?;
                 } else {
@@ -230,6 +239,7 @@ impl Task for Dataset {
             }
         }
         excluded.finish()?;
+        places.map(Places::finish).transpose()?;
         let rows = output.finish()?;
         cx.metric("rows_in", rows_in);
         cx.metric("rows", rows);

@@ -1,7 +1,6 @@
 //! Where rows come from: files of four formats, a generator, or the experiment file itself.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use dag_engine::task::{Fault, TaskError};
@@ -12,6 +11,7 @@ use serde_json::{Map, Value};
 use super::benchmark::Benchmark;
 use super::csv::CsvReader;
 use super::generate::Problems;
+use super::unpack;
 use crate::table::{Row, TableReader};
 
 /// The longest line of a text file. Longer ones are no data but an accident.
@@ -31,7 +31,7 @@ pub struct Source {
     #[serde(default)]
     pub benchmark: Option<Benchmark>,
     /// How the files are written. Without it the content tells: Parquet by its signature, a JSON array by `[`, JSON
-    /// lines by `{`, anything else is CSV. Not the name: names are in no key.
+    /// lines by `{`, anything else is CSV; text may be packed by gzip or zstd. Not the name: names are in no key.
     #[serde(default)]
     pub format: Option<Format>,
     /// Digest of a file at an address of the web: `sha256:…` or `blake3:…`. It stands for the content in the key.
@@ -102,13 +102,28 @@ pub(super) struct BadRow {
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     path: Option<PathBuf>,
+    /// Which of several files that is, from one.
+    file: Option<usize>,
     number: u64,
 }
 
 impl Place {
     /// A row that is in no file.
     pub(super) fn number(number: u64) -> Self {
-        Self { path: None, number }
+        Self { path: None, file: None, number }
+    }
+
+    fn in_file(path: &Path, number: u64) -> Self {
+        Self { path: Some(path.to_owned()), file: None, number }
+    }
+
+    /// The row of the source, `17`, or `3:17` in the third of several files: what stays true wherever the files are. `None`
+    /// where there is no file.
+    pub(super) fn source_row(&self) -> Option<String> {
+        let number = self.number;
+        self.path
+            .as_ref()
+            .map(|_| self.file.map_or_else(|| number.to_string(), |file| format!("{file}:{number}")))
     }
 
     pub(super) fn bad(&self, what: impl Into<String>) -> BadRow {
@@ -128,8 +143,7 @@ pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<(Place, Row), BadRow>>
 impl Source {
     pub(super) fn check(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let has_files = self.path.is_some() || self.benchmark.is_some();
-        let given = [has_files, self.generator.is_some(), self.rows.is_some()];
+        let given = [self.has_files(), self.generator.is_some(), self.rows.is_some()];
         if given.into_iter().filter(|given| *given).count() != 1 {
             let what = "a source is one of `path`, `benchmark`, `generator` and `rows`";
             let fault = Fault::new("/source", what);
@@ -163,6 +177,11 @@ impl Source {
         faults
     }
 
+    /// Whether its rows are read from files, each of which has a place there.
+    pub(super) fn has_files(&self) -> bool {
+        self.path.is_some() || self.benchmark.is_some()
+    }
+
     /// All rows, in order; the same every time.
     pub(super) fn rows<'a>(&'a self, files: &'a [PathBuf], seed: u64) -> Result<Rows<'a>, TaskError> {
         if let Some(rows) = &self.rows {
@@ -185,8 +204,14 @@ impl Source {
             let path = self.path.as_deref().unwrap_or_default();
             return Err(TaskError::failed(format!("`source: {{ path: {path} }}` finds no file")));
         }
+        let are_several = files.len() > 1;
         let files = files.iter().map(|path| read_file(path, self.format)).collect::<Result<Vec<_>, _>>()?;
-        let rows = files.into_iter().flatten();
+        let rows = (1..).zip(files).flat_map(move |(file, rows)| {
+            rows.map(move |read| {
+                let (place, row) = read?;
+                Ok((Place { file: are_several.then_some(file), ..place }, row))
+            })
+        });
         let Some(benchmark) = self.benchmark else { return Ok(Box::new(rows)) };
         let split = self.split.as_deref().unwrap_or(benchmark.splits()[0]);
         let problems = (0..).zip(rows).map(move |(number, read)| {
@@ -208,15 +233,14 @@ fn read_file(path: &Path, format: Option<Format>) -> Result<Rows<'static>, TaskE
     if format == Format::Parquet {
         let rows = TableReader::open(&path)?.rows()?;
         return Ok(Box::new((1..).zip(rows).map(move |(number, row)| {
-            let place = Place { path: Some(path.clone()), number };
+            let place = Place::in_file(&path, number);
             row.map_err(|error| place.bad(error.to_string())).map(|row| (place, row))
         })));
     }
-    let file =
-        BufReader::with_capacity(1 << 20, File::open(&path).map_err(|error| TaskError::io(&path, error))?);
+    let file = unpack::open(&path).map_err(|error| TaskError::io(&path, error))?;
     Ok(match format {
         Format::Csv => Box::new(CsvReader::new(file).map(move |(number, row)| {
-            let place = Place { path: Some(path.clone()), number };
+            let place = Place::in_file(&path, number);
             row.map_err(|what| place.bad(what)).map(|row| (place, row))
         })),
         Format::Json => Box::new(read_array(file, &path)?.into_iter()),
@@ -227,7 +251,7 @@ fn read_file(path: &Path, format: Option<Format>) -> Result<Rows<'static>, TaskE
 /// The format that the first bytes tell.
 pub(super) fn sniff(path: &Path) -> std::io::Result<Format> {
     let mut start = Vec::new();
-    File::open(path)?.take(4096).read_to_end(&mut start)?;
+    unpack::open(path)?.take(4096).read_to_end(&mut start)?;
     if start.starts_with(b"PAR1") {
         return Ok(Format::Parquet);
     }
@@ -242,12 +266,12 @@ pub(super) fn sniff(path: &Path) -> std::io::Result<Format> {
 /// A row of a source and where it stands, or why there is none.
 type Found = Result<(Place, Row), BadRow>;
 
-fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Found>, TaskError> {
+fn read_array(file: Box<dyn BufRead>, path: &Path) -> Result<Vec<Found>, TaskError> {
     let values: Vec<Value> = serde_json::from_reader(file).map_err(|error| {
         TaskError::input(path, Some(error.line() as u64), format!("this is no JSON array: {error}"))
     })?;
     let row = |(number, value)| {
-        let place = Place { path: Some(path.to_owned()), number };
+        let place = Place::in_file(path, number);
         match value {
             Value::Object(row) => Ok((place, row)),
             _ => Err(place.bad("the item is no object")),
@@ -258,7 +282,7 @@ fn read_array(file: BufReader<File>, path: &Path) -> Result<Vec<Found>, TaskErro
 
 /// JSON lines, read one at a time; blank lines are passed over.
 struct Lines {
-    file: BufReader<File>,
+    file: Box<dyn BufRead>,
     path: PathBuf,
     number: u64,
     is_over: bool,
@@ -270,7 +294,7 @@ impl Iterator for Lines {
     fn next(&mut self) -> Option<Self::Item> {
         while !self.is_over {
             self.number += 1;
-            let place = Place { path: Some(self.path.clone()), number: self.number };
+            let place = Place::in_file(&self.path, self.number);
             let mut line = Vec::new();
             match (&mut self.file).take(LONGEST_LINE + 1).read_until(b'\n', &mut line) {
                 Ok(0) => break,

@@ -1,8 +1,11 @@
 //! `dataset` on files of every format, and its rules of selection.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::*;
@@ -22,6 +25,15 @@ fn run(dir: &Path, value: Value) -> Result<TaskCx, TaskError> {
     Dataset::run(&params(value), &mut cx).map(|()| cx)
 }
 
+/// Two problems as JSON lines, packed; gzip in two members, as `cat` of two packed files is.
+fn packed(path: PathBuf, pack: impl Fn(fs::File) -> Box<dyn Write>) -> PathBuf {
+    drop(fs::File::create(&path).unwrap());
+    for line in ["{\"problem\": \"x\", \"answer\": \"1\"}\n", "{\"problem\": \"y\", \"answer\": \"2\"}\n"] {
+        pack(fs::OpenOptions::new().append(true).open(&path).unwrap()).write_all(line.as_bytes()).unwrap();
+    }
+    path
+}
+
 #[test]
 fn the_content_tells_the_format() {
     let dir = tempfile::tempdir().unwrap();
@@ -37,6 +49,8 @@ fn the_content_tells_the_format() {
         ),
         write("b", " [{\"problem\": \"x\", \"answer\": \"1\"}, {\"problem\": \"y\", \"answer\": \"2\"}]"),
         write("c", "problem,answer\nx,1\ny,2\n"),
+        packed(dir.path().join("e"), |out| Box::new(GzEncoder::new(out, Compression::default()))),
+        packed(dir.path().join("f"), |out| Box::new(zstd::Encoder::new(out, 3).unwrap().auto_finish())),
         table(
             dir.path().join("d"),
             json!([{ "problem": "x", "answer": "1" }, { "problem": "y", "answer": "2" }]),
@@ -50,6 +64,30 @@ fn the_content_tells_the_format() {
         digests.push(fs::read(cx.output("records")).unwrap());
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the same rows are the same bytes");
+}
+
+#[test]
+fn every_row_has_its_place_in_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let one = write("one.jsonl", "{\"id\": \"a\"}\n\n{\"id\": \"b\"}\n{\"id\": \"a\"}\n");
+    let two = write("two.csv", "id\nc\n");
+    let places = |files: &[PathBuf]| {
+        let cx = files.iter().fold(TaskCx::for_test(dir.path()), |cx, file| cx.file("/source/path", file));
+        let mut cx = cx.build().unwrap();
+        Dataset::run(&params(json!({ "source": { "path": "*" }, "dedup": "id" })), &mut cx).unwrap();
+        let keys: Vec<Value> =
+            rows(&cx.output("records")).iter().map(|row| row["record_key"].clone()).collect();
+        let places = rows(&cx.output("places"));
+        assert_eq!(keys, places.iter().map(|row| row["record_key"].clone()).collect::<Vec<_>>());
+        places.iter().map(|row| row["source_row"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(places(std::slice::from_ref(&one)), ["1", "3"]);
+    assert_eq!(places(&[one, two]), ["1:1", "1:3", "2:2"]);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 /// Files that hold rows.
 const ENDINGS: [&str; 4] = ["parquet", "jsonl", "json", "csv"];
+/// What may follow: text that is packed.
+const PACKED: [&str; 2] = [".gz", ".zst"];
 /// Folders that are no configuration.
 const PLAIN_FOLDERS: [&str; 3] = ["data", "dataset", "datasets"];
 /// Words that make a split of a longer name: `gsm8k-test.jsonl`.
@@ -237,13 +239,14 @@ fn by_name(names: &[String]) -> Splits {
     let mut sorted: Vec<&String> = names.iter().collect();
     sorted.sort_unstable();
     for name in sorted {
-        let path = Path::new(name);
+        let unpacked = PACKED.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+        let path = Path::new(unpacked);
         let is_hidden = name.split('/').any(|part| part.starts_with(['.', '_']));
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         if is_hidden || !ENDINGS.contains(&ending) || name == "dataset_infos.json" {
             continue;
         }
-        let mut folders: Vec<&str> = name.split('/').collect();
+        let mut folders: Vec<&str> = unpacked.split('/').collect();
         let file = folders.pop().unwrap_or_default();
         let stem = file.strip_suffix(ending).unwrap_or(file).trim_end_matches('.');
         let split = match without_shard(stem) {
@@ -330,6 +333,7 @@ mod tests {
             (&["main/train/0000.parquet", "main/test/0000.parquet"], Some("main"), Some("test"), 1),
             (&["gsm8k_test.jsonl", "gsm8k_train.jsonl"], None, Some("train"), 1),
             (&["aime-2024.jsonl"], None, Some("aime-2024"), 0),
+            (&["test.jsonl.zst", "train.jsonl.gz"], None, Some("train"), 1),
         ] {
             let files = names(files);
             assert_eq!(

@@ -182,7 +182,7 @@ fn read_judged(arm: String, path: &Path) -> Result<Judged, TaskError> {
 }
 
 /// The coordinates that name neither the benchmark nor the replicate.
-fn arm_label(params: &Params, input: &Input) -> String {
+pub(super) fn arm_label(params: &Params, input: &Input) -> String {
     let values: Vec<&str> = input
         .coordinates
         .iter()

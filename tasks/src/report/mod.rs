@@ -1,15 +1,21 @@
 //! `report`: tables and figures across the arms of an experiment.
 //!
 //! One pass: `gather` reads the inputs, `findings` computes, `tables` words the numbers, and `text` and
-//! `page` render them. Everything written follows from the inputs and params alone.
+//! `page` render them. A second, `responses`, writes on what the models said, as `blocks` that the page's browser loads.
+//! Everything written follows from the inputs and params alone.
+mod blocks;
+mod curves;
 mod escape;
 mod fairness;
 mod findings;
+mod flow;
 mod gather;
+mod mathml;
 mod page;
 mod plot;
 mod precision;
 mod published;
+mod responses;
 mod tables;
 mod text;
 
@@ -52,6 +58,26 @@ pub struct Params {
     /// A published table, to stand beside what is measured.
     #[serde(default)]
     pub published: Option<Published>,
+    /// How many responses to each problem can be read in the page; all if it is left out, and of the others their verdicts only.
+    #[serde(default)]
+    pub responses: Option<u32>,
+    /// What the page's `dag trace` commands name. No task knows the names of nodes or of its file, so they are said here;
+    /// `dag report` fills them in where they are not.
+    #[serde(default)]
+    pub trace: Option<Trace>,
+}
+
+/// The names in the page's commands.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    /// The experiment file.
+    pub file: String,
+    /// The node that gives `results`, without its coordinates.
+    pub results: String,
+    /// The node that gives `base`, likewise.
+    #[serde(default)]
+    pub base: Option<String>,
 }
 
 fn title() -> String {
@@ -75,7 +101,7 @@ pub struct Report;
 
 impl Task for Report {
     const KIND: &'static str = "report";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "tables and figures across the arms of an experiment";
     type Params = Params;
     type Run = NoRun;
@@ -102,12 +128,13 @@ impl Task for Report {
         let tables = tables::tables(&gathered, &findings);
         let sentences = text::sentences(&findings);
         let title = &params.title;
-        let page = page::page(title, params.note.as_deref(), &gathered, &findings, &tables, &sentences);
         let json = serde_json::to_vec_pretty(&findings)
             .map_err(|error| TaskError::failed(format!("the findings cannot be written as JSON: {error}")))?;
         let folder = cx.output("report");
         std::fs::create_dir_all(&folder).map_err(|error| TaskError::io(&folder, error))?;
-        write(&folder, "index.html", page)?;
+        let (index, blocks) = responses::write(params, cx, &folder)?;
+        let page = page::Page { title, note: params.note.as_deref(), gathered: &gathered, findings: &findings };
+        write(&folder, "index.html", page.html(&tables, &sentences, &index, &blocks))?;
         write(&folder, "report.md", text::markdown(title, &tables, &sentences))?;
         write(&folder, "report.txt", text::plain(title, &tables, &sentences))?;
         write(&folder, "report.json", json)?;

@@ -1,64 +1,209 @@
-//! A report as one HTML page: no network, no script, light and dark, readable on a phone.
+//! A report as an HTML page: no network, light and dark, readable on a phone, and without scripts but for the browser of responses.
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+
+use super::blocks::Inline;
+use super::curves;
 use super::escape::escape;
-use super::findings::Findings;
+use super::findings::{Cell, Findings};
+use super::flow;
 use super::gather::{Arm, Gathered};
-use super::plot::{self, Series};
-use super::tables::Table;
+use super::plot::{self, Bar, Series};
+use super::responses::Index;
+use super::tables::{Table, count, percent};
 use crate::evaluate::score::Graded;
 
 const STYLE: &str = include_str!("style.css");
-/// Nothing may be loaded, run or sent; only the page's own style sheet applies.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+const SCRIPT: &str = include_str!("browser.js");
 
-pub(super) fn page(
-    title: &str,
-    note: Option<&str>,
-    gathered: &Gathered,
-    findings: &Findings,
-    tables: &[Table],
-    sentences: &[String],
-) -> String {
-    let mut body = vec![format!("<h1>{}</h1>", escape(title))];
-    body.extend(note.map(|note| format!("<p>{}</p>", escape(note))));
-    if !sentences.is_empty() {
-        let items: Vec<String> =
-            sentences.iter().map(|sentence| format!("<li>{}</li>", escape(sentence))).collect();
-        body.push(format!("<ul>{}</ul>", items.concat()));
+/// What a page is made from, besides what is worded already.
+pub(super) struct Page<'a> {
+    pub(super) title: &'a str,
+    pub(super) note: Option<&'a str>,
+    pub(super) gathered: &'a Gathered,
+    pub(super) findings: &'a Findings,
+}
+
+/// What stands beside the name of a row.
+#[derive(Default)]
+struct Extra {
+    before: String,
+    after: String,
+}
+
+/// A part of the page with a heading.
+struct Section {
+    id: &'static str,
+    title: &'static str,
+    body: String,
+}
+
+impl Page<'_> {
+    /// The whole page. `blocks` are those that go into it.
+    pub(super) fn html(
+        &self,
+        tables: &[Table],
+        sentences: &[String],
+        index: &Index,
+        blocks: &[Inline],
+    ) -> String {
+        let title = escape(self.title);
+        let mut head = vec![format!("<h1>{title}</h1>")];
+        head.extend(self.note.map(|note| format!("<p>{}</p>", escape(note))));
+        if !sentences.is_empty() {
+            let items: Vec<String> =
+                sentences.iter().map(|sentence| format!("<li>{}</li>", escape(sentence))).collect();
+            head.push(format!(r#"<ul class="findings">{}</ul>"#, items.concat()));
+        }
+        let sections: Vec<Section> =
+            self.sections(tables).into_iter().filter(|section| !section.body.is_empty()).collect();
+        let jumps: Vec<String> = sections
+            .iter()
+            .map(|section| format!(r##"<a href="#{}">{}</a>"##, section.id, section.title))
+            .collect();
+        let sections: Vec<String> = sections
+            .iter()
+            .map(|Section { id, title, body }| format!(r#"<section id="{id}"><h2>{title}</h2>{body}</section>"#))
+            .collect();
+        let (top, responses) = if index.columns.is_empty() {
+            (String::new(), String::new())
+        } else {
+            let top = r##"<nav class="top"><a href="#" aria-current>Report</a><a href="#/">Responses</a></nav>"##;
+            let responses = r#"<noscript><p class="note">Responses are read with JavaScript, which is off.</p></noscript><div id="responses" hidden><p class="note">Loading …</p></div><p id="told" role="status" hidden></p>"#;
+            (top.to_owned(), responses.to_owned())
+        };
+        let blocks: Vec<String> = blocks
+            .iter()
+            .map(|(name, base64)| format!(r#"<script type="text/plain" data-block="{name}">{base64}</script>"#))
+            .collect();
+        format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+             <title>{title}</title><style>{STYLE}</style></head><body>{top}\
+             <main id=\"report\">{}<nav class=\"jumps\">{}</nav>{}</main>{responses}{}<script>{SCRIPT}</script></body></html>\n",
+            policy(),
+            head.concat(),
+            jumps.concat(),
+            sections.concat(),
+            blocks.concat()
+        )
     }
-    let (results, others): (Vec<&Table>, Vec<&Table>) =
-        tables.iter().partition(|table| table.title == "Results");
-    body.push(accuracy_figure(gathered, findings));
-    body.extend(results.into_iter().map(html_table));
-    body.push(length_figure(gathered));
-    body.push(loss_figure(gathered));
-    body.extend(others.into_iter().map(html_table));
-    let body = body.concat();
+
+    fn sections(&self, tables: &[Table]) -> Vec<Section> {
+        let Self { gathered, findings, .. } = self;
+        let table = |title: &str| tables.iter().find(|table| table.title == title);
+        let plain = |title: &str| table(title).map_or_else(String::new, |table| html_table(table, &[]));
+        let results = table("Results").map_or_else(String::new, |table| {
+            let extras: Vec<Extra> = findings.cells.iter().map(|cell| self.extra(cell)).collect();
+            html_table(table, &extras) + &self.marks_note()
+        });
+        let wide = |picture: String| if picture.is_empty() { picture } else { format!(r#"<div class="scroll bare" tabindex="0"><figure class="flow">{picture}</figure></div>"#) };
+        let mut sections = vec![
+            Section { id: "results", title: "Results", body: results },
+            Section { id: "accuracy", title: "Accuracy", body: accuracy_figure(gathered, findings) },
+            Section { id: "compared", title: "Arms compared", body: plain("Arms compared") },
+            Section { id: "gain", title: "Gain over the untrained base", body: plain("Gain over the untrained base") },
+            Section { id: "lengths", title: "Length of responses", body: length_figure(gathered) },
+            Section { id: "budget", title: "Accuracy at a token budget", body: budget_figure(gathered) },
+            Section { id: "loss", title: "Training loss", body: loss_figure(gathered) },
+            Section { id: "fairness", title: "What each arm was trained on", body: plain("What each arm was trained on") },
+            Section { id: "data", title: "Data", body: funnel_figure(gathered) },
+            Section { id: "verdicts", title: "Verdicts of the judge", body: plain("Verdicts of the judge") },
+            Section { id: "judge", title: "How good the judge is", body: plain("How good the judge is") },
+        ];
+        // A table that no section above has is shown all the same.
+        let known: Vec<&str> = sections.iter().map(|section| section.title).collect();
+        let others: Vec<Section> = tables
+            .iter()
+            .filter(|table| !known.contains(&table.title))
+            .map(|table| Section { id: "", title: table.title, body: html_table(table, &[]) })
+            .collect();
+        sections.extend(others);
+        sections.push(Section { id: "experiment", title: "The experiment", body: wide(flow::picture(gathered, findings)) });
+        sections
+    }
+
+    /// What stands beside the name of an arm in the main table: its colour, which differences stand, and a button for its
+    /// command.
+    fn extra(&self, cell: &Cell) -> Extra {
+        let arms = self.gathered.arms.iter();
+        let index = arms.take_while(|arm| arm.label != cell.arm || arm.is_base != cell.is_base).count();
+        let mut marks = String::new();
+        let families = [(&self.findings.comparisons, "*"), (&self.findings.against_base, "†")];
+        for (comparisons, sign) in families {
+            let above: Vec<&str> = comparisons
+                .iter()
+                .filter(|one| one.benchmark == cell.benchmark && one.stands())
+                .filter_map(|one| match one.pass_at_1.mean > 0.0 {
+                    true => (one.a == cell.arm && !cell.is_base).then_some(one.b.as_str()),
+                    false => (one.b == cell.arm && cell.is_base == (sign == "†")).then_some(one.a.as_str()),
+                })
+                .collect();
+            if !above.is_empty() {
+                marks += &format!(r#"<abbr title="stands above {}">{sign}</abbr>"#, escape(&above.join(", ")));
+            }
+        }
+        let before = format!(r#"<i class="swatch {}" aria-hidden="true"></i>"#, class_of(cell.is_base, index));
+        let after = format!(
+            r#"{marks} <button type="button" class="quiet" data-benchmark="{}" data-arm="{}" data-base="{}" title="copy the dag trace command of these results">trace</button>"#,
+            escape(&cell.benchmark), escape(&cell.arm), cell.is_base
+        );
+        Extra { before, after }
+    }
+
+    fn marks_note(&self) -> String {
+        let stands = |comparisons: &[super::findings::Comparison]| comparisons.iter().any(super::findings::Comparison::stands);
+        let mut notes = Vec::new();
+        if stands(&self.findings.comparisons) {
+            notes.push("* stands above another arm");
+        }
+        if stands(&self.findings.against_base) {
+            notes.push("† above the untrained base");
+        }
+        if notes.is_empty() {
+            return String::new();
+        }
+        format!(r#"<p class="note">{}, at 5 % after Holm's correction.</p>"#, notes.join("; "))
+    }
+}
+
+/// The content policy: nothing may be loaded from anywhere, and only this page's own script and style apply, known by their
+/// hashes. That script alone may add others (`strict-dynamic`), which are the block files beside the page: from a disk they have no
+/// origin that a policy could name. Where a browser knows trusted types, their names pass through one function, and text can become
+/// markup nowhere.
+fn policy() -> String {
+    let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>{}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n",
-        escape(title)
+        "default-src 'none'; script-src 'strict-dynamic' 'sha256-{}'; style-src 'sha256-{}'; \
+         require-trusted-types-for 'script'; trusted-types blocks; base-uri 'none'; form-action 'none'",
+        hash(SCRIPT),
+        hash(STYLE)
     )
 }
 
-fn class_of(arm: &Arm, index: usize) -> String {
-    if arm.is_base { "base".to_owned() } else { format!("s{}", index % 6) }
+/// The class that colours an arm.
+pub(super) fn class_of(is_base: bool, index: usize) -> String {
+    if is_base { "base".to_owned() } else { format!("s{}", index % 6) }
 }
 
 /// The colour of an arm by its label, for figures about training.
-fn class_of_label(gathered: &Gathered, label: &str, index: usize) -> String {
+pub(super) fn class_of_label(gathered: &Gathered, label: &str, index: usize) -> String {
     let at = gathered.arms.iter().position(|arm| !arm.is_base && arm.label == label);
-    format!("s{}", at.unwrap_or(index) % 6)
+    class_of(false, at.unwrap_or(index))
+}
+
+/// All arms by name and colour.
+fn arms(gathered: &Gathered) -> Vec<(String, String)> {
+    let arms = gathered.arms.iter().enumerate();
+    arms.map(|(index, arm)| (arm.label.clone(), class_of(arm.is_base, index))).collect()
 }
 
 fn legend(entries: &[(String, String)]) -> String {
     let entries: Vec<String> = entries
         .iter()
-        .map(|(label, class)| {
-            let swatch = format!(r#"<svg viewBox="0 0 10 10" aria-hidden="true"><circle class="dot {class}" cx="5" cy="5" r="5"/></svg>"#);
-            format!("<span>{swatch}{}</span>", escape(label))
-        })
+        .map(|(label, class)| format!(r#"<span><i class="swatch {class}" aria-hidden="true"></i>{}</span>"#, escape(label)))
         .collect();
     format!(r#"<div class="legend">{}</div>"#, entries.concat())
 }
@@ -67,73 +212,73 @@ fn panel(title: &str, svg: &str) -> String {
     format!("<figure><h3>{}</h3>{svg}</figure>", escape(title))
 }
 
-fn accuracy_figure(gathered: &Gathered, findings: &Findings) -> String {
-    let panels: String = gathered
-        .benchmarks
-        .iter()
-        .map(|benchmark| {
-            let rows: Vec<_> = gathered
-                .arms
-                .iter()
-                .enumerate()
-                .filter_map(|(index, arm)| {
-                    let mut cells = findings.cells.iter();
-                    let cell = cells.find(|cell| {
-                        cell.arm == arm.label && cell.is_base == arm.is_base && cell.benchmark == *benchmark
-                    })?;
-                    let data = (cell.pass_at_1.mean, cell.pass_at_1.interval);
-                    Some(Series { label: arm.label.clone(), class: class_of(arm, index), data })
-                })
-                .collect();
-            panel(benchmark, &plot::intervals(&format!("pass@1 of every arm on {benchmark}"), &rows, 360.0))
-        })
-        .collect();
-    if panels.is_empty() {
-        return String::new();
-    }
-    format!(
-        r#"<h2>Accuracy</h2><div class="panels">{panels}</div><p class="note">Dots are pass@1, lines its 95 % interval.</p>"#
-    )
-}
-
-fn length_figure(gathered: &Gathered) -> String {
-    let mut panels = String::new();
-    for benchmark in &gathered.benchmarks {
-        let series: Vec<_> = gathered
+/// One panel for each benchmark on which an arm has data.
+fn panels<T>(
+    gathered: &Gathered,
+    data: impl Fn(&Arm, &str) -> Option<T>,
+    draw: impl Fn(&str, &[Series<T>]) -> String,
+) -> String {
+    let each = gathered.benchmarks.iter().filter_map(|benchmark| {
+        let series: Vec<Series<T>> = gathered
             .arms
             .iter()
             .enumerate()
             .filter_map(|(index, arm)| {
-                let data: Vec<f64> =
-                    arm.results.get(benchmark)?.iter().flat_map(Graded::sorted_tokens).collect();
-                (!data.is_empty()).then(|| Series {
-                    label: arm.label.clone(),
-                    class: class_of(arm, index),
-                    data,
-                })
+                let data = data(arm, benchmark)?;
+                Some(Series { label: arm.label.clone(), class: class_of(arm.is_base, index), data })
             })
             .collect();
-        if !series.is_empty() {
-            let description = format!("how many tokens responses to {benchmark} have, by arm");
-            panels.push_str(&panel(
-                benchmark,
-                &plot::histogram(&description, "tokens, logarithmic", &series, 360.0),
-            ));
-        }
-    }
+        (!series.is_empty()).then(|| panel(benchmark, &draw(benchmark, &series)))
+    });
+    each.collect()
+}
+
+/// Panels with the note that explains them; nothing without panels.
+fn figure(before: &str, panels: &str, note: &str) -> String {
     if panels.is_empty() {
         return String::new();
     }
-    let entries: Vec<_> = gathered
-        .arms
-        .iter()
-        .enumerate()
-        .map(|(index, arm)| (arm.label.clone(), class_of(arm, index)))
-        .collect();
-    format!(
-        r#"<h2>Length of responses</h2>{}<div class="panels">{panels}</div><p class="note">Share of each arm's responses in %, thinking included. Truncated responses stand at the longest length.</p>"#,
-        legend(&entries)
-    )
+    format!(r#"{before}<div class="panels">{panels}</div><p class="note">{note}</p>"#)
+}
+
+fn accuracy_figure(gathered: &Gathered, findings: &Findings) -> String {
+    let data = |arm: &Arm, benchmark: &str| {
+        let mut cells = findings.cells.iter();
+        let cell = cells.find(|cell| {
+            cell.arm == arm.label && cell.is_base == arm.is_base && cell.benchmark == benchmark
+        })?;
+        Some((cell.pass_at_1.mean, cell.pass_at_1.interval))
+    };
+    let panels = panels(gathered, data, |benchmark, rows| {
+        plot::intervals(&format!("pass@1 of every arm on {benchmark}"), rows, 360.0)
+    });
+    figure("", &panels, "Dots are pass@1, lines its 95 % interval.")
+}
+
+fn length_figure(gathered: &Gathered) -> String {
+    let data = |arm: &Arm, benchmark: &str| {
+        let data: Vec<f64> = arm.results.get(benchmark)?.iter().flat_map(Graded::sorted_tokens).collect();
+        (!data.is_empty()).then_some(data)
+    };
+    let panels = panels(gathered, data, |benchmark, series| {
+        let description = format!("how many tokens responses to {benchmark} have, by arm");
+        plot::histogram(&description, "tokens, logarithmic", series, 360.0)
+    });
+    let note = "Share of each arm's responses in %, thinking included. Truncated responses stand at the longest length.";
+    figure(&legend(&arms(gathered)), &panels, note)
+}
+
+fn budget_figure(gathered: &Gathered) -> String {
+    let data = |arm: &Arm, benchmark: &str| {
+        let curve = curves::accuracy(arm.results.get(benchmark)?, &curves::budgets(&gathered.arms, benchmark));
+        (!curve.is_empty()).then_some(curve)
+    };
+    let panels = panels(gathered, data, |benchmark, series| {
+        plot::curves(&format!("pass@1 on {benchmark} at each token budget, by arm"), "tokens, logarithmic", series, 360.0)
+    });
+    let note = "pass@1 in % if every response longer than the budget counted as wrong. A curve that ends higher but rises later buys its \
+                accuracy with tokens.";
+    figure(&legend(&arms(gathered)), &panels, note)
 }
 
 fn loss_figure(gathered: &Gathered) -> String {
@@ -152,22 +297,48 @@ fn loss_figure(gathered: &Gathered) -> String {
         .collect();
     let mut entries: Vec<_> = series.iter().map(|line| (line.label.clone(), line.class.clone())).collect();
     entries.dedup();
-    // Drawn twice, so that its text is readable on a phone too.
-    let figure = |class: &str, width| {
-        format!(
-            r#"<figure class="{class}">{}</figure>"#,
-            plot::lines("training loss by step", "step", &series, width)
-        )
-    };
+    let draw = |width| plot::lines("training loss by step", "step", &series, width);
     format!(
-        r#"<h2>Training loss</h2>{}{}{}<p class="note">Running means over the values of every step; in full in loss.csv.</p>"#,
+        r#"{}{}<p class="note">Running means over the values of every step; in full in loss.csv.</p>"#,
         legend(&entries),
-        figure("wide", 1080.0),
-        figure("narrow", 360.0)
+        wide_and_narrow(draw)
     )
 }
 
-fn html_table(table: &Table) -> String {
+/// Drawn twice, so that its text is readable on a phone too.
+fn wide_and_narrow(draw: impl Fn(f64) -> String) -> String {
+    let figure = |class: &str, width| format!(r#"<figure class="{class}">{}</figure>"#, draw(width));
+    figure("wide", 1080.0) + &figure("narrow", 360.0)
+}
+
+/// What was left of the data at each step, and why.
+fn funnel_figure(gathered: &Gathered) -> String {
+    let Some(first) = gathered.funnel.first() else { return String::new() };
+    let share = |rows: u64| {
+        if first.rows > 0 { format!(", {} %", percent(rows as f64 / first.rows as f64)) } else { String::new() }
+    };
+    let mut rows = Vec::new();
+    for step in &gathered.funnel {
+        rows.push(Bar {
+            label: step.label.clone(),
+            value: step.rows as f64,
+            note: format!("{}{}", count(step.rows as f64), share(step.rows)),
+            is_part: false,
+        });
+        let mut reasons: Vec<(&String, &u64)> = step.reasons.iter().collect();
+        reasons.sort_by_key(|(reason, rows)| (std::cmp::Reverse(**rows), *reason));
+        rows.extend(reasons.into_iter().map(|(reason, rows)| Bar {
+            label: reason.clone(),
+            value: *rows as f64,
+            note: format!("{}{}", count(*rows as f64), share(*rows)),
+            is_part: true,
+        }));
+    }
+    wide_and_narrow(|width| plot::bars("rows of data at each step", &rows, width))
+}
+
+/// A table. `extras` are put beside the name of each row, in their order.
+fn html_table(table: &Table, extras: &[Extra]) -> String {
     // A first column that names groups becomes a line above each group, so that the arm stays in sight
     // where a narrow screen scrolls the numbers.
     let groups = table.names - 1;
@@ -178,7 +349,8 @@ fn html_table(table: &Table) -> String {
     let rows: Vec<String> = table
         .rows
         .iter()
-        .map(|row| {
+        .enumerate()
+        .map(|(number, row)| {
             let group = if groups > 0 && row.starts_group {
                 let width = table.headers.len() - groups;
                 format!(
@@ -189,7 +361,16 @@ fn html_table(table: &Table) -> String {
                 String::new()
             };
             let cells: Vec<String> = (groups..row.cells.len())
-                .map(|column| format!("<td{}>{}</td>", class(column), set_off_interval(&row.cells[column])))
+                .map(|column| {
+                    let none = Extra::default();
+                    let Extra { before, after } =
+                        extras.get(number).filter(|_| column == groups).unwrap_or(&none);
+                    format!(
+                        "<td{}>{before}{}{after}</td>",
+                        class(column),
+                        set_off_interval(&row.cells[column])
+                    )
+                })
                 .collect();
             format!("{group}<tr>{}</tr>", cells.concat())
         })
@@ -200,9 +381,8 @@ fn html_table(table: &Table) -> String {
         format!(r#"<p class="note">{}</p>"#, escape(&table.note))
     };
     format!(
-        "<h2>{}</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr>{}</tr></thead>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>{}</tr></thead>\
          <tbody>{}</tbody></table></div>{note}",
-        escape(table.title),
         headers.concat(),
         rows.concat()
     )

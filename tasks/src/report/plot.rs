@@ -155,6 +155,66 @@ pub(super) fn lines(
     figure.finish(description)
 }
 
+/// Rising curves of percentages over a logarithmic axis.
+pub(super) fn curves(
+    description: &str,
+    x_label: &str,
+    series: &[Series<Vec<(f64, f64)>>],
+    width: f64,
+) -> String {
+    let points = || series.iter().flat_map(|line| &line.data);
+    let (x_low, x_high) = range(points().map(|point| point.0));
+    let (_, y_high) = range(points().map(|point| point.1));
+    let mut figure = Figure::new(width, 220.0, (x_low, x_high), (0.0, (y_high * 1.08).min(100.0)), true);
+    figure.x_axis(x_label);
+    figure.y_axis();
+    for line in series {
+        let points: Vec<String> = line
+            .data
+            .iter()
+            .map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y)))
+            .collect();
+        figure.push(format_args!(
+            r#"<polyline class="line {}" points="{}"/>"#,
+            line.class,
+            points.join(" ")
+        ));
+    }
+    figure.finish(description)
+}
+
+/// A row of a bar chart.
+pub(super) struct Bar {
+    pub(super) label: String,
+    pub(super) value: f64,
+    /// What stands after the bar.
+    pub(super) note: String,
+    /// Whether it is a part of the row above.
+    pub(super) is_part: bool,
+}
+
+/// Bars on one scale, each with its label above it.
+pub(super) fn bars(description: &str, rows: &[Bar], width: f64) -> String {
+    const TALL: f64 = 40.0;
+    const LOW: f64 = 24.0;
+    let high = rows.iter().map(|row| row.value).fold(1.0, f64::max);
+    let mut figure = Figure::new(width, 0.0, (0.0, high), (0.0, 1.0), false);
+    let mut y = 2.0;
+    for row in rows {
+        let (start, thick) = if row.is_part { (18.0, 5.0) } else { (0.0, 14.0) };
+        let long = (width * row.value / high).max(1.5).min(width - start);
+        let (label, note) = (escape(&row.label), escape(&row.note));
+        let (class, name) = if row.is_part { ("bar part", "tick") } else { ("bar", "name") };
+        figure.push(format_args!(
+            r#"<text class="{name}" x="{start}" y="{:.1}">{label}</text><text class="value" x="{width}" y="{:.1}" text-anchor="end">{note}</text><rect class="{class}" x="{start}" y="{:.1}" width="{long:.1}" height="{thick}" rx="2"/>"#,
+            y + 12.0, y + 12.0, y + 17.0
+        ));
+        y += if row.is_part { LOW + 4.0 } else { TALL };
+    }
+    figure.height = y;
+    figure.finish(description)
+}
+
 /// How values spread on a logarithmic axis: one outline for each series, in shares of its own total.
 pub(super) fn histogram(description: &str, x_label: &str, series: &[Series<Vec<f64>>], width: f64) -> String {
     const BINS: usize = 28;
@@ -197,11 +257,12 @@ pub(super) fn intervals(description: &str, series: &[Series<(f64, Option<Interva
     let mut figure = Figure::new(width, height, (0.0, 100.0), (0.0, 1.0), false);
     let longest = series.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
     figure.x.start = (10.0 + 6.6 * longest as f64).min(width / 2.0);
+    let fitting = ((figure.x.start - 10.0) / 6.6) as usize;
     figure.x.end -= 28.0;
     figure.x_axis("pass@1, %");
     for (index, row) in series.iter().enumerate() {
         let y = TOP + ROW * (index as f64 + 0.5);
-        let (class, label) = (&row.class, escape(&row.label));
+        let (class, label) = (&row.class, escape(&clipped(&row.label, fitting)));
         let (mean, interval) = row.data;
         let at = figure.x.at(100.0 * mean);
         figure.push(format_args!(r#"<text class="name" x="4" y="{:.1}">{label}</text>"#, y + 4.0));
@@ -248,6 +309,14 @@ fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
         thinned.push(*last);
     }
     thinned
+}
+
+/// The beginning of a text that is too long for its place.
+pub(super) fn clipped(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// A tick's number: 0.5, 20, 3k, 1.5M.
