@@ -43,8 +43,14 @@ fn the_published_table_gets_its_errors() {
     assert!((mean - 4.18).abs() < 0.005, "{mean}");
 
     let text = sandbox.read("reports/paper-table/report.txt");
-    for told in ["[16.7, 47.9]", "[11.8, 40.9]", "[66.4, 92.7]", "1,271 to 1,272 of 1,319", "−1.21", "0 are significant at 5 % unpaired"]
-    {
+    for told in [
+        "[16.7, 47.9]",
+        "[11.8, 40.9]",
+        "[66.4, 92.7]",
+        "1,271 to 1,272 of 1,319",
+        "−1.21",
+        "0 are significant at 5 % unpaired",
+    ] {
         assert!(text.contains(told), "{told} is not in\n{text}");
     }
 }

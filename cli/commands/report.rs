@@ -37,8 +37,11 @@ pub fn run(arguments: &Report, context: &Context) -> Outcome {
         None => newest(context)?,
     };
     if !found.artifact.is_present() {
-        return Err(Failure::failed(format!("the bytes of the report of `{}` were collected", found.artifact.node))
-            .hint(format!("`dag run FILE {}` makes them again", found.artifact.node)));
+        return Err(Failure::failed(format!(
+            "the bytes of the report of `{}` were collected",
+            found.artifact.node
+        ))
+        .hint(format!("`dag run FILE {}` makes them again", found.artifact.node)));
     }
     if let Some(note) = &found.note {
         context.printer.note(&Text::new().warn("note: ").plain(note).line());
@@ -95,11 +98,16 @@ fn of_file(file: &Path, arguments: &Report, context: &Context) -> Result<Found, 
     if let Some(artifact) = current {
         let digest = artifact.output.digest;
         let past = last(view.layout(), |past| {
-            past.state.nodes.get(&name).is_some_and(|node| node.outputs.values().any(|output| *output == digest))
+            past.state
+                .nodes
+                .get(&name)
+                .is_some_and(|node| node.outputs.values().any(|output| *output == digest))
         });
         return Ok(Found { artifact, past, nodes, file, note: None });
     }
-    let past = last(view.layout(), |past| past.state.nodes.get(&name).is_some_and(|node| node.outputs.contains_key(PORT)));
+    let past = last(view.layout(), |past| {
+        past.state.nodes.get(&name).is_some_and(|node| node.outputs.contains_key(PORT))
+    });
     let Some(past) = past else {
         return Err(Failure::failed(format!("`{name}` has no report yet"))
             .hint(format!("`dag run {file} {name}` makes it")));
@@ -115,12 +123,18 @@ fn of_file(file: &Path, arguments: &Report, context: &Context) -> Result<Found, 
 /// The newest report of all runs.
 fn newest(context: &Context) -> Result<Found, Failure> {
     let view = context.view();
-    let is_report = |past: &Past| past.state.nodes.values().any(|node| node.kind == KIND && node.outputs.contains_key(PORT));
-    let Some(past) = last(view.layout(), is_report) else {
-        return Err(Failure::user(format!("no run in `{}` has made a report", view.layout().root().display()))
-            .hint("`dag report FILE` looks for that of an experiment; `--store DIR` looks elsewhere"));
+    let is_report = |past: &Past| {
+        past.state.nodes.values().any(|node| node.kind == KIND && node.outputs.contains_key(PORT))
     };
-    let reports = past.state.nodes.iter().filter(|(_, node)| node.kind == KIND && node.outputs.contains_key(PORT));
+    let Some(past) = last(view.layout(), is_report) else {
+        return Err(Failure::user(format!(
+            "no run in `{}` has made a report",
+            view.layout().root().display()
+        ))
+        .hint("`dag report FILE` looks for that of an experiment; `--store DIR` looks elsewhere"));
+    };
+    let reports =
+        past.state.nodes.iter().filter(|(_, node)| node.kind == KIND && node.outputs.contains_key(PORT));
     let name = reports.max_by_key(|(_, node)| node.ended).map(|(name, _)| name.clone()).unwrap_or_default();
     let artifact = of_run(&past, &name, view)?;
     let file = past.state.file.clone();
@@ -131,10 +145,18 @@ fn newest(context: &Context) -> Result<Found, Failure> {
 fn of_run(past: &Past, name: &str, view: View) -> Result<Artifact, Failure> {
     let node = past.state.nodes.get(name);
     let digest = node.and_then(|node| node.outputs.get(PORT)).copied();
-    let digest = digest.ok_or_else(|| Failure::failed(format!("`{name}` gave no report in run {}", past.run)))?;
+    let digest =
+        digest.ok_or_else(|| Failure::failed(format!("`{name}` gave no report in run {}", past.run)))?;
     let metrics = node.map(|node| node.metrics.clone()).unwrap_or_default();
     let output = Output { kind: OutputKind::Tree, digest, bytes: 0 };
-    Ok(Artifact { node: name.to_owned(), port: PORT.to_owned(), gives: ArtifactType::Report, output, metrics, view })
+    Ok(Artifact {
+        node: name.to_owned(),
+        port: PORT.to_owned(),
+        gives: ArtifactType::Report,
+        output,
+        metrics,
+        view,
+    })
 }
 
 /// The newest run for which `holds`.
@@ -159,7 +181,8 @@ fn node(compiled: &Compiled, wanted: Option<&str>) -> Result<NodeId, Failure> {
         [] => Err(Failure::user("the experiment has no node with `task: report`")),
         [only] => Ok(*only),
         several => {
-            let listed: Vec<String> = several.iter().take(8).map(|&id| format!("`{}`", compiled.graph.node(id).name)).collect();
+            let listed: Vec<String> =
+                several.iter().take(8).map(|&id| format!("`{}`", compiled.graph.node(id).name)).collect();
             Err(Failure::user(format!("the experiment has {}", count(several.len() as u64, "report")))
                 .hint(format!("name one of {}", listed.join(", "))))
         }
@@ -168,7 +191,8 @@ fn node(compiled: &Compiled, wanted: Option<&str>) -> Result<NodeId, Failure> {
 
 /// The names of the nodes whose results are in the report, by what the report knows of them.
 fn names(compiled: &Compiled, report: NodeId) -> BTreeMap<String, String> {
-    let inputs = compiled.graph.node(report).inputs.iter().filter(|input| matches!(&*input.port, "results" | "base"));
+    let inputs =
+        compiled.graph.node(report).inputs.iter().filter(|input| matches!(&*input.port, "results" | "base"));
     inputs
         .map(|input| {
             let source = compiled.graph.node(input.source);
@@ -206,23 +230,38 @@ impl Line {
     }
 
     fn records(&self) -> String {
-        if self.made + self.reused == 0 { String::new() } else { format!("{}, {}", grouped(self.made), grouped(self.reused)) }
+        if self.made + self.reused == 0 {
+            String::new()
+        } else {
+            format!("{}, {}", grouped(self.made), grouped(self.reused))
+        }
     }
 }
 
 impl Timings {
     fn render(&self) -> Text {
-        let mut text = Text::new().line().bold("Timings").faint(format!("  run {}, {}", self.run, self.began)).line();
+        let mut text =
+            Text::new().line().bold("Timings").faint(format!("  run {}, {}", self.run, self.began)).line();
         let width = self.nodes.iter().map(|line| line.node.chars().count()).max().unwrap_or(0);
         for line in &self.nodes {
-            text = text.plain(&line.node).pad_to(width + 2).plain(line.ended).pad_to(width + 13).plain(line.took());
+            text = text
+                .plain(&line.node)
+                .pad_to(width + 2)
+                .plain(line.ended)
+                .pad_to(width + 13)
+                .plain(line.took());
             if line.made + line.reused > 0 {
-                text = text.pad_to(width + 22).faint(format!("{} new, {} reused", count(line.made, "record"), grouped(line.reused)));
+                text = text.pad_to(width + 22).faint(format!(
+                    "{} new, {} reused",
+                    count(line.made, "record"),
+                    grouped(line.reused)
+                ));
             }
             text = text.line();
         }
         if self.up_to_date > 0 {
-            text = text.faint(format!("{} up to date before it began", count(self.up_to_date, "node"))).line();
+            text =
+                text.faint(format!("{} up to date before it began", count(self.up_to_date, "node"))).line();
         }
         text
     }
@@ -231,7 +270,9 @@ impl Timings {
 impl Found {
     fn file(&self, name: &str) -> Result<Vec<u8>, Failure> {
         let bytes = self.artifact.read(name)?;
-        bytes.ok_or_else(|| Failure::failed(format!("there is no `{name}` in the report of `{}`", self.artifact.node)))
+        bytes.ok_or_else(|| {
+            Failure::failed(format!("there is no `{name}` in the report of `{}`", self.artifact.node))
+        })
     }
 
     fn timings(&self) -> Option<Timings> {
@@ -279,7 +320,9 @@ impl Found {
 fn page(found: &Found, open: bool, context: &Context) -> Outcome {
     let Found { artifact, .. } = found;
     let folder = folder(&context.store, &found.file, &artifact.node);
-    let failed = |what: &str, error: std::io::Error| Failure::failed(format!("failed to {what} `{}`: {error}", folder.display()));
+    let failed = |what: &str, error: std::io::Error| {
+        Failure::failed(format!("failed to {what} `{}`: {error}", folder.display()))
+    };
     let stamp = folder.join("digest");
     let digest = artifact.output.digest.to_string();
     if std::fs::read_to_string(&stamp).ok().as_deref() != Some(digest.as_str()) {
@@ -295,10 +338,16 @@ fn page(found: &Found, open: bool, context: &Context) -> Outcome {
     let page = String::from_utf8_lossy(&found.file("index.html")?).into_owned();
     // Inside a script element only `<` could end it.
     let run = found.for_page().to_string().replace('<', "\\u003c");
-    let joined = page.replacen("<body>", &format!("<body><script type=\"application/json\" id=\"run\">{run}</script>"), 1);
+    let joined = page.replacen(
+        "<body>",
+        &format!("<body><script type=\"application/json\" id=\"run\">{run}</script>"),
+        1,
+    );
     let path = folder.join("index.html");
     let new = folder.join("index.html.new");
-    std::fs::write(&new, joined).and_then(|()| std::fs::rename(&new, &path)).map_err(|error| failed("write to", error))?;
+    std::fs::write(&new, joined)
+        .and_then(|()| std::fs::rename(&new, &path))
+        .map_err(|error| failed("write to", error))?;
     if context.json {
         context.printer.json(&json!({ "node": artifact.node, "output": artifact.output, "path": path }))?;
     } else {
@@ -308,10 +357,16 @@ fn page(found: &Found, open: bool, context: &Context) -> Outcome {
         return Ok(());
     }
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let status = Command::new(program).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = Command::new(program)
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     match status {
         Ok(status) if status.success() => Ok(()),
-        _ => Err(Failure::failed(format!("`{program}` does not open a browser here")).hint("open the path above in one")),
+        _ => Err(Failure::failed(format!("`{program}` does not open a browser here"))
+            .hint("open the path above in one")),
     }
 }
 

@@ -351,7 +351,8 @@ fn encode(
         return Err(TaskError::input(table.path(), None, what));
     }
     if params.examples.is_some_and(|wanted| (lengths.len() as u64) < wanted) {
-        let what = format!("{wanted} examples are wanted and {} fit; dropped: {}", lengths.len(), json!(dropped));
+        let what =
+            format!("{wanted} examples are wanted and {} fit; dropped: {}", lengths.len(), json!(dropped));
         return Err(TaskError::input(table.path(), None, what));
     }
     Ok(Examples { store: writer.finish()?, lengths, sources, problems, loss_tokens, dropped })

@@ -191,7 +191,8 @@ impl Params {
     /// The steps, if what is known of the packs is enough to tell.
     fn steps(&self, packs: Size) -> Option<u64> {
         let in_one_step = |total: Option<u64>| {
-            Some(total? as f64 / packs.packs? as f64 * self.batch.max(1) as f64).filter(|tokens| *tokens > 0.0)
+            Some(total? as f64 / packs.packs? as f64 * self.batch.max(1) as f64)
+                .filter(|tokens| *tokens > 0.0)
         };
         let steps = if let Some(steps) = self.steps {
             return Some(steps);
@@ -263,8 +264,12 @@ impl Task for Train {
             }
         };
         let is_rate = |rate: f64| rate.is_finite() && rate >= 0.0;
-        let given =
-            [params.steps.is_some(), params.epochs.is_some(), params.tokens.is_some(), params.examples.is_some()];
+        let given = [
+            params.steps.is_some(),
+            params.epochs.is_some(),
+            params.tokens.is_some(),
+            params.examples.is_some(),
+        ];
         require(
             given.iter().filter(|is_given| **is_given).count() == 1,
             "",
@@ -326,7 +331,8 @@ impl Task for Train {
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
-        let [packs, tokens, examples] = ["packs", "tokens", "examples"].map(|name| inputs.total("packs", name));
+        let [packs, tokens, examples] =
+            ["packs", "tokens", "examples"].map(|name| inputs.total("packs", name));
         let steps = params.steps(Size { packs, tokens, examples });
         let trained = steps.zip(packs).zip(tokens).map(|((steps, packs), tokens)| {
             let per_pack = tokens as f64 / packs.max(1) as f64;
@@ -344,7 +350,9 @@ impl Task for Train {
         let mut packs = Packs::open(&packs, cx)?;
         let seed = draw(cx.seed(), params.seed);
         let steps = params.steps(packs.size()).ok_or_else(|| {
-            TaskError::failed("the packs do not tell their tokens and examples; say `steps` or `epochs` instead")
+            TaskError::failed(
+                "the packs do not tell their tokens and examples; say `steps` or `epochs` instead",
+            )
         })?;
         let config = params.config(steps, seed);
         let failed = |error: train::TrainError| TaskError::failed(error.to_string());

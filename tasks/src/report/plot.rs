@@ -169,16 +169,9 @@ pub(super) fn curves(
     figure.x_axis(x_label);
     figure.y_axis();
     for line in series {
-        let points: Vec<String> = line
-            .data
-            .iter()
-            .map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y)))
-            .collect();
-        figure.push(format_args!(
-            r#"<polyline class="line {}" points="{}"/>"#,
-            line.class,
-            points.join(" ")
-        ));
+        let points: Vec<String> =
+            line.data.iter().map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y))).collect();
+        figure.push(format_args!(r#"<polyline class="line {}" points="{}"/>"#, line.class, points.join(" ")));
     }
     figure.finish(description)
 }

@@ -150,7 +150,8 @@ fn the_files_agree_and_the_page_is_closed() {
     }
     // Three benchmarks, pooled as equals: the mean of the three differences.
     let mean = |differences: &Value| {
-        let each = differences.as_array().unwrap().iter().map(|one| one["pass_at_1"]["mean"].as_f64().unwrap());
+        let each =
+            differences.as_array().unwrap().iter().map(|one| one["pass_at_1"]["mean"].as_f64().unwrap());
         each.sum::<f64>() / 3.0
     };
     let pooled = &found["pooled"][0];
@@ -225,7 +226,15 @@ fn a_report_of_nothing_is_still_a_page() {
 /// Results in which every problem is there twice, its two copies alike and of one `topic`.
 fn twins(folder: &Path, skill: f64) {
     use ColumnKind::{Bool, Int, Str};
-    let names = [("id", Str), ("topic", Int), ("correct", Bool), ("vote", Str), ("output_tokens", Int), ("finish_reason", Str), ("verdict", Str)];
+    let names = [
+        ("id", Str),
+        ("topic", Int),
+        ("correct", Bool),
+        ("vote", Str),
+        ("output_tokens", Int),
+        ("finish_reason", Str),
+        ("verdict", Str),
+    ];
     let rows = (0..80_u64).map(|item| {
         let topic = item / 2;
         let right = dag_engine::seed::derive(topic, &[b"twin"]) as f64 / (u64::MAX as f64) < skill;
@@ -233,7 +242,8 @@ fn twins(folder: &Path, skill: f64) {
                 "finish_reason": if topic < 2 { "length" } else { "stop" }, "verdict": "correct",
                 "looped": topic == 0, "thinking_tokens": 6 * (topic + 1), "answer_tokens": 4 * (topic + 1) })
     });
-    let schema = Schema::new(names).with("looped", Bool).with("thinking_tokens", Int).with("answer_tokens", Int);
+    let schema =
+        Schema::new(names).with("looped", Bool).with("thinking_tokens", Int).with("answer_tokens", Int);
     table(&folder.join("graded.parquet"), schema, rows);
 }
 
@@ -256,7 +266,8 @@ fn clusters_budgets_and_what_tokens_went_to() {
     let (clustered, text) = results(json!({ "cluster": "topic", "budgets": [100, 1000] }), "clustered");
     // Forty pairs of equal problems tell as much as forty problems: the error is larger by √2, but for the N − 1.
     for pointer in ["/cells/0/pass_at_1/standard_error", "/comparisons/0/pass_at_1/standard_error"] {
-        let [plain, clustered] = [&plain, &clustered].map(|found| found.pointer(pointer).unwrap().as_f64().unwrap());
+        let [plain, clustered] =
+            [&plain, &clustered].map(|found| found.pointer(pointer).unwrap().as_f64().unwrap());
         let expected = 2.0_f64.sqrt() * (79.0 / 80.0 * 40.0 / 39.0_f64).sqrt();
         assert!((clustered / plain - expected).abs() < 1e-9, "{pointer}: {}", clustered / plain);
     }
@@ -267,7 +278,10 @@ fn clusters_budgets_and_what_tokens_went_to() {
     for header in ["Thinking tokens", "Answer tokens", "Looped %", "≤ 100", "≤ 1,000"] {
         assert!(text.contains(header), "{header} is not in\n{text}");
     }
-    assert!(!text.contains("Unclosed %") && !text.contains("Reference tokens") && !text.contains("Warning"), "{text}");
+    assert!(
+        !text.contains("Unclosed %") && !text.contains("Reference tokens") && !text.contains("Warning"),
+        "{text}"
+    );
     // Both arms were cut off, so the ratio of lengths may be either way.
     assert_eq!(clustered["comparisons"][0]["token_ratio"]["bound"], json!("unknown"));
 }

@@ -215,8 +215,11 @@ fn arms_matched_by_tokens_or_examples_come_out_so() {
     let dir = tempfile::tempdir().unwrap();
     let (base, packs) = material(dir.path());
     let summary = |how_long: &str, value: u64| -> Value {
-        let mut cx =
-            TaskCx::for_test(&dir.path().join(how_long)).input("base", &base).input("packs", &packs).build().unwrap();
+        let mut cx = TaskCx::for_test(&dir.path().join(how_long))
+            .input("base", &base)
+            .input("packs", &packs)
+            .build()
+            .unwrap();
         let params = json!({ how_long: value, "batch": 1, "peak_lr": 1e-3 });
         Train::run(&serde_json::from_value(params).unwrap(), &mut cx).unwrap();
         serde_json::from_slice(&fs::read(cx.output("model").join("training/summary.json")).unwrap()).unwrap()
