@@ -23,6 +23,7 @@ mod main_job;
 mod mock;
 mod money;
 mod paper;
+mod report;
 mod reuse;
 mod served;
 mod smollm2;
