@@ -24,6 +24,7 @@ mod mock;
 mod money;
 mod paper;
 mod regrade;
+mod report;
 mod reuse;
 mod served;
 mod smollm2;

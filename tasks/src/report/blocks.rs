@@ -175,7 +175,8 @@ mod tests {
         assert_eq!(read(directory.path(), "index"), json!({"items": 130}));
         for file in std::fs::read_dir(directory.path().join(FOLDER)).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-            let is_plain = |character: char| character.is_ascii_alphanumeric() || "+/=(),\"\n".contains(character);
+            let is_plain =
+                |character: char| character.is_ascii_alphanumeric() || "+/=(),\"\n".contains(character);
             assert!(text.starts_with("block(\"") && text.chars().all(is_plain));
         }
     }

@@ -199,9 +199,10 @@
   });
 
   if (run) {
-    const cell = (text, isLabel) => make("td", isLabel ? { class: "label" } : {}, visible(text));
-    const rows = run.timings.map((line) => make("tr", {}, cell(line.node, true), cell(line.ended, true), cell(line.took), cell(line.records)));
-    const heads = ["Node", "In that run", "Took", "Records: new, reused"].map((head, at) => make("th", at < 2 ? { scope: "col", class: "label" } : { scope: "col" }, head));
+    const labels = 3;
+    const cell = (tag) => (text, at) => make(tag, at < labels ? { class: "label" } : {}, visible(text ?? ""));
+    const heads = ["Node", "In that run", "Computed in", "Took", "Records: new, reused"].map(cell("th"));
+    const rows = run.timings.map((line) => make("tr", {}, [line.node, line.ended, line.run, line.took, line.records].map(cell("td"))));
     find("#report").append(make("section", { id: "timings" },
       make("h2", {}, "Timings"),
       make("div", { class: "scroll", tabindex: "0" }, make("table", {}, make("thead", {}, make("tr", {}, heads)), make("tbody", {}, rows))),

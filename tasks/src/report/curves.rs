@@ -42,7 +42,9 @@ pub(super) fn accuracy(replicates: &[Graded], budgets: &[f64]) -> Vec<(f64, f64)
         .iter()
         .map(|&budget| {
             // The last budget is the longest response, whatever its logarithm was rounded to.
-            while let Some((_, share)) = steps.get(taken).filter(|(tokens, _)| *tokens <= budget * (1.0 + 1e-9)) {
+            while let Some((_, share)) =
+                steps.get(taken).filter(|(tokens, _)| *tokens <= budget * (1.0 + 1e-9))
+            {
                 sum += share;
                 taken += 1;
             }
@@ -74,7 +76,8 @@ mod tests {
             items: vec![item("a", &[(true, 10), (true, 1000)]), item("b", &[(false, 20), (true, 100)])],
             ..Graded::default()
         };
-        let arm = Arm { label: "r1".into(), is_base: false, results: [("x".to_owned(), vec![graded])].into() };
+        let arm =
+            Arm { label: "r1".into(), is_base: false, results: [("x".to_owned(), vec![graded])].into() };
         let budgets = budgets(std::slice::from_ref(&arm), "x");
         assert_eq!((budgets.len(), budgets[0]), (POINTS + 1, 10.0));
         let curve = accuracy(&arm.results["x"], &budgets);

@@ -73,7 +73,11 @@ pub(super) fn picture(gathered: &Gathered, findings: &Findings) -> String {
             let [first, second] = [0, 1].map(|line| escape(&clipped(&block.lines[line], LETTERS[line])));
             push(format_args!(
                 r#"<rect class="box {}" x="{x:.1}" y="{y:.1}" width="{WIDTH}" height="{HEIGHT}" rx="7"/><text class="name" x="{:.1}" y="{:.1}">{first}</text><text class="tick" x="{:.1}" y="{:.1}">{second}</text>"#,
-                block.class, x + 11.0, y + 23.0, x + 11.0, y + 40.0
+                block.class,
+                x + 11.0,
+                y + 23.0,
+                x + 11.0,
+                y + 40.0
             ));
         }
     }
@@ -108,13 +112,22 @@ fn stages(gathered: &Gathered, findings: &Findings) -> Vec<Stage> {
         } else {
             "controls".to_owned()
         };
-        Block { arm: Some(judged.arm.clone()), class: arm_class(&judged.arm, index), lines: [judged.arm.clone(), line] }
+        Block {
+            arm: Some(judged.arm.clone()),
+            class: arm_class(&judged.arm, index),
+            lines: [judged.arm.clone(), line],
+        }
     });
     let packs = gathered.packs.iter().enumerate().map(|(index, (arm, stats))| {
         let number = |name: &str| stats.get(name).and_then(serde_json::Value::as_f64);
         let line = number("packs").map(|packs| format!("{} packs", count(packs)));
-        let line = line.or_else(|| number("examples").map(|examples| format!("{} examples", count(examples))));
-        Block { arm: Some(arm.clone()), class: arm_class(arm, index), lines: [arm.clone(), line.unwrap_or_default()] }
+        let line =
+            line.or_else(|| number("examples").map(|examples| format!("{} examples", count(examples))));
+        Block {
+            arm: Some(arm.clone()),
+            class: arm_class(arm, index),
+            lines: [arm.clone(), line.unwrap_or_default()],
+        }
     });
     // Replicates of an arm are one box.
     let mut trained: Vec<(&str, usize, u64)> = Vec::new();
@@ -145,7 +158,11 @@ fn stages(gathered: &Gathered, findings: &Findings) -> Vec<Stage> {
     vec![
         Stage { title: "Data", boxes: first.iter().map(step).collect() },
         Stage { title: "Judged right", boxes: judged.collect() },
-        Stage { title: "Kept", boxes: later.iter().map(step).collect() },
+        // A table with reasons is what was dropped; nothing follows from it.
+        Stage {
+            title: "Kept",
+            boxes: later.iter().filter(|step| step.reasons.is_empty()).map(step).collect(),
+        },
         Stage { title: "Packed", boxes: packs.collect() },
         Stage { title: "Trained", boxes: trained.collect() },
         Stage { title: "Evaluated", boxes: results.collect() },

@@ -214,18 +214,30 @@ mod tests {
 
     fn shown(text: &str) -> String {
         let pieces = Renderer::new().pieces(text).into_iter();
-        pieces.map(|piece| match piece {
-            Piece::Text(text) => text,
-            Piece::Math(markup) => format!("⟨{}⟩", markup.replace("<math>", "").replace("</math>", "")),
-        })
-        .collect()
+        pieces
+            .map(|piece| match piece {
+                Piece::Text(text) => text,
+                Piece::Math(markup) => format!("⟨{}⟩", markup.replace("<math>", "").replace("</math>", "")),
+            })
+            .collect()
     }
 
     #[test]
     fn formulas_are_found_and_money_is_not() {
         assert_eq!(shown("so $x$ is \\(7\\)."), "so ⟨<mi>x</mi>⟩ is ⟨<mn>7</mn>⟩.");
         assert_eq!(shown("$ a = 2 $ holds"), "⟨<mi>a</mi><mo>=</mo><mn>2</mn>⟩ holds");
-        for prose in ["$5 and $6", "from $5-$6", "\\$3 or \\$4", "a $ sign", "cost $2\n\nand$", "C:\\dir", "$", "\\", "\\é", "$\\"] {
+        for prose in [
+            "$5 and $6",
+            "from $5-$6",
+            "\\$3 or \\$4",
+            "a $ sign",
+            "cost $2\n\nand$",
+            "C:\\dir",
+            "$",
+            "\\",
+            "\\é",
+            "$\\",
+        ] {
             assert_eq!(shown(prose), "", "{prose}");
         }
         assert!(shown(r"\[ \frac12 \] then $$y$$").contains("⟩ then ⟨"));
@@ -239,14 +251,20 @@ mod tests {
         assert_eq!(shown(r"$\boxed{18}$"), format!("⟨{boxed}⟩"));
         assert_eq!(shown(r"\boxed{18"), "");
         for (name, _) in MACROS {
-            assert!(Renderer::new().markup(&format!(r"\{name}{{x}}"), MathDisplay::Inline).is_some(), "{name}");
+            assert!(
+                Renderer::new().markup(&format!(r"\{name}{{x}}"), MathDisplay::Inline).is_some(),
+                "{name}"
+            );
         }
         assert_eq!(shown(r"$\mbox{cm}$"), "⟨<mtext>cm</mtext>⟩");
     }
 
     #[test]
     fn what_is_beyond_the_converter_stays_as_written() {
-        assert_eq!(shown(r"$\href{javascript:alert(1)}{x}$ and $y$"), r"$\href{javascript:alert(1)}{x}$ and ⟨<mi>y</mi>⟩");
+        assert_eq!(
+            shown(r"$\href{javascript:alert(1)}{x}$ and $y$"),
+            r"$\href{javascript:alert(1)}{x}$ and ⟨<mi>y</mi>⟩"
+        );
         assert!(shown("$a<b>c</math><script>$").contains("<mo>&lt;</mo>"));
     }
 
@@ -254,16 +272,50 @@ mod tests {
     fn no_formula_ends_the_process() {
         let renderer = Renderer::new();
         let deep = [
-            "{", "\\left(", "\\sqrt", "\\sqrt[", "x^", "x^{", "\\frac{1}{", "\\boxed{", "\\boxed", "\\not", "\\begin{matrix}",
-            "\\text{", "\\mathrm", "\\hat", "\\hat{", "\\overset{a}", "\\color{red}", "\\", "&", "\\\\", "'", "\\big(", "\\middle|",
-            "\\operatorname{", "\\substack{", "\\lim_", "_{", "\\mathbb\\mathbf", "\u{202e}\0\u{2028}", "$",
+            "{",
+            "\\left(",
+            "\\sqrt",
+            "\\sqrt[",
+            "x^",
+            "x^{",
+            "\\frac{1}{",
+            "\\boxed{",
+            "\\boxed",
+            "\\not",
+            "\\begin{matrix}",
+            "\\text{",
+            "\\mathrm",
+            "\\hat",
+            "\\hat{",
+            "\\overset{a}",
+            "\\color{red}",
+            "\\",
+            "&",
+            "\\\\",
+            "'",
+            "\\big(",
+            "\\middle|",
+            "\\operatorname{",
+            "\\substack{",
+            "\\lim_",
+            "_{",
+            "\\mathbb\\mathbf",
+            "\u{202e}\0\u{2028}",
+            "$",
         ];
         for part in deep {
-            for text in [part.repeat(LONGEST / part.len()), part.repeat(70), format!("{}x{}", part.repeat(50), "}".repeat(50))] {
+            for text in [
+                part.repeat(LONGEST / part.len()),
+                part.repeat(70),
+                format!("{}x{}", part.repeat(50), "}".repeat(50)),
+            ] {
                 renderer.markup(&text, MathDisplay::Block);
                 renderer.pieces(&format!("${text}$ \\[{text}\\] \\boxed{{{text}}}"));
             }
         }
-        assert_eq!(renderer.markup(&format!("{}x{}", "{".repeat(80), "}".repeat(80)), MathDisplay::Inline), None);
+        assert_eq!(
+            renderer.markup(&format!("{}x{}", "{".repeat(80), "}".repeat(80)), MathDisplay::Inline),
+            None
+        );
     }
 }

@@ -133,7 +133,8 @@ impl Task for Report {
         let folder = cx.output("report");
         std::fs::create_dir_all(&folder).map_err(|error| TaskError::io(&folder, error))?;
         let (index, blocks) = responses::write(params, cx, &folder)?;
-        let page = page::Page { title, note: params.note.as_deref(), gathered: &gathered, findings: &findings };
+        let page =
+            page::Page { title, note: params.note.as_deref(), gathered: &gathered, findings: &findings };
         write(&folder, "index.html", page.html(&tables, &sentences, &index, &blocks))?;
         write(&folder, "report.md", text::markdown(title, &tables, &sentences))?;
         write(&folder, "report.txt", text::plain(title, &tables, &sentences))?;

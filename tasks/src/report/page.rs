@@ -64,18 +64,23 @@ impl Page<'_> {
             .collect();
         let sections: Vec<String> = sections
             .iter()
-            .map(|Section { id, title, body }| format!(r#"<section id="{id}"><h2>{title}</h2>{body}</section>"#))
+            .map(|Section { id, title, body }| {
+                format!(r#"<section id="{id}"><h2>{title}</h2>{body}</section>"#)
+            })
             .collect();
         let (top, responses) = if index.columns.is_empty() {
             (String::new(), String::new())
         } else {
-            let top = r##"<nav class="top"><a href="#" aria-current>Report</a><a href="#/">Responses</a></nav>"##;
+            let top =
+                r##"<nav class="top"><a href="#" aria-current>Report</a><a href="#/">Responses</a></nav>"##;
             let responses = r#"<noscript><p class="note">Responses are read with JavaScript, which is off.</p></noscript><div id="responses" hidden><p class="note">Loading …</p></div><p id="told" role="status" hidden></p>"#;
             (top.to_owned(), responses.to_owned())
         };
         let blocks: Vec<String> = blocks
             .iter()
-            .map(|(name, base64)| format!(r#"<script type="text/plain" data-block="{name}">{base64}</script>"#))
+            .map(|(name, base64)| {
+                format!(r#"<script type="text/plain" data-block="{name}">{base64}</script>"#)
+            })
             .collect();
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -99,16 +104,32 @@ impl Page<'_> {
             let extras: Vec<Extra> = findings.cells.iter().map(|cell| self.extra(cell)).collect();
             html_table(table, &extras) + &self.marks_note()
         });
-        let wide = |picture: String| if picture.is_empty() { picture } else { format!(r#"<div class="scroll bare" tabindex="0"><figure class="flow">{picture}</figure></div>"#) };
+        let wide = |picture: String| {
+            if picture.is_empty() {
+                picture
+            } else {
+                format!(
+                    r#"<div class="scroll bare" tabindex="0"><figure class="flow">{picture}</figure></div>"#
+                )
+            }
+        };
         let mut sections = vec![
             Section { id: "results", title: "Results", body: results },
             Section { id: "accuracy", title: "Accuracy", body: accuracy_figure(gathered, findings) },
             Section { id: "compared", title: "Arms compared", body: plain("Arms compared") },
-            Section { id: "gain", title: "Gain over the untrained base", body: plain("Gain over the untrained base") },
+            Section {
+                id: "gain",
+                title: "Gain over the untrained base",
+                body: plain("Gain over the untrained base"),
+            },
             Section { id: "lengths", title: "Length of responses", body: length_figure(gathered) },
             Section { id: "budget", title: "Accuracy at a token budget", body: budget_figure(gathered) },
             Section { id: "loss", title: "Training loss", body: loss_figure(gathered) },
-            Section { id: "fairness", title: "What each arm was trained on", body: plain("What each arm was trained on") },
+            Section {
+                id: "fairness",
+                title: "What each arm was trained on",
+                body: plain("What each arm was trained on"),
+            },
             Section { id: "data", title: "Data", body: funnel_figure(gathered) },
             Section { id: "verdicts", title: "Verdicts of the judge", body: plain("Verdicts of the judge") },
             Section { id: "judge", title: "How good the judge is", body: plain("How good the judge is") },
@@ -121,7 +142,11 @@ impl Page<'_> {
             .map(|table| Section { id: "", title: table.title, body: html_table(table, &[]) })
             .collect();
         sections.extend(others);
-        sections.push(Section { id: "experiment", title: "The experiment", body: wide(flow::picture(gathered, findings)) });
+        sections.push(Section {
+            id: "experiment",
+            title: "The experiment",
+            body: wide(flow::picture(gathered, findings)),
+        });
         sections
     }
 
@@ -142,19 +167,25 @@ impl Page<'_> {
                 })
                 .collect();
             if !above.is_empty() {
-                marks += &format!(r#"<abbr title="stands above {}">{sign}</abbr>"#, escape(&above.join(", ")));
+                marks +=
+                    &format!(r#"<abbr title="stands above {}">{sign}</abbr>"#, escape(&above.join(", ")));
             }
         }
-        let before = format!(r#"<i class="swatch {}" aria-hidden="true"></i>"#, class_of(cell.is_base, index));
+        let before =
+            format!(r#"<i class="swatch {}" aria-hidden="true"></i>"#, class_of(cell.is_base, index));
         let after = format!(
             r#"{marks} <button type="button" class="quiet" data-benchmark="{}" data-arm="{}" data-base="{}" title="copy the dag trace command of these results">trace</button>"#,
-            escape(&cell.benchmark), escape(&cell.arm), cell.is_base
+            escape(&cell.benchmark),
+            escape(&cell.arm),
+            cell.is_base
         );
         Extra { before, after }
     }
 
     fn marks_note(&self) -> String {
-        let stands = |comparisons: &[super::findings::Comparison]| comparisons.iter().any(super::findings::Comparison::stands);
+        let stands = |comparisons: &[super::findings::Comparison]| {
+            comparisons.iter().any(super::findings::Comparison::stands)
+        };
         let mut notes = Vec::new();
         if stands(&self.findings.comparisons) {
             notes.push("* stands above another arm");
@@ -203,7 +234,9 @@ fn arms(gathered: &Gathered) -> Vec<(String, String)> {
 fn legend(entries: &[(String, String)]) -> String {
     let entries: Vec<String> = entries
         .iter()
-        .map(|(label, class)| format!(r#"<span><i class="swatch {class}" aria-hidden="true"></i>{}</span>"#, escape(label)))
+        .map(|(label, class)| {
+            format!(r#"<span><i class="swatch {class}" aria-hidden="true"></i>{}</span>"#, escape(label))
+        })
         .collect();
     format!(r#"<div class="legend">{}</div>"#, entries.concat())
 }
@@ -270,11 +303,17 @@ fn length_figure(gathered: &Gathered) -> String {
 
 fn budget_figure(gathered: &Gathered) -> String {
     let data = |arm: &Arm, benchmark: &str| {
-        let curve = curves::accuracy(arm.results.get(benchmark)?, &curves::budgets(&gathered.arms, benchmark));
+        let curve =
+            curves::accuracy(arm.results.get(benchmark)?, &curves::budgets(&gathered.arms, benchmark));
         (!curve.is_empty()).then_some(curve)
     };
     let panels = panels(gathered, data, |benchmark, series| {
-        plot::curves(&format!("pass@1 on {benchmark} at each token budget, by arm"), "tokens, logarithmic", series, 360.0)
+        plot::curves(
+            &format!("pass@1 on {benchmark} at each token budget, by arm"),
+            "tokens, logarithmic",
+            series,
+            360.0,
+        )
     });
     let note = "pass@1 in % if every response longer than the budget counted as wrong. A curve that ends higher but rises later buys its \
                 accuracy with tokens.";
@@ -315,7 +354,11 @@ fn wide_and_narrow(draw: impl Fn(f64) -> String) -> String {
 fn funnel_figure(gathered: &Gathered) -> String {
     let Some(first) = gathered.funnel.first() else { return String::new() };
     let share = |rows: u64| {
-        if first.rows > 0 { format!(", {} %", percent(rows as f64 / first.rows as f64)) } else { String::new() }
+        if first.rows > 0 {
+            format!(", {} %", percent(rows as f64 / first.rows as f64))
+        } else {
+            String::new()
+        }
     };
     let mut rows = Vec::new();
     for step in &gathered.funnel {

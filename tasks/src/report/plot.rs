@@ -169,16 +169,9 @@ pub(super) fn curves(
     figure.x_axis(x_label);
     figure.y_axis();
     for line in series {
-        let points: Vec<String> = line
-            .data
-            .iter()
-            .map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y)))
-            .collect();
-        figure.push(format_args!(
-            r#"<polyline class="line {}" points="{}"/>"#,
-            line.class,
-            points.join(" ")
-        ));
+        let points: Vec<String> =
+            line.data.iter().map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y))).collect();
+        figure.push(format_args!(r#"<polyline class="line {}" points="{}"/>"#, line.class, points.join(" ")));
     }
     figure.finish(description)
 }
@@ -196,7 +189,7 @@ pub(super) struct Bar {
 /// Bars on one scale, each with its label above it.
 pub(super) fn bars(description: &str, rows: &[Bar], width: f64) -> String {
     const TALL: f64 = 40.0;
-    const LOW: f64 = 24.0;
+    const LOW: f64 = 28.0;
     let high = rows.iter().map(|row| row.value).fold(1.0, f64::max);
     let mut figure = Figure::new(width, 0.0, (0.0, high), (0.0, 1.0), false);
     let mut y = 2.0;
@@ -209,7 +202,7 @@ pub(super) fn bars(description: &str, rows: &[Bar], width: f64) -> String {
             r#"<text class="{name}" x="{start}" y="{:.1}">{label}</text><text class="value" x="{width}" y="{:.1}" text-anchor="end">{note}</text><rect class="{class}" x="{start}" y="{:.1}" width="{long:.1}" height="{thick}" rx="2"/>"#,
             y + 12.0, y + 12.0, y + 17.0
         ));
-        y += if row.is_part { LOW + 4.0 } else { TALL };
+        y += if row.is_part { LOW } else { TALL };
     }
     figure.height = y;
     figure.finish(description)

@@ -6,17 +6,17 @@ use std::path::Path;
 
 use dag_engine::context::Input;
 use dag_engine::task::{TaskCx, TaskError};
-use indexmap::{IndexMap, IndexSet};
 use indexmap::map::Entry;
+use indexmap::{IndexMap, IndexSet};
 use math_core::MathDisplay;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Params, Trace};
 use super::blocks::{Blocks, Inline, Place};
 use super::gather::arm_label;
 use super::mathml::{Piece, Renderer};
 use super::page::class_of;
+use super::{Params, Trace};
 use crate::responses::{id_of, text};
 use crate::table::{Row, TableReader};
 
@@ -193,7 +193,8 @@ impl Writer {
     fn column(&mut self, params: &Params, input: &Input, arm: String, is_base: bool) -> usize {
         let replicate = input.coordinates.get(&params.replicate_axis).cloned();
         let columns = &mut self.index.columns;
-        let is_it = |column: &Column| column.arm == arm && column.is_base == is_base && column.replicate == replicate;
+        let is_it =
+            |column: &Column| column.arm == arm && column.is_base == is_base && column.replicate == replicate;
         columns.iter().position(is_it).unwrap_or_else(|| {
             let arms: IndexSet<&str> =
                 columns.iter().filter(|column| !column.is_base).map(|column| column.arm.as_str()).collect();
@@ -212,8 +213,7 @@ impl Writer {
         }
         nodes[column] = Some(input.coordinates.values().cloned().collect());
         let table = TableReader::open(input.path.join("graded.parquet"))?;
-        let columns: Vec<&str> =
-            table.schema().names().filter(|name| COLUMNS.contains(name)).collect();
+        let columns: Vec<&str> = table.schema().names().filter(|name| COLUMNS.contains(name)).collect();
         for row in table.rows_of(&columns)? {
             self.row(&name, column, &row?)?;
         }
@@ -320,7 +320,8 @@ mod tests {
     use crate::table::testing::table;
     use dag_engine::task::Task;
 
-    const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u{2028}\u{202e}\0\"'`${alert(3)}";
+    const HOSTILE: &str =
+        "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u{2028}\u{202e}\0\"'`${alert(3)}";
 
     /// What `evaluate` writes of a response.
     fn row(id: &str, repeat: u64, correct: Value, answer: &str) -> Value {
@@ -336,7 +337,12 @@ mod tests {
     /// A report on two arms: one answers two problems twice, the other, in another order, one of them once.
     fn report(directory: &Path, params: Value) -> PathBuf {
         let answer = format!(r"so \boxed{{\frac12}} {HOSTILE}");
-        let r1 = [row(HOSTILE, 0, json!(true), &answer), row(HOSTILE, 1, json!(false), "cut"), row("7", 0, json!(null), "?"), row("7", 1, json!(true), "7")];
+        let r1 = [
+            row(HOSTILE, 0, json!(true), &answer),
+            row(HOSTILE, 1, json!(false), "cut"),
+            row("7", 0, json!(null), "?"),
+            row("7", 1, json!(true), "7"),
+        ];
         let failed = json!({"id": "7", "repeat": 0, "verdict": "error", "error": "refused", "finish_reason": "error", "correct": null});
         let others = [failed, row(HOSTILE, 0, json!(false), "no")];
         let mut cx = TaskCx::for_test(directory);
@@ -357,27 +363,43 @@ mod tests {
         let trace = json!({"file": "x.yaml", "results": "evaluated"});
         let folder = report(directory.path(), json!({ "trace": trace }));
         let index = blocks::read(&folder, "index");
-        assert_eq!(index["columns"], json!([{"arm": "r1", "is_base": false, "class": "s0"}, {"arm": HOSTILE, "is_base": false, "class": "s1"}]));
+        assert_eq!(
+            index["columns"],
+            json!([{"arm": "r1", "is_base": false, "class": "s0"}, {"arm": HOSTILE, "is_base": false, "class": "s1"}])
+        );
         assert_eq!(index["trace"]["file"], "x.yaml");
-        let [name, benchmark] = index["benchmarks"][0].as_array().unwrap().as_slice() else { panic!("{index}") };
+        let [name, benchmark] = index["benchmarks"][0].as_array().unwrap().as_slice() else {
+            panic!("{index}")
+        };
         assert_eq!((name, &benchmark["nodes"][0]), (&json!("aime"), &json!(["r1", "aime"])));
         let items = benchmark["items"].as_array().unwrap();
         assert_eq!((&items[0][0], &items[1][0]), (&json!(HOSTILE), &json!("7")));
         let first = &items[0][1];
-        let found = |place: &Value| blocks::read(&folder, &place[0].to_string())[place[1].as_u64().unwrap() as usize].clone();
+        let found = |place: &Value| {
+            blocks::read(&folder, &place[0].to_string())[place[1].as_u64().unwrap() as usize].clone()
+        };
         let problem = found(&first["place"]);
-        assert_eq!((&problem["text"], problem["messages"][0]["content"].as_str()), (&json!("what is $x^2$?"), Some("Solve: what is $x^2$?")));
+        assert_eq!(
+            (&problem["text"], problem["messages"][0]["content"].as_str()),
+            (&json!("what is $x^2$?"), Some("Solve: what is $x^2$?"))
+        );
         assert!(problem["shown"][1][0].as_str().unwrap().starts_with("<math>"));
         assert!(problem["gold"][0][0].as_str().unwrap().contains("<mfrac>"));
         let responses = &first["responses"];
-        assert_eq!(json!([responses[0][0][0], responses[0][0][1], responses[0][0][2]]), json!([0, fact::CORRECT, 10]));
+        assert_eq!(
+            json!([responses[0][0][0], responses[0][0][1], responses[0][0][2]]),
+            json!([0, fact::CORRECT, 10])
+        );
         assert_eq!(responses[0][1][1], json!(fact::TRUNCATED));
         assert_eq!(items[1][1]["responses"][0][0][1], json!(fact::UNGRADABLE));
         assert_eq!(items[1][1]["responses"][1][0][1], json!(fact::FAILED));
         let place = |response: &Value| found(&json!([response[3], response[4]]));
         let right = place(&responses[0][0]);
         assert_eq!(right["thinking"], format!("hm {HOSTILE}"));
-        assert!(right["answer"].as_str().unwrap().ends_with(HOSTILE) && right["shown"][1][0].as_str().unwrap().contains(r#"class="boxed""#));
+        assert!(
+            right["answer"].as_str().unwrap().ends_with(HOSTILE)
+                && right["shown"][1][0].as_str().unwrap().contains(r#"class="boxed""#)
+        );
         assert_eq!(place(&responses[1][0])["answer"], "no");
         assert_eq!(place(&items[1][1]["responses"][1][0]), json!({"verdict": "error", "error": "refused"}));
     }
