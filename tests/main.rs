@@ -23,6 +23,7 @@ mod main_job;
 mod mock;
 mod money;
 mod paper;
+mod published;
 mod regrade;
 mod report;
 mod reuse;

@@ -56,6 +56,13 @@ pub struct Params {
     /// The largest share of examples that the template or the tokenizer may refuse; they are dropped and counted.
     #[serde(default = "one_percent")]
     pub max_unfit: f64,
+    /// Columns with the responses of other arms to the same problem. A problem is packed only where these would fit a pack as
+    /// well, so that arms whose responses differ in length train on the same problems.
+    #[serde(default)]
+    pub beside: Vec<String>,
+    /// How many examples to pack: the first that fit. All if it is left out; fewer than that are an error.
+    #[serde(default)]
+    pub examples: Option<u64>,
 }
 
 fn problem() -> String {
@@ -130,6 +137,9 @@ impl Task for Pack {
         if !(0.0..=1.0).contains(&params.max_unfit) {
             faults.push(Fault::new("/max_unfit", "a share is from 0 to 1"));
         }
+        if params.examples == Some(0) {
+            faults.push(Fault::new("/examples", "there is at least one example to pack"));
+        }
         faults
     }
 
@@ -196,6 +206,59 @@ impl<'a> Encoder<'a> {
         }
         Ok(example)
     }
+
+    /// The example of a row, or why there is none.
+    fn of_row(&self, row: &Row, names: &Names) -> Result<Example, Dropped> {
+        let params = self.params;
+        let of = |column: &str| -> Result<Example, (Reason, Option<TemplateError>)> {
+            let problem = responses::text(row, &names.problem).ok_or((Reason::Empty, None))?;
+            let response = responses::text(row, column).filter(|text| !text.trim().is_empty());
+            let example = self
+                .example(problem, response.ok_or((Reason::Empty, None))?)
+                .map_err(|error| (Reason::Unfit, Some(error)))?;
+            let length = example.tokens.len().saturating_sub(1);
+            if length > params.max_tokens as usize { Err((Reason::OverLong, None)) } else { Ok(example) }
+        };
+        let own = of(&names.response).map_err(|(reason, error)| Dropped { reason: reason.name(), error })?;
+        for other in params.beside.iter().filter(|other| **other != names.response) {
+            of(other).map_err(|(reason, _)| Dropped { reason: reason.name_beside(), error: None })?;
+        }
+        Ok(own)
+    }
+}
+
+/// A row that gives no example.
+struct Dropped {
+    reason: &'static str,
+    /// What the template or the tokenizer says of it.
+    error: Option<TemplateError>,
+}
+
+/// Why a response is not packed.
+#[derive(Clone, Copy)]
+enum Reason {
+    Empty,
+    Unfit,
+    OverLong,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Unfit => "unfit",
+            Self::OverLong => "over_long",
+        }
+    }
+
+    /// The same where it is the response of another arm.
+    fn name_beside(self) -> &'static str {
+        match self {
+            Self::Empty => "empty_beside",
+            Self::Unfit => "unfit_beside",
+            Self::OverLong => "over_long_beside",
+        }
+    }
 }
 
 /// The examples that are kept, their tokens on disk.
@@ -226,8 +289,14 @@ fn encode(
     let (mut problems, mut dropped) = (BTreeSet::new(), BTreeMap::new());
     let mut loss_tokens = 0;
     let mut first_unfit = None;
+    let wanted = params.examples.map_or(usize::MAX, |wanted| wanted as usize);
     let mut rows = table.rows_of(&names.all())?.zip(1_u64..).peekable();
     while rows.peek().is_some() {
+        if lengths.len() >= wanted {
+            // What comes after the last one wanted need not be read.
+            *dropped.entry("not_wanted").or_default() += rows.count() as u64;
+            break;
+        }
         if cx.cancelled() {
             return Err(TaskError::Cancelled);
         }
@@ -237,35 +306,25 @@ fn encode(
             .map(|(row, number)| Ok((row?, number)))
             .collect::<Result<Vec<_>, TaskError>>()?;
         // Collected in order: the packs must not depend on which thread was first.
-        let encoded: Vec<_> = pool.install(|| {
-            let encode = |(row, _): &(Row, u64)| {
-                let problem = responses::text(row, &names.problem)?;
-                let response =
-                    responses::text(row, &names.response).filter(|text| !text.trim().is_empty())?;
-                Some(encoder.example(problem, response))
-            };
-            chunk.par_iter().map(encode).collect()
-        });
+        let encoded: Vec<_> =
+            pool.install(|| chunk.par_iter().map(|(row, _)| encoder.of_row(row, &names)).collect());
         for ((row, number), example) in chunk.iter().zip(encoded) {
-            let example = match example {
-                None => {
-                    *dropped.entry("empty").or_default() += 1;
-                    continue;
-                }
-                Some(Err(error)) => {
-                    first_unfit.get_or_insert_with(|| format!("row {number}: {error}"));
-                    *dropped.entry("unfit").or_default() += 1;
-                    continue;
-                }
-                Some(Ok(example)) => example,
-            };
-            let length = example.tokens.len().saturating_sub(1);
-            if length > params.max_tokens as usize {
-                *dropped.entry("over_long").or_default() += 1;
+            if lengths.len() >= wanted {
+                *dropped.entry("not_wanted").or_default() += 1;
                 continue;
             }
+            let example = match example {
+                Ok(example) => example,
+                Err(Dropped { reason, error }) => {
+                    if let Some(error) = error {
+                        first_unfit.get_or_insert_with(|| format!("row {number}: {error}"));
+                    }
+                    *dropped.entry(reason).or_default() += 1;
+                    continue;
+                }
+            };
             writer.push(&example.tokens, &example.loss_mask)?;
-            lengths.push(length as u32);
+            lengths.push(example.tokens.len().saturating_sub(1) as u32);
             loss_tokens += example.loss_mask.iter().map(|mask| u64::from(*mask)).sum::<u64>();
             let id = responses::id_of(row).unwrap_or_else(|| number.to_string());
             let source = names.source.as_ref().and_then(|column| responses::text(row, column));
@@ -291,6 +350,11 @@ fn encode(
         let what = format!("no example is left to pack: {}", json!(dropped));
         return Err(TaskError::input(table.path(), None, what));
     }
+    if params.examples.is_some_and(|wanted| (lengths.len() as u64) < wanted) {
+        let what =
+            format!("{wanted} examples are wanted and {} fit; dropped: {}", lengths.len(), json!(dropped));
+        return Err(TaskError::input(table.path(), None, what));
+    }
     Ok(Examples { store: writer.finish()?, lengths, sources, problems, loss_tokens, dropped })
 }
 
@@ -298,6 +362,7 @@ fn encode(
 struct Names {
     problem: String,
     response: String,
+    beside: Vec<String>,
     /// The column with the record of the response, which stands beside it: `r1.record_key` beside `r1.response`.
     source: Option<String>,
     has_id: bool,
@@ -306,7 +371,7 @@ struct Names {
 impl Names {
     fn of(params: &Params, table: &TableReader) -> Result<Self, TaskError> {
         let has = |name: &str| table.schema().kind(name).is_some();
-        for name in [&params.problem, &params.response] {
+        for name in [&params.problem, &params.response].into_iter().chain(&params.beside) {
             if !has(name) {
                 let present: Vec<&str> = table.schema().names().collect();
                 let what = format!("there is no column `{name}`; there are {}", present.join(", "));
@@ -320,6 +385,7 @@ impl Names {
         Ok(Self {
             problem: params.problem.clone(),
             response: params.response.clone(),
+            beside: params.beside.clone(),
             source: has(&beside).then_some(beside),
             has_id: has("id"),
         })
@@ -328,6 +394,7 @@ impl Names {
     fn all(&self) -> Vec<&str> {
         let mut names: BTreeSet<&str> = BTreeSet::from([self.problem.as_str(), self.response.as_str()]);
         names.extend(self.source.as_deref());
+        names.extend(self.beside.iter().map(String::as_str));
         if self.has_id {
             names.insert("id");
         }

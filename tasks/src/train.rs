@@ -26,7 +26,8 @@ use crate::table::{Row, TableReader};
 use crate::token_store::{TokenReader, TokenWriter};
 use kept::Kept;
 
-/// The params of `train`. How long is either `steps` or `epochs`.
+/// The params of `train`. How long is one of `steps`, `epochs`, `tokens` and `examples`: what is the same for two arms is what
+/// they are matched by.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
@@ -39,6 +40,12 @@ pub struct Params {
     /// Times through all packs; may be a fraction.
     #[serde(default)]
     pub epochs: Option<f64>,
+    /// Tokens to train on, prompts included, to the nearest step.
+    #[serde(default)]
+    pub tokens: Option<u64>,
+    /// Examples to see, each as often as it comes up, to the nearest step.
+    #[serde(default)]
+    pub examples: Option<u64>,
     /// Packs in one step.
     pub batch: usize,
     /// The highest learning rate.
@@ -181,18 +188,25 @@ impl From<Recompute> for train::Recompute {
 const MOST_ON_A_CPU: u64 = 200_000_000;
 
 impl Params {
-    fn steps(&self, packs: usize) -> u64 {
-        match (self.steps, self.epochs) {
-            (Some(steps), _) => steps,
-            (None, epochs) => {
-                let steps = epochs.unwrap_or(1.0) * packs as f64 / self.batch.max(1) as f64;
-                (steps.ceil() as u64).max(1)
-            }
-        }
+    /// The steps, if what is known of the packs is enough to tell.
+    fn steps(&self, packs: Size) -> Option<u64> {
+        let in_one_step = |total: Option<u64>| {
+            Some(total? as f64 / packs.packs? as f64 * self.batch.max(1) as f64)
+                .filter(|tokens| *tokens > 0.0)
+        };
+        let steps = if let Some(steps) = self.steps {
+            return Some(steps);
+        } else if let Some(tokens) = self.tokens {
+            (tokens as f64 / in_one_step(packs.tokens)?).round()
+        } else if let Some(examples) = self.examples {
+            (examples as f64 / in_one_step(packs.examples)?).round()
+        } else {
+            (self.epochs.unwrap_or(1.0) * packs.packs? as f64 / self.batch.max(1) as f64).ceil()
+        };
+        Some((steps as u64).max(1))
     }
 
-    fn config(&self, packs: usize, seed: u64) -> TrainConfig {
-        let steps = self.steps(packs);
+    fn config(&self, steps: u64, seed: u64) -> TrainConfig {
         TrainConfig {
             steps,
             peak_lr: self.peak_lr,
@@ -214,6 +228,14 @@ impl Params {
             }),
         }
     }
+}
+
+/// What is known of the packs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    packs: Option<u64>,
+    tokens: Option<u64>,
+    examples: Option<u64>,
 }
 
 /// The task kind.
@@ -242,11 +264,19 @@ impl Task for Train {
             }
         };
         let is_rate = |rate: f64| rate.is_finite() && rate >= 0.0;
+        let given = [
+            params.steps.is_some(),
+            params.epochs.is_some(),
+            params.tokens.is_some(),
+            params.examples.is_some(),
+        ];
         require(
-            params.steps.is_some() != params.epochs.is_some(),
+            given.iter().filter(|is_given| **is_given).count() == 1,
             "",
-            "how long to train is either `steps` or `epochs`",
+            "how long to train is one of `steps`, `epochs`, `tokens` and `examples`",
         );
+        require(params.tokens != Some(0), "/tokens", "there is at least one token to train on");
+        require(params.examples != Some(0), "/examples", "there is at least one example to see");
         require(params.steps != Some(0), "/steps", "there is at least one step");
         require(
             params.epochs.is_none_or(|epochs| epochs.is_finite() && epochs > 0.0),
@@ -301,8 +331,9 @@ impl Task for Train {
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
-        let (packs, tokens) = (inputs.total("packs", "packs"), inputs.total("packs", "tokens"));
-        let steps = packs.map(|packs| params.steps(packs as usize)).or(params.steps);
+        let [packs, tokens, examples] =
+            ["packs", "tokens", "examples"].map(|name| inputs.total("packs", name));
+        let steps = params.steps(Size { packs, tokens, examples });
         let trained = steps.zip(packs).zip(tokens).map(|((steps, packs), tokens)| {
             let per_pack = tokens as f64 / packs.max(1) as f64;
             (steps as f64 * params.batch as f64 * per_pack) as u64
@@ -318,7 +349,12 @@ impl Task for Train {
         check_tokenizer(&base, &packs)?;
         let mut packs = Packs::open(&packs, cx)?;
         let seed = draw(cx.seed(), params.seed);
-        let config = params.config(packs.store.len(), seed);
+        let steps = params.steps(packs.size()).ok_or_else(|| {
+            TaskError::failed(
+                "the packs do not tell their tokens and examples; say `steps` or `epochs` instead",
+            )
+        })?;
+        let config = params.config(steps, seed);
         let failed = |error: train::TrainError| TaskError::failed(error.to_string());
         if let Some(step) = params.keep.iter().find(|&&step| step >= config.steps) {
             let what = format!("step {step} is to be kept, and there are {} steps", config.steps);
@@ -447,6 +483,11 @@ impl Packs {
         let stats = serde_json::from_slice(&text)
             .map_err(|error| TaskError::input(&path, None, error.to_string()))?;
         Ok(Self { store: writer.finish()?, starts, stats })
+    }
+
+    fn size(&self) -> Size {
+        let of = |name: &str| self.stats.get(name).and_then(Value::as_u64);
+        Size { packs: Some(self.store.len() as u64), tokens: of("tokens"), examples: of("examples") }
     }
 
     fn read(&mut self, pack: usize) -> Result<train::Pack, TaskError> {

@@ -122,3 +122,60 @@ fn what_does_not_fit_the_tokenizer_is_named() {
     let error = run(json!({ "max_tokens": 80, "response": "answer" })).unwrap_err().to_string();
     assert!(error.contains("no column `answer`"), "{error}");
 }
+
+#[test]
+fn arms_of_other_lengths_keep_the_same_problems() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = base(dir.path());
+    // The first arm's traces grow with the number, the second's shrink; one response is missing in the second.
+    let rows: Vec<Value> = (1..=9)
+        .map(|number| {
+            let trace = |length: usize| format!("<think>{}</think>4", "x".repeat(length));
+            let second = if number == 5 { Value::Null } else { json!(trace(100 - 10 * number)) };
+            json!({ "id": format!("p{number}"), "problem": "2+2?", "a.response": trace(10 * number), "b.response": second })
+        })
+        .collect();
+    let examples = table(dir.path().join("examples"), json!(rows));
+    let run = |name: &str, params: Value| {
+        let mut cx = TaskCx::for_test(&dir.path().join(name))
+            .input("examples", &examples)
+            .input("tokenizer", &base)
+            .build()
+            .unwrap();
+        let mut all = json!({ "max_tokens": 90 });
+        all.as_object_mut().unwrap().extend(params.as_object().unwrap().clone());
+        let params: Params = serde_json::from_value(all).unwrap();
+        assert_eq!(Pack::check(&params), []);
+        Pack::run(&params, &mut cx).map(|()| {
+            let folder = cx.output("packs");
+            let mut ids: Vec<String> = packs(&folder)
+                .iter()
+                .flat_map(|pack| serde_json::from_value::<Vec<String>>(pack["examples"].clone()).unwrap())
+                .collect();
+            ids.sort();
+            let stats: Value =
+                serde_json::from_slice(&std::fs::read(folder.join("stats.json")).unwrap()).unwrap();
+            (ids, stats["dropped"].clone())
+        })
+    };
+    let (alone_a, _) = run("alone-a", json!({ "response": "a.response" })).unwrap();
+    let (alone_b, _) = run("alone-b", json!({ "response": "b.response" })).unwrap();
+    assert_ne!(alone_a, alone_b);
+    let beside = json!(["a.response", "b.response"]);
+    let (a, dropped_a) = run("a", json!({ "response": "a.response", "beside": beside })).unwrap();
+    let (b, dropped_b) = run("b", json!({ "response": "b.response", "beside": beside })).unwrap();
+    assert_eq!(a, b);
+    let both: Vec<String> = alone_a.iter().filter(|id| alone_b.contains(id)).cloned().collect();
+    assert_eq!(a, both);
+    assert_eq!((&dropped_a["empty_beside"], &dropped_b["empty"]), (&json!(1), &json!(1)));
+    assert_eq!(dropped_a["over_long_beside"], dropped_b["over_long"]);
+
+    let few = |arm: &str| json!({ "response": format!("{arm}.response"), "beside": beside, "examples": 3 });
+    let (a, dropped) = run("few-a", few("a")).unwrap();
+    assert_eq!((a.as_slice(), &a), (&both[..3], &run("few-b", few("b")).unwrap().0));
+    assert!(dropped["not_wanted"].as_u64().unwrap() > 0);
+    let error = run("many", json!({ "response": "a.response", "examples": 9 })).unwrap_err().to_string();
+    assert!(error.contains("9 examples are wanted and"), "{error}");
+    let error = run("none", json!({ "response": "a.response", "beside": ["c"] })).unwrap_err().to_string();
+    assert!(error.contains("no column `c`"), "{error}");
+}

@@ -142,6 +142,23 @@ fn the_files_agree_and_the_page_is_closed() {
     assert_eq!(csv.lines().count(), 10);
     assert!(csv.lines().all(|line| line.split(',').count() == 33), "{csv}");
     assert_eq!(read(&folder, "loss.csv").lines().count(), 801);
+    // The arms saw their problems 3 and 13.6 times: whoever reads the comparison is told, in every form.
+    let warning = found["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("gpt-oss 13.6") && warning.ends_with("tells."), "{warning}");
+    for name in ["report.txt", "report.md", "index.html"] {
+        assert!(read(&folder, name).contains("Warning: The comparison of arms is confounded"), "{name}");
+    }
+    // Three benchmarks, pooled as equals: the mean of the three differences.
+    let mean = |differences: &Value| {
+        let each =
+            differences.as_array().unwrap().iter().map(|one| one["pass_at_1"]["mean"].as_f64().unwrap());
+        each.sum::<f64>() / 3.0
+    };
+    let pooled = &found["pooled"][0];
+    assert!((pooled["mean"].as_f64().unwrap() - mean(&found["comparisons"])).abs() < 1e-12);
+    assert_eq!((&pooled["benchmarks"], found["pooled"].as_array().unwrap().len()), (&json!(3), 1));
+    let cell = &found["cells"][0];
+    assert!(cell["these_problems"].as_f64().unwrap() < cell["pass_at_1"]["standard_error"].as_f64().unwrap());
     let text = read(&folder, "report.txt");
     assert!(
         text.contains("pass@4 %") && text.contains("both teachers correct") && text.contains("13.600"),
@@ -204,4 +221,67 @@ fn a_report_of_nothing_is_still_a_page() {
     let mut cx = TaskCx::for_test(directory.path()).build().unwrap();
     Report::run(&serde_json::from_value(json!({})).unwrap(), &mut cx).unwrap();
     assert!(read(&cx.output("report"), "index.html").contains("<h1>Report</h1>"));
+}
+
+/// Results in which every problem is there twice, its two copies alike and of one `topic`.
+fn twins(folder: &Path, skill: f64) {
+    use ColumnKind::{Bool, Int, Str};
+    let names = [
+        ("id", Str),
+        ("topic", Int),
+        ("correct", Bool),
+        ("vote", Str),
+        ("output_tokens", Int),
+        ("finish_reason", Str),
+        ("verdict", Str),
+    ];
+    let rows = (0..80_u64).map(|item| {
+        let topic = item / 2;
+        let right = dag_engine::seed::derive(topic, &[b"twin"]) as f64 / (u64::MAX as f64) < skill;
+        json!({ "id": format!("{item}"), "topic": topic, "correct": right, "vote": "7", "output_tokens": 10 * (topic + 1),
+                "finish_reason": if topic < 2 { "length" } else { "stop" }, "verdict": "correct",
+                "looped": topic == 0, "thinking_tokens": 6 * (topic + 1), "answer_tokens": 4 * (topic + 1) })
+    });
+    let schema =
+        Schema::new(names).with("looped", Bool).with("thinking_tokens", Int).with("answer_tokens", Int);
+    table(&folder.join("graded.parquet"), schema, rows);
+}
+
+#[test]
+fn clusters_budgets_and_what_tokens_went_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let results = |params: Value, name: &str| -> (Value, String) {
+        let mut cx = TaskCx::for_test(&directory.path().join(name));
+        for (arm, skill) in [("a", 0.7), ("b", 0.4)] {
+            let folder = directory.path().join(format!("{name}-{arm}"));
+            twins(&folder, skill);
+            cx = cx.input_at("results", folder, &[("arm", arm), ("benchmark", "x")]);
+        }
+        let mut cx = cx.build().unwrap();
+        Report::run(&serde_json::from_value(params).unwrap(), &mut cx).unwrap();
+        let folder = cx.output("report");
+        (serde_json::from_str(&read(&folder, "report.json")).unwrap(), read(&folder, "report.txt"))
+    };
+    let (plain, _) = results(json!({}), "plain");
+    let (clustered, text) = results(json!({ "cluster": "topic", "budgets": [100, 1000] }), "clustered");
+    // Forty pairs of equal problems tell as much as forty problems: the error is larger by √2, but for the N − 1.
+    for pointer in ["/cells/0/pass_at_1/standard_error", "/comparisons/0/pass_at_1/standard_error"] {
+        let [plain, clustered] =
+            [&plain, &clustered].map(|found| found.pointer(pointer).unwrap().as_f64().unwrap());
+        let expected = 2.0_f64.sqrt() * (79.0 / 80.0 * 40.0 / 39.0_f64).sqrt();
+        assert!((clustered / plain - expected).abs() < 1e-9, "{pointer}: {}", clustered / plain);
+    }
+    let within = |budget: &str| clustered["budgets"][0]["at"][budget]["mean"].as_f64().unwrap();
+    let all = clustered["cells"][0]["pass_at_1"]["mean"].as_f64().unwrap();
+    assert!(within("100") < all && (within("1000") - all).abs() < 1e-12);
+    // What occurs has a column, what does not has none.
+    for header in ["Thinking tokens", "Answer tokens", "Looped %", "≤ 100", "≤ 1,000"] {
+        assert!(text.contains(header), "{header} is not in\n{text}");
+    }
+    assert!(
+        !text.contains("Unclosed %") && !text.contains("Reference tokens") && !text.contains("Warning"),
+        "{text}"
+    );
+    // Both arms were cut off, so the ratio of lengths may be either way.
+    assert_eq!(clustered["comparisons"][0]["token_ratio"]["bound"], json!("unknown"));
 }

@@ -185,13 +185,47 @@ fn a_log_that_is_read_back_is_the_same_to_the_last_bit() {
 }
 
 #[test]
-fn how_long_is_one_of_two() {
+fn how_long_is_one_of_four() {
     let faults = |value: Value| Train::check(&serde_json::from_value(value).unwrap()).len();
-    assert_eq!(faults(json!({ "steps": 1, "batch": 1, "peak_lr": 1e-3 })), 0);
-    assert_eq!(faults(json!({ "epochs": 0.5, "batch": 1, "peak_lr": 1e-3 })), 0);
+    for how_long in ["steps", "epochs", "tokens", "examples"] {
+        assert_eq!(faults(json!({ how_long: 2, "batch": 1, "peak_lr": 1e-3 })), 0, "{how_long}");
+        assert_eq!(faults(json!({ how_long: 0, "batch": 1, "peak_lr": 1e-3 })), 1, "{how_long}");
+        let other = if how_long == "steps" { "tokens" } else { "steps" };
+        let both = json!({ how_long: 2, "batch": 1, "peak_lr": 1e-3, other: 2 });
+        assert_eq!(faults(both), 1, "{how_long} and another");
+    }
     assert_eq!(faults(json!({ "batch": 1, "peak_lr": 1e-3 })), 1);
     assert_eq!(faults(json!({ "steps": 1, "epochs": 1, "batch": 0, "peak_lr": -1 })), 3);
-    let epochs: Params =
-        serde_json::from_value(json!({ "epochs": 2.5, "batch": 4, "peak_lr": 1e-3 })).unwrap();
-    assert_eq!(epochs.steps(10), 7);
+
+    let size = Size { packs: Some(10), tokens: Some(5_000), examples: Some(40) };
+    let steps = |how_long: &str, value: Value| {
+        let params = json!({ how_long: value, "batch": 4, "peak_lr": 1e-3 });
+        serde_json::from_value::<Params>(params).unwrap().steps(size)
+    };
+    assert_eq!(steps("epochs", json!(2.5)), Some(7));
+    // A step is 4 of 10 packs: 2,000 tokens and 16 examples.
+    assert_eq!([1, 2_900, 3_100].map(|tokens| steps("tokens", json!(tokens))), [1, 1, 2].map(Some));
+    assert_eq!(steps("examples", json!(160)), Some(10));
+    let unknown = Params { steps: None, tokens: Some(7), ..params() };
+    assert_eq!(unknown.steps(Size { packs: Some(10), ..Size::default() }), None);
+}
+
+#[test]
+fn arms_matched_by_tokens_or_examples_come_out_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, packs) = material(dir.path());
+    let summary = |how_long: &str, value: u64| -> Value {
+        let mut cx = TaskCx::for_test(&dir.path().join(how_long))
+            .input("base", &base)
+            .input("packs", &packs)
+            .build()
+            .unwrap();
+        let params = json!({ how_long: value, "batch": 1, "peak_lr": 1e-3 });
+        Train::run(&serde_json::from_value(params).unwrap(), &mut cx).unwrap();
+        serde_json::from_slice(&fs::read(cx.output("model").join("training/summary.json")).unwrap()).unwrap()
+    };
+    let by_examples = summary("examples", 48);
+    assert_eq!((&by_examples["exposures"], &by_examples["epochs"]), (&json!(48), &json!(2.0)));
+    let tokens = by_examples["tokens"].as_u64().unwrap();
+    assert_eq!(summary("tokens", tokens)["steps"], by_examples["steps"]);
 }
