@@ -165,6 +165,8 @@ pub(super) fn curves(
     let points = || series.iter().flat_map(|line| &line.data);
     let (x_low, x_high) = range(points().map(|point| point.0));
     let (_, y_high) = range(points().map(|point| point.1));
+    // A logarithm has no place for zero.
+    let (x_low, x_high) = (x_low.max(1.0), x_high.max(2.0));
     let mut figure = Figure::new(width, 220.0, (x_low, x_high), (0.0, (y_high * 1.08).min(100.0)), true);
     figure.x_axis(x_label);
     figure.y_axis();
