@@ -16,8 +16,8 @@ use serde::Serialize;
 
 /// The folder of the block files, beside the page.
 pub(super) const FOLDER: &str = "data";
-/// A block is closed once its JSON is this long: some hundred short responses, or a few of the longest. It takes a browser about
-/// ten milliseconds to open one.
+/// A block is closed once its JSON is this long: some hundred short responses, or a few of the longest. A browser opens one in some
+/// tens of milliseconds.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks that are together no longer than this are put into the page.
 const INLINE_BYTES: usize = 1 << 20;

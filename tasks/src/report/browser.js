@@ -560,7 +560,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (root.hidden || !index || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, select, textarea")) {
+    if (event.target.closest?.("input, select, textarea")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
