@@ -121,7 +121,7 @@ fn of_file(file: &Path, arguments: &Report, context: &Context) -> Result<Found, 
     };
     let artifact = of_run(&past, &name, view)?;
     let note = Some(format!(
-        "this is the report of run {}; for the file as it is there is none (`dag explain {file} {name}` says what differs)",
+        "this is the report of run {}; the file as it is would give another (`dag plan {file} {name}` says why)",
         past.run
     ));
     Ok(Found { artifact, past: Some(past), nodes, work: Vec::new(), file, note })
