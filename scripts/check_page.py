@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Opens a report's page in headless Chromium, from disk, and measures it: first paint, filters, requests, injection.
 
-    pip install playwright==1.61.0          # the package alone: no `playwright install`
+    pip install playwright==1.65.2          # the package alone: no `playwright install`
     apt-get install chromium                # or any Chromium, with --chromium PATH
     cargo build --release --bin dag
     python3 scripts/check_page.py [--dag target/release/dag] [--repeats 8] [--characters 8000] [--keep FOLDER] [--pictures FOLDER]
@@ -13,7 +13,7 @@ report, are what breaks pages. A response fails here and there, and one model ha
 
 The bar: first paint within 2 s, a filter within 200 ms (from the key or click to the painted list), a problem within 1 s, no request
 but for files beside the page, nothing injected, no error in the console. Ends with 1 where it is not met. With `--keep` the folder stays, and
-a second call with it opens the same page again.
+`--page FOLDER/report/index.html` opens its page again.
 """
 import argparse
 import asyncio
@@ -227,8 +227,11 @@ def make(folder, options):
     dag = [options.dag.resolve(), "run", "page.yaml"]
     wall, _, peak = timed([*dag, "evaluated", "base_evaluated@aime25"], folder, {"SERVER": server.address})
     print(f"asked the models: {wall:.0f} s, {peak:.0f} MB at the most")
-    wall, cpu, peak = timed([*dag, "table"], folder, {"SERVER": server.address})
-    print(f"made the report: {wall:.1f} s, {cpu:.1f} s of CPU, {peak:.0f} MB at the most")
+    _, _, peak = timed([*dag, "table"], folder, {"SERVER": server.address})
+    command = [dag[0], "report", "page.yaml", "table", "--json"]
+    found = json.loads(subprocess.run(command, cwd=folder, env={**os.environ, "SERVER": server.address}, stdout=subprocess.PIPE, check=True).stdout)
+    seconds = next(node["seconds"] for node in found["timings"]["nodes"] if node["node"] == "table")
+    print(f"made the report: {seconds:.1f} s; the run that did so took {peak:.0f} MB at the most")
 
 
 class Check:
@@ -330,8 +333,9 @@ def drive(page_path, options):
                 if action[0] == "chip" and not page.locator(".chip", has_text=action[1]).count():
                     continue
                 times.append((page.evaluate(TIMED, action), action))
-        slowest = max(times)
-        check.figure(f"a filter, slowest of {len(times)} ({' '.join(slowest[1])}; median {statistics.median(times)[0]:.0f})", slowest[0], FILTER)
+        slowest, action = max(times)
+        middle = statistics.median(took for took, _ in times)
+        check.figure(f"a filter, slowest of {len(times)} ({' '.join(action)}; median {middle:.0f})", slowest, FILTER)
         page.evaluate(TIMED, ["chip", "only r1"])
         wrong = page.evaluate("""() => [...document.querySelectorAll('.row')].filter((row) => {
             const [r1, oss] = [...row.querySelectorAll('.mark')].map((mark) => mark.textContent.split('/').map(Number));
@@ -422,9 +426,12 @@ def main():
     parser.add_argument("--characters", type=int, default=8000, help="of thinking, on average, of the longer model; the other has a quarter")
     parser.add_argument("--responses", type=int, help="the report's param of that name")
     parser.add_argument("--keep", type=pathlib.Path, help="work in this folder and leave it")
+    parser.add_argument("--page", type=pathlib.Path, help="open this page instead of making one")
     parser.add_argument("--pictures", type=pathlib.Path, help="put screenshots there")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome"))
     options = parser.parse_args()
+    if options.page:
+        sys.exit(0 if drive(options.page.resolve(), options) else 1)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     folder = options.keep or pathlib.Path(tempfile.mkdtemp(prefix="dag-page-"))

@@ -25,6 +25,7 @@ mod money;
 mod paper;
 mod published;
 mod regrade;
+mod report;
 mod reuse;
 mod served;
 mod smollm2;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dag_cache::{Layout, Output, OutputKind, View};
@@ -13,6 +14,8 @@ use dag_engine::artifact::ArtifactType;
 use dag_engine::event::End;
 use dag_engine::graph::NodeId;
 use dag_engine::journal;
+use dag_engine::key::ActionKey;
+use dag_engine::plan::{Decision, Plan};
 use dag_engine::state::Phase;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -74,6 +77,9 @@ struct Found {
     past: Option<Past>,
     /// Port with coordinates → name of the node, for the commands in the page.
     nodes: BTreeMap<String, String>,
+    /// What the report was made from, in the order of the graph, with the runs that computed it; empty where the file is not
+    /// at hand.
+    work: Vec<Line>,
     /// The experiment file as the user would type it.
     file: String,
     /// What the user should know about it.
@@ -103,7 +109,8 @@ fn of_file(file: &Path, arguments: &Report, context: &Context) -> Result<Found, 
                 .get(&name)
                 .is_some_and(|node| node.outputs.values().any(|output| *output == digest))
         });
-        return Ok(Found { artifact, past, nodes, file, note: None });
+        let work = work(compiled, id, &plan, past.as_ref(), view.layout());
+        return Ok(Found { artifact, past, nodes, work, file, note: None });
     }
     let past = last(view.layout(), |past| {
         past.state.nodes.get(&name).is_some_and(|node| node.outputs.contains_key(PORT))
@@ -114,10 +121,10 @@ fn of_file(file: &Path, arguments: &Report, context: &Context) -> Result<Found, 
     };
     let artifact = of_run(&past, &name, view)?;
     let note = Some(format!(
-        "this is the report of run {}; for the file as it is there is none (`dag explain {file} {name}` says what differs)",
+        "this is the report of run {}; the file as it is would give another (`dag plan {file} {name}` says why)",
         past.run
     ));
-    Ok(Found { artifact, past: Some(past), nodes, file, note })
+    Ok(Found { artifact, past: Some(past), nodes, work: Vec::new(), file, note })
 }
 
 /// The newest report of all runs.
@@ -138,7 +145,7 @@ fn newest(context: &Context) -> Result<Found, Failure> {
     let name = reports.max_by_key(|(_, node)| node.ended).map(|(name, _)| name.clone()).unwrap_or_default();
     let artifact = of_run(&past, &name, view)?;
     let file = past.state.file.clone();
-    Ok(Found { artifact, past: Some(past), nodes: BTreeMap::new(), file, note: None })
+    Ok(Found { artifact, past: Some(past), nodes: BTreeMap::new(), work: Vec::new(), file, note: None })
 }
 
 /// What a node gave in a run.
@@ -155,6 +162,7 @@ fn of_run(past: &Past, name: &str, view: View) -> Result<Artifact, Failure> {
         gives: ArtifactType::Report,
         output,
         metrics,
+        manifest: Arc::default(),
         view,
     })
 }
@@ -203,39 +211,100 @@ fn names(compiled: &Compiled, report: NodeId) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// When and how a report was computed.
-#[derive(Serialize)]
-struct Timings {
-    run: String,
-    began: String,
-    /// Nodes that were reused as they were; they have no line.
-    up_to_date: u64,
-    nodes: Vec<Line>,
-}
-
-/// A node in the run of a report.
-#[derive(Serialize)]
+/// A node behind a report, and when and how it was computed.
+#[derive(Debug, Clone, Serialize)]
 struct Line {
     node: String,
+    /// What became of it in the report's run.
     ended: &'static str,
-    seconds: f64,
-    /// Records made, and records taken from the store.
+    /// How long it took, in the run that computed it.
+    seconds: Option<f64>,
+    /// The run that computed it.
+    run: Option<String>,
+    /// Records made, and records taken from the store, in that run.
     made: u64,
     reused: u64,
 }
 
 impl Line {
+    /// A node as the run `past` tells it.
+    fn told(node: &str, past: &Past, ended: &'static str) -> Self {
+        let told = past.state.nodes.get(node);
+        let counts = told.map(|told| told.counts.clone()).unwrap_or_default();
+        let seconds = told.map(|told| told.seconds.max(0.0));
+        Self {
+            node: node.to_owned(),
+            ended,
+            seconds,
+            run: Some(past.run.clone()),
+            made: counts.done,
+            reused: counts.reused,
+        }
+    }
+
     fn took(&self) -> String {
-        if self.seconds > 0.0 { duration(Duration::from_secs_f64(self.seconds)) } else { String::new() }
+        self.seconds.map_or_else(String::new, |seconds| duration(Duration::from_secs_f64(seconds)))
     }
 
     fn records(&self) -> String {
         if self.made + self.reused == 0 {
-            String::new()
-        } else {
-            format!("{}, {}", grouped(self.made), grouped(self.reused))
+            return String::new();
+        }
+        format!("{}, {}", grouped(self.made), grouped(self.reused))
+    }
+}
+
+/// Whether a node ran to its end in a run, and gave the result of `action`.
+fn ran(past: &Past, node: &str, action: Option<ActionKey>) -> bool {
+    past.state.nodes.get(node).is_some_and(|told| {
+        told.phase == Phase::Ended(End::Ran) && action.is_none_or(|action| told.action == Some(action))
+    })
+}
+
+/// The nodes behind a report, each with the run that computed what it gives now.
+fn work(compiled: &Compiled, report: NodeId, plan: &Plan, own: Option<&Past>, layout: &Layout) -> Vec<Line> {
+    let mut lines: Vec<(Line, Option<ActionKey>)> = compiled
+        .graph
+        .closure(&[report])
+        .into_iter()
+        .map(|id| {
+            let node = compiled.graph.node(id).name.to_string();
+            let action = plan.get(id).and_then(|planned| match &planned.decision {
+                Decision::Hit(settled) => Some(settled.action),
+                _ => planned.action,
+            });
+            (Line { node, ended: "reused", seconds: None, run: None, made: 0, reused: 0 }, action)
+        })
+        .collect();
+    // The report's own run first, then the others from the newest back, until each node is found.
+    if let Some(own) = own {
+        for (line, action) in &mut lines {
+            if ran(own, &line.node, *action) {
+                *line = Line::told(&line.node, own, "ran");
+            }
         }
     }
+    for run in journal::list(layout).iter().rev() {
+        if lines.iter().all(|(line, _)| line.run.is_some()) {
+            break;
+        }
+        let Ok(past) = Past::read(layout, run) else { continue };
+        for (line, action) in lines.iter_mut().filter(|(line, action)| line.run.is_none() && action.is_some())
+        {
+            if ran(&past, &line.node, *action) {
+                *line = Line::told(&line.node, &past, "reused");
+            }
+        }
+    }
+    lines.into_iter().map(|(line, _)| line).collect()
+}
+
+/// When and how a report was computed.
+#[derive(Serialize)]
+struct Timings {
+    run: String,
+    began: String,
+    nodes: Vec<Line>,
 }
 
 impl Timings {
@@ -251,17 +320,13 @@ impl Timings {
                 .pad_to(width + 13)
                 .plain(line.took());
             if line.made + line.reused > 0 {
-                text = text.pad_to(width + 22).faint(format!(
-                    "{} new, {} reused",
-                    count(line.made, "record"),
-                    grouped(line.reused)
-                ));
+                let records = format!("{} new, {} reused", count(line.made, "record"), grouped(line.reused));
+                text = text.pad_to(width + 22).faint(records);
+            }
+            if let Some(run) = line.run.as_ref().filter(|run| **run != self.run) {
+                text = text.faint(format!("  in run {run}"));
             }
             text = text.line();
-        }
-        if self.up_to_date > 0 {
-            text =
-                text.faint(format!("{} up to date before it began", count(self.up_to_date, "node"))).line();
         }
         text
     }
@@ -276,29 +341,14 @@ impl Found {
     }
 
     fn timings(&self) -> Option<Timings> {
-        let Past { run, state, .. } = self.past.as_ref()?;
-        let nodes = state.nodes.iter().map(|(name, node)| Line {
-            node: name.clone(),
-            ended: match node.phase {
-                Phase::Ended(End::Ran) => "ran",
-                Phase::Ended(End::Hit) => "reused",
-                Phase::Ended(End::Failed) => "failed",
-                Phase::Ended(End::Skipped) => "skipped",
-                Phase::Ended(End::Cancelled) => "stopped",
-                Phase::Planned | Phase::Waiting | Phase::Running => "not ended",
-            },
-            seconds: node.seconds.max(0.0),
-            made: node.counts.done,
-            reused: node.counts.reused,
-        });
-        let nodes: Vec<Line> = nodes.collect();
-        let hits_told = nodes.iter().filter(|line| line.ended == "reused").count() as u64;
-        Some(Timings {
-            run: run.clone(),
-            began: date(state.began / 1000),
-            up_to_date: state.ends.hit.saturating_sub(hits_told),
-            nodes,
-        })
+        let past = self.past.as_ref()?;
+        let nodes = if self.work.is_empty() {
+            let told = past.state.nodes.iter();
+            told.map(|(name, node)| Line::told(name, past, word(node.phase))).collect()
+        } else {
+            self.work.clone()
+        };
+        Some(Timings { run: past.run.clone(), began: date(past.state.began / 1000), nodes })
     }
 
     /// What the page's script reads: see `run` in browser.js.
@@ -307,12 +357,24 @@ impl Found {
         let lines: Vec<Value> = timings
             .iter()
             .flat_map(|timings| &timings.nodes)
-            .map(|line| json!({ "node": line.node, "ended": line.ended, "took": line.took(), "records": line.records() }))
+            .map(|line| json!({ "node": line.node, "ended": line.ended, "took": line.took(), "records": line.records(), "run": line.run }))
             .collect();
         json!({
             "file": self.file, "nodes": self.nodes, "timings": lines,
             "run": timings.as_ref().map(|timings| &timings.run), "began": timings.as_ref().map(|timings| &timings.began),
         })
+    }
+}
+
+/// How a node ended in a run, in a word.
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Ended(End::Ran) => "ran",
+        Phase::Ended(End::Hit) => "reused",
+        Phase::Ended(End::Failed) => "failed",
+        Phase::Ended(End::Skipped) => "skipped",
+        Phase::Ended(End::Cancelled) => "stopped",
+        Phase::Planned | Phase::Waiting | Phase::Running => "not ended",
     }
 }
 

@@ -7,7 +7,7 @@
 (() => {
   const ROW = 60; // the height of an entry of the list, as in style.css
   const KEPT = 12; // blocks that stay open
-  const [CORRECT, TRUNCATED, NO_ANSWER, FAILED, UNGRADABLE] = [1, 2, 4, 8, 16];
+  const [CORRECT, TRUNCATED, NO_ANSWER, FAILED, UNGRADABLE, UNCOUNTED] = [1, 2, 4, 8, 16, 32]; // see responses.rs
 
   const find = (selector) => document.querySelector(selector);
 
@@ -199,9 +199,10 @@
   });
 
   if (run) {
-    const cell = (text, isLabel) => make("td", isLabel ? { class: "label" } : {}, visible(text));
-    const rows = run.timings.map((line) => make("tr", {}, cell(line.node, true), cell(line.ended, true), cell(line.took), cell(line.records)));
-    const heads = ["Node", "In that run", "Took", "Records: new, reused"].map((head, at) => make("th", at < 2 ? { scope: "col", class: "label" } : { scope: "col" }, head));
+    const labels = 3;
+    const cell = (tag) => (text, at) => make(tag, at < labels ? { class: "label" } : {}, visible(text ?? ""));
+    const heads = ["Node", "In that run", "Computed in", "Took", "Records: new, reused"].map(cell("th"));
+    const rows = run.timings.map((line) => make("tr", {}, [line.node, line.ended, line.run, line.took, line.records].map(cell("td"))));
     find("#report").append(make("section", { id: "timings" },
       make("h2", {}, "Timings"),
       make("div", { class: "scroll", tabindex: "0" }, make("table", {}, make("thead", {}, make("tr", {}, heads)), make("tbody", {}, rows))),
@@ -405,7 +406,7 @@
     const turn = (body.turn = (body.turn ?? 0) + 1);
     const known = [
       facts & FAILED ? "failed" : facts & UNGRADABLE ? "beyond the grader" : facts & CORRECT ? "right" : "wrong",
-      ...(facts & FAILED ? [] : [`${number(tokens)} tokens`]),
+      ...(facts & (FAILED | UNCOUNTED) ? [] : [`${number(tokens)} tokens`]),
       ...(facts & TRUNCATED ? ["truncated"] : []),
       ...(facts & NO_ANSWER ? ["no answer"] : []),
     ];
@@ -508,7 +509,8 @@
   }
 
   function sample(by) {
-    const most = Math.max(1, ...matches[current]?.item.responses.flat().map(([repeat]) => repeat + 1) ?? []);
+    if (current < 0) return;
+    const most = Math.max(1, ...matches[current].item.responses.flat().map(([repeat]) => repeat + 1));
     const now = repeats.find((repeat) => repeat != null) ?? 0;
     repeats = index.columns.map(() => (now + by + most) % most);
     history.replaceState(null, "", link(matches[current], repeats[0]));
@@ -558,7 +560,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (root.hidden || !index || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, select, textarea")) {
+    if (event.target.closest?.("input, select, textarea")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }

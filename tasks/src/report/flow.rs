@@ -158,7 +158,11 @@ fn stages(gathered: &Gathered, findings: &Findings) -> Vec<Stage> {
     vec![
         Stage { title: "Data", boxes: first.iter().map(step).collect() },
         Stage { title: "Judged right", boxes: judged.collect() },
-        Stage { title: "Kept", boxes: later.iter().map(step).collect() },
+        // A table with reasons is what was dropped; nothing follows from it.
+        Stage {
+            title: "Kept",
+            boxes: later.iter().filter(|step| step.reasons.is_empty()).map(step).collect(),
+        },
         Stage { title: "Packed", boxes: packs.collect() },
         Stage { title: "Trained", boxes: trained.collect() },
         Stage { title: "Evaluated", boxes: results.collect() },

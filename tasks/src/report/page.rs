@@ -6,7 +6,7 @@ use ring::digest::{SHA256, digest};
 use super::blocks::Inline;
 use super::curves;
 use super::escape::escape;
-use super::findings::{Cell, Findings};
+use super::findings::{Cell, Comparison, Findings};
 use super::flow;
 use super::gather::{Arm, Gathered};
 use super::plot::{self, Bar, Series};
@@ -156,19 +156,23 @@ impl Page<'_> {
         let arms = self.gathered.arms.iter();
         let index = arms.take_while(|arm| arm.label != cell.arm || arm.is_base != cell.is_base).count();
         let mut marks = String::new();
-        let families = [(&self.findings.comparisons, "*"), (&self.findings.against_base, "†")];
-        for (comparisons, sign) in families {
-            let above: Vec<&str> = comparisons
-                .iter()
-                .filter(|one| one.benchmark == cell.benchmark && one.stands())
-                .filter_map(|one| match one.pass_at_1.mean > 0.0 {
-                    true => (one.a == cell.arm && !cell.is_base).then_some(one.b.as_str()),
-                    false => (one.b == cell.arm && cell.is_base == (sign == "†")).then_some(one.a.as_str()),
+        for (sign, is_over_base) in [("*", false), ("†", true)] {
+            let over: Vec<&str> = self
+                .differences()
+                .filter(|(one, _)| one.benchmark == cell.benchmark)
+                .filter_map(|(one, with_base)| {
+                    let is_first = one.pass_at_1.mean > 0.0;
+                    let (winner, loser) = if is_first { (&one.a, &one.b) } else { (&one.b, &one.a) };
+                    // The second of such a pair is the base.
+                    let (base_wins, base_loses) = (with_base && !is_first, with_base && is_first);
+                    let is_it =
+                        *winner == cell.arm && cell.is_base == base_wins && is_over_base == base_loses;
+                    is_it.then_some(loser.as_str())
                 })
                 .collect();
-            if !above.is_empty() {
-                marks +=
-                    &format!(r#"<abbr title="stands above {}">{sign}</abbr>"#, escape(&above.join(", ")));
+            if !over.is_empty() {
+                let title = escape(&over.join(", "));
+                marks += &format!(r#"<abbr title="stands above {title}">{sign}</abbr>"#);
             }
         }
         let before =
@@ -183,20 +187,25 @@ impl Page<'_> {
     }
 
     fn marks_note(&self) -> String {
-        let stands = |comparisons: &[super::findings::Comparison]| {
-            comparisons.iter().any(super::findings::Comparison::stands)
+        let has = |is_over_base: bool| {
+            self.differences().any(|(one, with_base)| (with_base && one.pass_at_1.mean > 0.0) == is_over_base)
         };
-        let mut notes = Vec::new();
-        if stands(&self.findings.comparisons) {
-            notes.push("* stands above another arm");
-        }
-        if stands(&self.findings.against_base) {
-            notes.push("† above the untrained base");
-        }
+        let notes: Vec<&str> =
+            [(false, "* stands above another row"), (true, "† stands above the untrained base")]
+                .into_iter()
+                .filter_map(|(is_over_base, note)| has(is_over_base).then_some(note))
+                .collect();
         if notes.is_empty() {
             return String::new();
         }
         format!(r#"<p class="note">{}, at 5 % after Holm's correction.</p>"#, notes.join("; "))
+    }
+
+    /// The differences that stand, and whether each is with the untrained base.
+    fn differences(&self) -> impl Iterator<Item = (&Comparison, bool)> {
+        let arms = self.findings.comparisons.iter().map(|one| (one, false));
+        let base = self.findings.against_base.iter().map(|one| (one, true));
+        arms.chain(base).filter(|(one, _)| one.stands())
     }
 }
 

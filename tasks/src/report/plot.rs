@@ -165,6 +165,8 @@ pub(super) fn curves(
     let points = || series.iter().flat_map(|line| &line.data);
     let (x_low, x_high) = range(points().map(|point| point.0));
     let (_, y_high) = range(points().map(|point| point.1));
+    // A logarithm has no place for zero.
+    let (x_low, x_high) = (x_low.max(1.0), x_high.max(2.0));
     let mut figure = Figure::new(width, 220.0, (x_low, x_high), (0.0, (y_high * 1.08).min(100.0)), true);
     figure.x_axis(x_label);
     figure.y_axis();
@@ -189,20 +191,23 @@ pub(super) struct Bar {
 /// Bars on one scale, each with its label above it.
 pub(super) fn bars(description: &str, rows: &[Bar], width: f64) -> String {
     const TALL: f64 = 40.0;
-    const LOW: f64 = 24.0;
+    const LOW: f64 = 28.0;
     let high = rows.iter().map(|row| row.value).fold(1.0, f64::max);
     let mut figure = Figure::new(width, 0.0, (0.0, high), (0.0, 1.0), false);
     let mut y = 2.0;
     for row in rows {
         let (start, thick) = if row.is_part { (18.0, 5.0) } else { (0.0, 14.0) };
         let long = (width * row.value / high).max(1.5).min(width - start);
-        let (label, note) = (escape(&row.label), escape(&row.note));
+        // About 6.5 units a letter; the note keeps its place.
+        let fitting = (width / 6.5) as usize;
+        let fitting = fitting.saturating_sub(row.note.chars().count() + 4).max(8);
+        let (label, note) = (escape(&clipped(&row.label, fitting)), escape(&row.note));
         let (class, name) = if row.is_part { ("bar part", "tick") } else { ("bar", "name") };
         figure.push(format_args!(
             r#"<text class="{name}" x="{start}" y="{:.1}">{label}</text><text class="value" x="{width}" y="{:.1}" text-anchor="end">{note}</text><rect class="{class}" x="{start}" y="{:.1}" width="{long:.1}" height="{thick}" rx="2"/>"#,
             y + 12.0, y + 12.0, y + 17.0
         ));
-        y += if row.is_part { LOW + 4.0 } else { TALL };
+        y += if row.is_part { LOW } else { TALL };
     }
     figure.height = y;
     figure.finish(description)
@@ -350,6 +355,14 @@ mod tests {
             let series = Series { label: String::new(), class: "s0".to_owned(), data };
             assert!(lines("loss", "step", &[series], 300.0).starts_with("<svg"));
         }
+        for data in [vec![], vec![(1.0, 0.0)], vec![(10.0, 30.0), (1000.0, f64::NAN)]] {
+            let series = Series { label: String::new(), class: "s0".to_owned(), data };
+            assert!(curves("budget", "tokens", &[series], 300.0).starts_with("<svg"));
+        }
+        let bar =
+            |value| Bar { label: "<b>".repeat(90), value, note: "<i>".to_owned(), is_part: value < 1.0 };
+        let svg = bars("rows", &[bar(9.0), bar(0.0)], 300.0);
+        assert!(!svg.contains("<b>") && !svg.contains("<i>") && !svg.contains("NaN") && svg.contains('…'));
         for data in [vec![], vec![0.0], vec![5.0, 5.0]] {
             let series = Series { label: String::new(), class: "s0".to_owned(), data };
             let svg = histogram("tokens", "tokens", &[series], 300.0);

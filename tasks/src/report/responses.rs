@@ -101,6 +101,8 @@ mod fact {
     pub(super) const FAILED: u64 = 8;
     /// Its gold answer is beyond the grader.
     pub(super) const UNGRADABLE: u64 = 16;
+    /// Its tokens are not known.
+    pub(super) const UNCOUNTED: u64 = 32;
 }
 
 /// A problem as a block holds it.
@@ -276,6 +278,7 @@ fn facts(row: &Row) -> u64 {
         (fact::NO_ANSWER, has_no_answer && !is_failed),
         (fact::FAILED, is_failed),
         (fact::UNGRADABLE, is("correct").is_none() && !is_failed),
+        (fact::UNCOUNTED, row.get("output_tokens").is_none_or(Value::is_null)),
     ];
     known.iter().filter(|(_, holds)| *holds).map(|(bit, _)| bit).sum()
 }
@@ -313,6 +316,7 @@ fn answer_shown(answer: &str, renderer: &Renderer) -> Vec<Piece> {
 mod tests {
     use std::path::PathBuf;
 
+    use base64::Engine as _;
     use serde_json::json;
 
     use super::super::{Report, blocks};
@@ -324,7 +328,7 @@ mod tests {
         "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u{2028}\u{202e}\0\"'`${alert(3)}";
 
     /// What `evaluate` writes of a response.
-    fn row(id: &str, repeat: u64, correct: Value, answer: &str) -> Value {
+    fn row(id: &str, repeat: u64, correct: &Value, answer: &str) -> Value {
         json!({
             "id": id, "repeat": repeat, "record_key": format!("{repeat:064x}"),
             "messages": [{"role": "user", "content": "Solve: what is $x^2$?"}], "problem": "what is $x^2$?", "answer": r"\frac{1}{2}",
@@ -338,13 +342,13 @@ mod tests {
     fn report(directory: &Path, params: Value) -> PathBuf {
         let answer = format!(r"so \boxed{{\frac12}} {HOSTILE}");
         let r1 = [
-            row(HOSTILE, 0, json!(true), &answer),
-            row(HOSTILE, 1, json!(false), "cut"),
-            row("7", 0, json!(null), "?"),
-            row("7", 1, json!(true), "7"),
+            row(HOSTILE, 0, &json!(true), &answer),
+            row(HOSTILE, 1, &json!(false), "cut"),
+            row("7", 0, &json!(null), "?"),
+            row("7", 1, &json!(true), "7"),
         ];
         let failed = json!({"id": "7", "repeat": 0, "verdict": "error", "error": "refused", "finish_reason": "error", "correct": null});
-        let others = [failed, row(HOSTILE, 0, json!(false), "no")];
+        let others = [failed, row(HOSTILE, 0, &json!(false), "no")];
         let mut cx = TaskCx::for_test(directory);
         for (arm, rows) in [("r1", json!(r1)), (HOSTILE, json!(others))] {
             let folder = directory.join(format!("arm{}", arm.len()));
@@ -392,7 +396,7 @@ mod tests {
         );
         assert_eq!(responses[0][1][1], json!(fact::TRUNCATED));
         assert_eq!(items[1][1]["responses"][0][0][1], json!(fact::UNGRADABLE));
-        assert_eq!(items[1][1]["responses"][1][0][1], json!(fact::FAILED));
+        assert_eq!(items[1][1]["responses"][1][0][1], json!(fact::FAILED | fact::UNCOUNTED));
         let place = |response: &Value| found(&json!([response[3], response[4]]));
         let right = place(&responses[0][0]);
         assert_eq!(right["thinking"], format!("hm {HOSTILE}"));
@@ -416,7 +420,6 @@ mod tests {
         assert_eq!(page.matches("<script").count(), 3);
         for (start, end) in [("<style>", "</style>"), ("<script>", "</script>")] {
             let text = page.split(start).nth(1).unwrap().split(end).next().unwrap();
-            use base64::Engine as _;
             let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
             let hash = base64::engine::general_purpose::STANDARD.encode(digest);
             assert!(page.contains(&format!("'sha256-{hash}'")), "{start}");
