@@ -31,8 +31,10 @@ fn pooled(findings: &Findings) -> Table {
 }
 
 fn errors(findings: &Findings) -> Table {
-    let half_width =
-        |error: Option<f64>| error.map_or_else(dash, |error| format!("±{}", percent(1.96 * error)));
+    // Where all are right, or all wrong, the samples do not tell their error: nothing is not ±0.
+    let half_width = |error: Option<f64>| {
+        error.filter(|error| *error > 0.0).map_or_else(dash, |error| format!("±{}", percent(1.96 * error)))
+    };
     let told = findings.cells.iter().filter(|cell| cell.these_problems.is_some());
     let rows = grouped(told.map(|cell| {
         let samples = cell.variance.and_then(|split| split.share_within());

@@ -177,6 +177,7 @@ fn needed(needed: Needed) -> String {
     match (needed.items, needed.samples) {
         (None, _) => dash(),
         (Some(items), None) => format!("{} problems", count(items as f64)),
+        (Some(items), Some(1)) => format!("{} problems or 1 sample", count(items as f64)),
         (Some(items), Some(samples)) => {
             format!("{} problems or {} samples", count(items as f64), count(samples as f64))
         }

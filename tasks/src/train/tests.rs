@@ -215,7 +215,7 @@ fn arms_matched_by_tokens_or_examples_come_out_so() {
     let dir = tempfile::tempdir().unwrap();
     let (base, packs) = material(dir.path());
     let summary = |how_long: &str, value: u64| -> Value {
-        let mut cx = TaskCx::for_test(&dir.path().join(how_long))
+        let mut cx = TaskCx::for_test(&dir.path().join(format!("by_{how_long}")))
             .input("base", &base)
             .input("packs", &packs)
             .build()
