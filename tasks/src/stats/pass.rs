@@ -75,7 +75,7 @@ pub fn best_at_k(samples: &[(f64, bool)], k: usize) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (mut score, mut below) = (0.0, 0);
-    for tied in sorted.chunk_by(|a, b| a.0 == b.0) {
+    for tied in sorted.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
         let right = tied.iter().filter(|(_, correct)| *correct).count() as f64 / tied.len() as f64;
         score += right * (choices(below + tied.len(), k) - choices(below, k));
         below += tied.len();
@@ -154,8 +154,11 @@ mod tests {
             let drawn: Vec<(f64, bool)> =
                 (0..samples.len()).filter(|i| chosen >> i & 1 == 1).map(|i| samples[i]).collect();
             let most = drawn.iter().map(|sample| sample.0).fold(f64::MIN, f64::max);
-            let best: Vec<bool> =
-                drawn.iter().filter(|sample| sample.0 == most).map(|sample| sample.1).collect();
+            let best: Vec<bool> = drawn
+                .iter()
+                .filter(|sample| sample.0.total_cmp(&most).is_eq())
+                .map(|sample| sample.1)
+                .collect();
             score += best.iter().filter(|right| **right).count() as f64 / best.len() as f64;
         }
         score / f64::from(subsets)

