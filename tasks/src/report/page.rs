@@ -39,6 +39,16 @@ struct Section {
     body: String,
 }
 
+/// A sentence in the list of them: what is between backticks as code, a warning set off.
+fn item(sentence: &str) -> String {
+    let class = if sentence.starts_with("Warning: ") { r#" class="warning""# } else { "" };
+    let pieces = sentence.split('`').enumerate().map(|(index, piece)| match index % 2 {
+        0 => escape(piece),
+        _ => format!("<code>{}</code>", escape(piece)),
+    });
+    format!("<li{class}>{}</li>", pieces.collect::<String>())
+}
+
 impl Page<'_> {
     /// The whole page. `blocks` are those that go into it.
     pub(super) fn html(
@@ -52,8 +62,7 @@ impl Page<'_> {
         let mut head = vec![format!("<h1>{title}</h1>")];
         head.extend(self.note.map(|note| format!("<p>{}</p>", escape(note))));
         if !sentences.is_empty() {
-            let items: Vec<String> =
-                sentences.iter().map(|sentence| format!("<li>{}</li>", escape(sentence))).collect();
+            let items: Vec<String> = sentences.iter().map(|sentence| item(sentence)).collect();
             head.push(format!(r#"<ul class="findings">{}</ul>"#, items.concat()));
         }
         let sections: Vec<Section> =

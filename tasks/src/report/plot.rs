@@ -256,7 +256,7 @@ pub(super) fn intervals(description: &str, series: &[Series<(f64, Option<Interva
     let longest = series.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
     figure.x.start = (10.0 + 6.6 * longest as f64).min(width / 2.0);
     let fitting = ((figure.x.start - 10.0) / 6.6) as usize;
-    figure.x.end -= 28.0;
+    figure.x.end -= 38.0;
     figure.x_axis("pass@1, %");
     for (index, row) in series.iter().enumerate() {
         let y = TOP + ROW * (index as f64 + 0.5);

@@ -147,15 +147,15 @@ fn comparisons(title: &'static str, lead: &str, comparisons: &[Comparison], k: u
             one.sign_flips_p.map_or_else(dash, p_value),
             one.token_ratio.map_or_else(dash, length_ratio),
             difference.detectable.map_or_else(dash, |effect| format!("{:.1}", 100.0 * effect)),
-            one.needed.map_or_else(dash, needed),
+            one.needed.filter(|_| !one.stands()).map_or_else(dash, needed),
         ]
     }));
     let note = format!(
         "{lead}* marks one that stands at 5 % after Holm's correction over this table (p by paired bootstrap over problems, \
          10,000 draws). Token ratio is the geometric mean over problems with its 95 % interval; where responses were cut off the \
          true one is at least (≥) or at most (≤) that, or either (~). Least detectable is the true difference that so many problems \
-         would show four times in five. Would settle it: so many problems, or so many samples of each of these, would show a \
-         difference as large as this one four times in five."
+         would show four times in five. Would settle it, where it does not stand: so many \
+         problems, or so many samples of each of these, would show a difference as large as this one four times in five."
     );
     Table { title, note, headers: headers.map(str::to_owned).into(), names: 2, rows }
 }
@@ -176,12 +176,16 @@ fn length_ratio(found: LengthRatio) -> String {
 fn needed(needed: Needed) -> String {
     match (needed.items, needed.samples) {
         (None, _) => dash(),
-        (Some(items), None) => format!("{} problems", count(items as f64)),
-        (Some(items), Some(1)) => format!("{} problems or 1 sample", count(items as f64)),
+        (Some(items), None) => counted(items, "problem"),
         (Some(items), Some(samples)) => {
-            format!("{} problems or {} samples", count(items as f64), count(samples as f64))
+            let samples = counted(samples, "sample");
+            format!("{} or {samples}", counted(items, "problem"))
         }
     }
+}
+
+fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number as f64), if number == 1 { "" } else { "s" })
 }
 
 /// The facts shown, those that some arm tells, in this order; the names are those of the files.
