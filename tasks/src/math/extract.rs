@@ -1,4 +1,6 @@
 //! Finding the answer of a response: a ladder of rungs, the first that holds is used and recorded.
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Canonical, Policy, canonical, lenient};
@@ -15,6 +17,10 @@ pub enum Rung {
     Phrase,
     /// The last number, or the one in bold beside it, where the policy allows it.
     Number,
+    /// The last formula between mathematical delimiters, where the policy allows it.
+    Formula,
+    /// The whole text, where an answer alone was to be expected.
+    Bare,
 }
 
 impl Rung {
@@ -25,6 +31,8 @@ impl Rung {
             Self::Framed => "framed",
             Self::Phrase => "phrase",
             Self::Number => "number",
+            Self::Formula => "formula",
+            Self::Bare => "bare",
         }
     }
 }
@@ -36,30 +44,106 @@ pub struct Extracted {
     pub answer: String,
     /// The form it was found in.
     pub rung: Rung,
+    /// How many boxes there were, empty and broken ones left out.
+    pub boxes: usize,
+    /// What stands in the last boxes, joined by commas, where several follow each other.
+    pub several: Option<String>,
+}
+
+impl Extracted {
+    fn new(answer: &str, rung: Rung) -> Self {
+        Self { answer: answer.to_owned(), rung, boxes: 0, several: None }
+    }
 }
 
 /// The last answer of a response, looked for after its thinking only.
 pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
     let text = after_thinking(response);
-    let found = |answer: &str, rung| Extracted { answer: answer.to_owned(), rung };
-    if let Some(answer) = last_box(text, r"\boxed") {
-        let is_understood = || !matches!(canonical(answer, policy), Ok(Canonical::Other(_)));
+    set_apart(text, policy).or_else(|| {
+        let answer = policy.last_number.then(|| lenient::answer(text)).flatten();
+        answer.map(|(answer, rung)| Extracted::new(answer, rung))
+    })
+}
+
+/// The answer of what may be a response or an answer alone.
+pub(super) fn extract_any(text: &str, policy: &Policy) -> Option<Extracted> {
+    let text = after_thinking(text);
+    set_apart(text, policy).or_else(|| {
+        let bare = text.trim();
+        let understood = !bare.is_empty() && canonical(bare, policy).is_ok_and(|form| reads_as_answer(&form, bare));
+        let in_it = || lenient::answer(text).filter(|_| policy.last_number);
+        let (answer, rung) = if understood { (bare, Rung::Bare) } else { in_it().unwrap_or((bare, Rung::Bare)) };
+        (!answer.is_empty()).then(|| Extracted::new(answer, rung))
+    })
+}
+
+/// Whether a text is an answer rather than a sentence that holds one.
+fn reads_as_answer(form: &Canonical, text: &str) -> bool {
+    form.is_understood() && (!is_prose(text) || form.name() == "words" && !text.contains(|c: char| c.is_ascii_digit()))
+}
+
+/// A sentence: several words of prose with a number or formula among or behind them.
+fn is_prose(text: &str) -> bool {
+    let words = text.split_whitespace().filter(|word| {
+        word.chars().filter(|c| c.is_alphabetic()).count() > 1 && !word.contains(['\\', '$', '{', '^', '='])
+    });
+    words.count() > 4
+}
+
+/// What a box or phrase sets apart.
+fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
+    let boxes = boxes(text, r"\boxed");
+    if let Some(last) = boxes.last() {
+        let answer = last.content;
+        let is_understood = || canonical(answer, policy).is_ok_and(|form| form.is_understood());
         let sentence = policy.last_number && !is_understood();
         let number = sentence.then(|| lenient::number_in_box(answer)).flatten();
-        return Some(found(number.unwrap_or(answer), Rung::Boxed));
+        let mut found = Extracted::new(number.unwrap_or(answer), Rung::Boxed);
+        found.boxes = boxes.len();
+        found.several = joined(text, &boxes);
+        return Some(found);
     }
-    if let Some(answer) = last_box(text, r"\fbox") {
-        return Some(found(answer, Rung::Framed));
+    if policy.mode != super::Mode::Dag {
+        return None;
     }
-    policy
-        .phrases
-        .iter()
-        .find_map(|phrase| after_phrase(text, phrase))
-        .map(|answer| found(answer, Rung::Phrase))
-        .or_else(|| {
-            let number = policy.last_number.then(|| lenient::number(text)).flatten();
-            number.map(|answer| found(answer, Rung::Number))
-        })
+    if let Some(last) = self::boxes(text, r"\fbox").last() {
+        return Some(Extracted::new(last.content, Rung::Framed));
+    }
+    let phrase = policy.phrases.iter().find_map(|phrase| after_phrase(text, phrase))?;
+    // A sentence behind the phrase may hold the answer rather than be it.
+    let is_understood = canonical(phrase, policy).is_ok_and(|form| form.is_understood());
+    let inner = (policy.last_number && !is_understood).then(|| lenient::answer(phrase)).flatten();
+    Some(Extracted::new(inner.map_or(phrase, |(answer, _)| answer), Rung::Phrase))
+}
+
+/// The gold answer in a text that may be a whole solution: what its last boxes hold, else all of it.
+pub(super) fn gold_answer(gold: &str) -> Cow<'_, str> {
+    if !gold.contains("boxed") {
+        return gold.into();
+    }
+    let boxes = boxes(gold, r"\boxed");
+    match (joined(gold, &boxes), boxes.last()) {
+        (Some(several), _) => several.into(),
+        (None, Some(last)) => last.content.into(),
+        (None, None) => gold.into(),
+    }
+}
+
+/// The contents of the last boxes, where several follow each other in one sentence.
+fn joined(text: &str, boxes: &[Boxed]) -> Option<String> {
+    const LONGEST_GAP: usize = 40;
+    let mut first = boxes.len().checked_sub(1)?;
+    while first > 0 {
+        let (before, after) = (&boxes[first - 1], &boxes[first]);
+        let gap = text.get(before.end..after.start)?;
+        let ends = ["\n\n", ". ", " then "].iter().any(|end| gap.contains(end));
+        if gap.len() > LONGEST_GAP || ends {
+            break;
+        }
+        first -= 1;
+    }
+    let run = &boxes[first..];
+    (run.len() > 1).then(|| run.iter().map(|one| one.content).collect::<Vec<_>>().join(", "))
 }
 
 /// The text after the last `</think>`. Thinking that was never closed holds no answer, whatever is
@@ -71,52 +155,61 @@ pub fn after_thinking(response: &str) -> &str {
     text.find(OPEN).map_or(text, |at| &text[..at])
 }
 
-/// The content of the last `command{…}` whose braces are balanced and that is not empty, or of the
-/// last `command 5` without braces, whichever comes later. One pass, so a response full of broken
-/// boxes costs no more than another.
-fn last_box<'a>(text: &'a str, command: &str) -> Option<&'a str> {
+/// A box: what stands in it, and where it begins and ends.
+struct Boxed<'a> {
+    content: &'a str,
+    start: usize,
+    end: usize,
+}
+
+/// Every `command{…}` whose braces are balanced and that is not empty, and every `command 5` without braces, in the order
+/// in which they begin. One pass, so a response full of broken boxes costs no more than another.
+fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
     let bytes = text.as_bytes();
-    let mut open: Vec<Option<usize>> = Vec::new();
-    let mut best: Option<(usize, &str)> = None;
-    let mut keep = |start: usize, content: &'a str| {
+    let mut open: Vec<Option<(usize, usize)>> = Vec::new();
+    let mut boxes: Vec<Boxed> = Vec::new();
+    let mut keep = |start: usize, content: &'a str, end: usize| {
         let content = content.trim();
-        if !content.is_empty() && best.is_none_or(|(latest, _)| start > latest) {
-            best = Some((start, content));
+        // A box in a box is part of its answer.
+        if !content.is_empty() {
+            while boxes.last().is_some_and(|last| last.start > start) {
+                boxes.pop();
+            }
+            boxes.push(Boxed { content, start, end });
         }
     };
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
             b'\\' if text[at..].starts_with(command) => {
+                let start = at;
                 at += command.len();
                 let rest = &text[at..];
                 let content = rest.trim_start();
                 let gap = rest.len() - content.len();
                 if content.starts_with('{') {
                     at += gap + 1;
-                    open.push(Some(at));
+                    open.push(Some((start, at)));
                 } else if gap > 0 {
-                    keep(
-                        at,
-                        content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default(),
-                    );
+                    let content = content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default();
+                    keep(start, content, at + gap + content.len());
                 }
                 continue;
             }
-            // An escaped brace is a character of the answer. The next byte is skipped whatever it is;
-            // inside a longer character it is no brace.
-            b'\\' => at += 1,
+            // An escaped brace is a character of the answer. The next byte is skipped whatever it is; inside a longer
+            // character it is no brace. `\\boxed` is what a doubled backslash leaves of a box.
+            b'\\' if !text.get(at + 1..).is_some_and(|rest| rest.starts_with(command)) => at += 1,
             b'{' => open.push(None),
             b'}' => {
-                if let Some(Some(start)) = open.pop() {
-                    keep(start, &text[start..at]);
+                if let Some(Some((start, inside))) = open.pop() {
+                    keep(start, &text[inside..at], at + 1);
                 }
             }
             _ => {}
         }
         at += 1;
     }
-    best.map(|(_, content)| content)
+    boxes
 }
 
 /// The text after the last occurrence of `phrase`, to the end of its line or sentence.

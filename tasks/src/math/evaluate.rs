@@ -1,0 +1,476 @@
+//! The value of an expression at fixed points: two expressions that agree at all of them are the same.
+//!
+//! Every step costs fuel, so no expression takes long, however short it is to write.
+use num_bigint::BigInt;
+use num_integer::Integer;
+use num_traits::{One, Signed, ToPrimitive, Zero};
+
+use super::complex::Complex;
+use super::expression::{Constant, Function, Node};
+use super::float::{Float, pi};
+use super::ratio::Ratio;
+use super::value::{Value, hashed};
+use super::{Percent, Policy};
+
+/// Steps that evaluating one answer may take, at all points together; a step is of the order of a microsecond.
+pub(super) const FUEL: u64 = 30_000;
+/// Where expressions with variables are evaluated; see [`Evaluator::variable`].
+pub(super) const POINTS: usize = 5;
+/// The point at which all variables are negative.
+pub(super) const NEGATIVE: usize = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It has no value there, or none that this grader knows.
+    Undefined,
+    /// It takes too long or is too large.
+    Beyond,
+}
+
+pub(super) type Evaluated = Result<Value, Fault>;
+
+pub(super) struct Evaluator<'a> {
+    policy: &'a Policy,
+    fuel: &'a mut u64,
+    point: usize,
+    /// The signs to take for `±`, one bit each.
+    signs: u32,
+    next_sign: u32,
+    /// Whether degrees are angles here, as inside of a sine.
+    angle: bool,
+    /// Indices of sums, innermost last.
+    bound: Vec<(String, i64)>,
+    /// Whether a real number was taken to a complex one, as by the root of a negative.
+    pub(super) left_reals: bool,
+}
+
+impl<'a> Evaluator<'a> {
+    pub(super) fn new(policy: &'a Policy, fuel: &'a mut u64, point: usize, signs: u32) -> Self {
+        Self { policy, fuel, point, signs, next_sign: 0, angle: false, bound: Vec::new(), left_reals: false }
+    }
+
+    fn spend(&mut self, steps: u64) -> Result<(), Fault> {
+        *self.fuel = self.fuel.checked_sub(steps).ok_or(Fault::Beyond)?;
+        Ok(())
+    }
+
+    pub(super) fn value(&mut self, node: &Node) -> Evaluated {
+        self.spend(1)?;
+        match node {
+            Node::Number(numeral) => Ok(Value::Exact(numeral.value.clone())),
+            Node::Symbol(name) => Ok(self.variable(name)),
+            Node::Indexed(name, index) => {
+                let index = self.spelled(index)?;
+                Ok(self.variable(&format!("{name}_{index}")))
+            }
+            Node::Constant(Constant::I) => match self.bound_index("i") {
+                Some(index) => Ok(Value::whole(index)),
+                None => Ok(Value::Approximate(Complex::unit())),
+            },
+            Node::Constant(Constant::E) => Ok(Value::real(Float::whole(1).exponential().ok_or(Fault::Beyond)?)),
+            Node::Constant(Constant::Pi) => Ok(Value::real(pi())),
+            Node::Add(terms) => {
+                let mut sum = Value::whole(0);
+                for term in terms {
+                    let term = self.value(term)?;
+                    sum = self.plus(&sum, &term)?;
+                }
+                Ok(sum)
+            }
+            Node::Multiply(factors) => {
+                let mut product = Value::whole(1);
+                for factor in factors {
+                    let factor = self.value(factor)?;
+                    product = self.times(&product, &factor)?;
+                }
+                Ok(product)
+            }
+            Node::Negative(inner) => Ok(negative(&self.value(inner)?)),
+            Node::PlusMinus { flipped, of } => {
+                let value = self.value(of)?;
+                // All signs go together where there is a `∓` among them; `signs` then has all bits alike.
+                let minus = (self.signs >> self.next_sign.min(31)) & 1 == 1;
+                self.next_sign += 1;
+                Ok(if minus == *flipped { value } else { negative(&value) })
+            }
+            Node::Divide(top, bottom) => {
+                let (top, bottom) = (self.value(top)?, self.value(bottom)?);
+                self.over(&top, &bottom)
+            }
+            Node::Power(base, exponent) => {
+                let (base, exponent) = (self.value(base)?, self.value(exponent)?);
+                self.power(&base, &exponent)
+            }
+            Node::Call(function, arguments) => self.call(*function, arguments),
+            Node::Opaque(name, arguments) => {
+                let mut spelled = format!("{name}(");
+                for argument in arguments {
+                    spelled.push_str(&self.spelled(argument)?);
+                    spelled.push(';');
+                }
+                Ok(self.variable(&spelled))
+            }
+            Node::Over { product, index, bounds, body } => self.over_index(*product, index, bounds, body),
+            Node::Degrees(inner) => {
+                let value = self.value(inner)?;
+                if !self.angle {
+                    return Ok(value);
+                }
+                let turn = self.over(&Value::real(pi()), &Value::whole(180))?;
+                self.times(&value, &turn)
+            }
+            Node::Percent(inner) => {
+                let value = self.value(inner)?;
+                match self.policy.percent {
+                    Percent::Unit => Ok(value),
+                    Percent::Factor => self.over(&value, &Value::whole(100)),
+                }
+            }
+            Node::Unit(inner, _) => self.value(inner),
+            Node::Colon(parts) => {
+                let mut quotient = self.value(parts.first().ok_or(Fault::Undefined)?)?;
+                for part in &parts[1..] {
+                    let part = self.value(part)?;
+                    quotient = self.over(&quotient, &part)?;
+                }
+                Ok(quotient)
+            }
+            _ => Err(Fault::Undefined),
+        }
+    }
+
+    fn bound_index(&self, name: &str) -> Option<i64> {
+        self.bound.iter().rev().find(|(index, _)| index == name).map(|(_, value)| *value)
+    }
+
+    /// The value of a variable: real numbers above 1, between 0 and 1 and below -1, for roots, logarithms and absolute
+    /// values to differ; and twice whole numbers, for what only they have.
+    fn variable(&self, name: &str) -> Value {
+        if let Some(index) = self.bound_index(name) {
+            return Value::whole(index);
+        }
+        let bits = hashed(name, self.point as u64);
+        let part = Float::from_bits(bits);
+        match self.point {
+            0 => Value::real(Float::whole(1).plus(&part).plus(&part)),
+            1 => Value::real(part),
+            NEGATIVE => Value::real(Float::whole(1).plus(&part).negative()),
+            3 => Value::whole(3 + (bits % 17) as i64),
+            _ => Value::whole(7 + (bits % 41) as i64),
+        }
+    }
+
+    fn spelled(&mut self, node: &Node) -> Result<String, Fault> {
+        match self.value(node) {
+            Ok(value) => {
+                self.spend(10)?;
+                Ok(value.spelled())
+            }
+            // An index such as `1,2`.
+            Err(Fault::Undefined) => Ok(format!("{node:?}")),
+            Err(beyond) => Err(beyond),
+        }
+    }
+
+    fn approximate(&mut self, value: Option<Complex>) -> Evaluated {
+        self.spend(2)?;
+        value.and_then(Complex::checked).map(Value::Approximate).ok_or(Fault::Beyond)
+    }
+
+    /// Work with many digits costs more.
+    fn exact(&mut self, a: &Value, b: &Value, result: Option<Ratio>) -> Result<Option<Value>, Fault> {
+        self.spend((a.bits() + b.bits()) / 64)?;
+        Ok(result.map(Value::Exact))
+    }
+
+    fn plus(&mut self, a: &Value, b: &Value) -> Evaluated {
+        if let (Value::Exact(x), Value::Exact(y)) = (a, b)
+            && let Some(sum) = self.exact(a, b, x.plus(y))?
+        {
+            return Ok(sum);
+        }
+        self.approximate(Some(a.to_complex().plus(&b.to_complex())))
+    }
+
+    fn times(&mut self, a: &Value, b: &Value) -> Evaluated {
+        if let (Value::Exact(x), Value::Exact(y)) = (a, b)
+            && let Some(product) = self.exact(a, b, x.times(y))?
+        {
+            return Ok(product);
+        }
+        if a.is_zero() || b.is_zero() {
+            return Ok(Value::whole(0));
+        }
+        self.approximate(Some(a.to_complex().times(&b.to_complex())))
+    }
+
+    fn over(&mut self, a: &Value, b: &Value) -> Evaluated {
+        if b.is_zero() {
+            return Err(Fault::Undefined);
+        }
+        if let (Value::Exact(x), Value::Exact(y)) = (a, b)
+            && let Some(quotient) = self.exact(a, b, x.over(y))?
+        {
+            return Ok(quotient);
+        }
+        self.approximate(a.to_complex().over(&b.to_complex()))
+    }
+
+    fn power(&mut self, base: &Value, exponent: &Value) -> Evaluated {
+        self.spend(20)?;
+        if let Value::Exact(b) = base
+            && b.is_zero()
+        {
+            return match exponent.to_real() {
+                Some(exponent) if exponent.is_zero() => Ok(Value::whole(1)),
+                Some(exponent) if !exponent.is_negative() => Ok(Value::whole(0)),
+                _ => Err(Fault::Undefined),
+            };
+        }
+        if let Value::Exact(e) = exponent {
+            if e.is_whole() {
+                if let Value::Exact(b) = base
+                    && let Some(power) = b.power(&e.numerator)
+                {
+                    self.spend(b.numerator.bits() / 64)?;
+                    return Ok(Value::Exact(power));
+                }
+                return match exponent.small_exponent() {
+                    Some(small) if small.abs() < 1 << 40 => {
+                        self.spend(64)?;
+                        self.approximate(base.to_complex().whole_power(small))
+                    }
+                    _ => Err(Fault::Beyond),
+                };
+            }
+            if let Some(degree) = e.denominator.to_u32().filter(|degree| *degree <= 1000) {
+                if let Value::Exact(b) = base
+                    && let Some(root) = b.root(degree)
+                {
+                    return self.power(&Value::Exact(root), &Value::Exact(Ratio::whole(e.numerator.clone())));
+                }
+                if degree == 2 {
+                    let root = self.root(base)?;
+                    return self.power(&root, &Value::Exact(Ratio::whole(e.numerator.clone())));
+                }
+                // The odd root of a negative number is meant to be the real one.
+                if let Some(real) = base.to_real()
+                    && real.is_negative()
+                    && degree.is_odd()
+                {
+                    let power = self.power(&Value::real(real.negative()), exponent)?;
+                    return Ok(if e.numerator.is_odd() { negative(&power) } else { power });
+                }
+            }
+        }
+        self.left_reals |= base.to_real().is_some_and(|base| base.is_negative());
+        let (base, exponent) = (base.to_complex(), exponent.to_complex());
+        if base.is_zero() {
+            return Err(Fault::Undefined);
+        }
+        self.approximate(base.power(&exponent))
+    }
+
+    fn root(&mut self, value: &Value) -> Evaluated {
+        if let Value::Exact(ratio) = value
+            && let Some(root) = ratio.root(2)
+        {
+            return Ok(Value::Exact(root));
+        }
+        self.left_reals |= value.to_real().is_some_and(|real| real.is_negative());
+        self.spend(3)?;
+        self.approximate(value.to_complex().root())
+    }
+
+    fn over_index(&mut self, product: bool, index: &str, bounds: &(Node, Node), body: &Node) -> Evaluated {
+        let whole = |value: Value| value.to_i64().ok_or(Fault::Undefined);
+        let (from, to) = (whole(self.value(&bounds.0)?)?, whole(self.value(&bounds.1)?)?);
+        let mut total = Value::whole(i64::from(product));
+        let mut at = from;
+        while at <= to {
+            self.bound.push((index.to_owned(), at));
+            let part = self.value(body);
+            self.bound.pop();
+            total = if product { self.times(&total, &part?)? } else { self.plus(&total, &part?)? };
+            at += 1;
+        }
+        Ok(total)
+    }
+
+    fn call(&mut self, function: Function, arguments: &[Node]) -> Evaluated {
+        let outer = self.angle;
+        self.angle = function.is_trigonometric();
+        let mut values = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            values.push(self.value(argument)?);
+        }
+        self.angle = outer;
+        let first = values.first().ok_or(Fault::Undefined)?;
+        self.spend(10)?;
+        let real = || first.to_real().ok_or(Fault::Undefined);
+        match function {
+            Function::Root => self.root(first),
+            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
+                self.spend(10)?;
+                let (sine, cosine) = first.to_complex().sine_and_cosine().ok_or(Fault::Beyond)?;
+                let one = Complex::whole(1);
+                let value = match function {
+                    Function::Sin => Some(sine),
+                    Function::Cos => Some(cosine),
+                    Function::Tan => sine.over(&cosine),
+                    Function::Cot => cosine.over(&sine),
+                    Function::Sec => one.over(&cosine),
+                    _ => one.over(&sine),
+                };
+                value.ok_or(Fault::Undefined).and_then(|value| self.approximate(Some(value)))
+            }
+            Function::Arcsin | Function::Arccos => {
+                self.spend(30)?;
+                let x = real()?;
+                let rest = Float::whole(1).minus(&x.times(&x));
+                if rest.is_negative() {
+                    return Err(Fault::Undefined);
+                }
+                let quarter = pi().over(&Float::whole(2));
+                let angle = if rest.is_zero() {
+                    if x.is_negative() { quarter.negative() } else { quarter.clone() }
+                } else {
+                    x.over(&rest.root()).arctangent().ok_or(Fault::Beyond)?
+                };
+                let angle = if function == Function::Arcsin { angle } else { quarter.minus(&angle) };
+                self.approximate(Some(Complex::real(angle)))
+            }
+            Function::Arctan => {
+                self.spend(30)?;
+                let angle = real()?.arctangent().ok_or(Fault::Beyond)?;
+                self.approximate(Some(Complex::real(angle)))
+            }
+            Function::Sinh | Function::Cosh | Function::Tanh => {
+                self.spend(20)?;
+                let z = first.to_complex();
+                let (up, down) = (z.exponential(), z.negative().exponential());
+                let (up, down) = (up.ok_or(Fault::Beyond)?, down.ok_or(Fault::Beyond)?);
+                let (difference, sum) = (up.minus(&down), up.plus(&down));
+                let two = Complex::whole(2);
+                let value = match function {
+                    Function::Sinh => difference.over(&two),
+                    Function::Cosh => sum.over(&two),
+                    _ => difference.over(&sum),
+                };
+                self.approximate(value)
+            }
+            Function::Exp => {
+                self.spend(10)?;
+                let power = first.to_complex().exponential();
+                self.approximate(power)
+            }
+            Function::Log => {
+                self.spend(30)?;
+                let mut logarithm = |value: &Value| {
+                    self.left_reals |= value.to_real().is_some_and(|real| real.is_negative());
+                    value.to_complex().logarithm().ok_or(Fault::Undefined)
+                };
+                let above = logarithm(first)?;
+                let value = match values.get(1) {
+                    Some(base) => above.over(&logarithm(base)?).ok_or(Fault::Undefined)?,
+                    None => above,
+                };
+                self.approximate(Some(value))
+            }
+            Function::Absolute => match first {
+                Value::Exact(ratio) if ratio.is_negative() => Ok(Value::Exact(ratio.negative())),
+                Value::Exact(_) => Ok(first.clone()),
+                Value::Approximate(complex) => {
+                    let modulus = complex.modulus();
+                    self.approximate(Some(Complex::real(modulus)))
+                }
+            },
+            Function::Floor | Function::Ceiling => {
+                let up = function == Function::Ceiling;
+                let number = if up { negative(first) } else { first.clone() };
+                let floor = match &number {
+                    Value::Exact(ratio) => ratio.numerator.div_floor(&ratio.denominator),
+                    other => other.to_real().and_then(|real| real.floor()).ok_or(Fault::Undefined)?,
+                };
+                Ok(Value::Exact(Ratio::whole(if up { -floor } else { floor })))
+            }
+            Function::Factorial | Function::DoubleFactorial => {
+                let step = if function == Function::Factorial { 1 } else { 2 };
+                let n = first.to_i64().filter(|n| *n >= 0).ok_or(Fault::Undefined)?;
+                self.falling(n, step, n / step)
+            }
+            Function::Binomial => {
+                let n = first.clone();
+                let k = values.get(1).and_then(Value::to_i64).ok_or(Fault::Undefined)?;
+                // The smaller of the two that are the same.
+                let k = match n.to_i64() {
+                    Some(n) if n >= 0 && k > n / 2 => n - k,
+                    _ => k,
+                };
+                if k < 0 {
+                    return Ok(Value::whole(0));
+                }
+                let mut product = Value::whole(1);
+                for j in 0..k {
+                    let factor = self.plus(&n, &Value::whole(-j))?;
+                    product = self.times(&product, &factor)?;
+                    product = self.over(&product, &Value::whole(j + 1))?;
+                }
+                Ok(product)
+            }
+            Function::Minimum | Function::Maximum => {
+                let mut best = first.clone();
+                for value in &values[1..] {
+                    let (a, b) = (value.to_real().ok_or(Fault::Undefined)?, best.to_real().ok_or(Fault::Undefined)?);
+                    if (a.order(&b) == std::cmp::Ordering::Less) == (function == Function::Minimum) {
+                        best = value.clone();
+                    }
+                }
+                Ok(best)
+            }
+            Function::Gcd | Function::Lcm => {
+                let mut total = BigInt::zero();
+                for value in &values {
+                    let number = value.exact().filter(Ratio::is_whole).ok_or(Fault::Undefined)?.numerator;
+                    self.spend(number.bits())?;
+                    total = match (function, total.is_zero()) {
+                        (_, true) => number.abs(),
+                        (Function::Gcd, _) => total.gcd(&number),
+                        _ => total.lcm(&number),
+                    };
+                }
+                Ok(Value::Exact(Ratio::whole(total)))
+            }
+            Function::Conjugate => Ok(match first {
+                Value::Exact(_) => first.clone(),
+                Value::Approximate(complex) => Value::Approximate(complex.conjugate()),
+            }),
+            Function::RealPart => Ok(Value::real(first.to_complex().real)),
+            Function::ImaginaryPart => Ok(Value::real(first.to_complex().imaginary)),
+        }
+    }
+
+    /// n (n - step) (n - 2 step) …, so many factors.
+    fn falling(&mut self, n: i64, step: i64, count: i64) -> Evaluated {
+        self.spend(count.unsigned_abs())?;
+        let mut product = BigInt::one();
+        for j in 0..count {
+            product *= n - j * step;
+            if product.bits() > super::ratio::MOST_BITS {
+                let mut product = Complex::whole(1);
+                for j in 0..count {
+                    product = product.times(&Complex::whole(n - j * step));
+                }
+                return self.approximate(Some(product));
+            }
+        }
+        Ok(Value::Exact(Ratio::whole(product)))
+    }
+}
+
+fn negative(value: &Value) -> Value {
+    match value {
+        Value::Exact(ratio) => Value::Exact(ratio.negative()),
+        Value::Approximate(complex) => Value::Approximate(complex.negative()),
+    }
+}

@@ -1,0 +1,82 @@
+//! The comparison of NeMo-Skills in October 2025: its rules in their order, its mistakes included.
+//!
+//! Where it hands over to Math-Verify, this grader's own comparison stands in, with the choices set as Math-Verify has them.
+use super::{Policy, Verdict, compare};
+
+/// Whether NeMo-Skills calls the two equal.
+pub(super) fn equal(gold: &str, prediction: &str) -> bool {
+    let letter = gold.trim();
+    if letter.len() == 1 && letter.bytes().all(|byte| (b'A'..=b'J').contains(&byte)) {
+        return choice(prediction).is_some_and(|choice| choice == letter);
+    }
+    let (gold, prediction) = (normalised(gold), normalised(prediction));
+    // The mistake: two texts of digits and spaces, or of letters, are compared as text, so `016` is not `16`.
+    let letters = |text: &str| text.chars().all(|c| c.is_ascii_alphabetic() || c.is_whitespace() || c == ',');
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c.is_whitespace());
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    if letters(&gold) && letters(&prediction) || digits(&gold) && digits(&prediction) {
+        return squeezed(&gold) == squeezed(&prediction);
+    }
+    if squeezed(&gold) == squeezed(&prediction) {
+        return true;
+    }
+    // What Math-Verify does not read: words in plain text, digits set apart by LaTeX's thin space, e for a power of ten.
+    let unread = |text: &str| {
+        let words = text.split(|c: char| !c.is_alphabetic() && c != '\\').any(|word| {
+            word.len() > 3 && !word.starts_with('\\') && !text.contains("\\text") && !text.contains("\\math")
+        });
+        words || text.contains("\\,") || text.as_bytes().windows(3).any(|three| {
+            three[0].is_ascii_digit() && three[1].eq_ignore_ascii_case(&b'e') && three[2].is_ascii_digit()
+        })
+    };
+    if unread(&gold) || unread(&prediction) {
+        return false;
+    }
+    // An inequality is not accepted for a gold interval, the other way round is.
+    let relation = |text: &str| text.contains(['<', '>']) || ["\\le", "\\ge", "\\lt", "\\gt"].iter().any(|sign| text.contains(sign));
+    let interval = gold.starts_with(['[', '(']) && gold.contains(',');
+    if interval && relation(&prediction.replace("\\left", "")) {
+        return false;
+    }
+    let policy = Policy { percent_of_one: false, rounded_digits: 6, ..Policy::default() };
+    compare(&gold, &prediction, &policy).0 == Verdict::Correct
+}
+
+/// The letter of a choice as it is found in `(C)`, `\text{C}` and `C`.
+fn choice(text: &str) -> Option<String> {
+    let mut text = text.trim();
+    for command in ["\\textbf", "\\text", "\\mathrm", "\\mathbf", "\\boxed"] {
+        if let Some(inside) = text.strip_prefix(command) {
+            text = inside.trim().strip_prefix('{').and_then(|inside| inside.strip_suffix('}')).unwrap_or(inside).trim();
+        }
+    }
+    let text = text.trim_matches(['(', ')', '.', ' ', '{', '}']);
+    (text.len() == 1 && text.bytes().all(|byte| byte.is_ascii_alphabetic())).then(|| text.to_owned())
+}
+
+/// Percent signs behind plain decimals, dots and backslashes at the end, and Math-Verify's spellings.
+fn normalised(text: &str) -> String {
+    let mut text = text.trim();
+    if let Some(number) = text.strip_suffix('%').map(|text| text.strip_suffix('\\').unwrap_or(text).trim_end())
+        && !number.is_empty()
+        && number.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        text = number;
+    }
+    let text = text.trim_end_matches(['.', '\\']).trim();
+    let mut text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace('$', "");
+    // Words in a style are dropped when they are a unit behind a number, kept when they are all there is.
+    if let Some(at) = text.find("\\text{").filter(|at| *at > 0 && text[at + 6..].starts_with(|c: char| c.is_alphabetic() || c == ' ')) {
+        let rest = super::lexer::group(&text[at + 5..]).1.to_owned();
+        if rest.is_empty() || rest.starts_with('^') {
+            text.truncate(at);
+        }
+    }
+    for style in ["\\text", "\\mathrm", "\\mathbf", "\\textbf"] {
+        let Some(inside) = text.strip_prefix(style).and_then(|rest| rest.strip_prefix('{')) else { continue };
+        if let Some(inside) = inside.strip_suffix('}').filter(|inside| !inside.contains(['{', '}'])) {
+            return inside.trim().to_owned();
+        }
+    }
+    text.trim().to_owned()
+}
