@@ -47,6 +47,10 @@ impl Builder<'_> {
             Node::PlusMinus { of, .. } if matches!(**of, Node::Infinity) => {
                 Ok(Form::List(vec![Form::Infinity { negative: false }, Form::Infinity { negative: true }]))
             }
+            Node::Negative(inner) if matches!(**inner, Node::Based { .. }) => match &**inner {
+                Node::Based { digits, base } => Ok(Form::Based { digits: format!("-{digits}"), base: *base }),
+                _ => Err(Fault::Undefined),
+            },
             Node::Based { digits, base } => Ok(Form::Based { digits: digits.clone(), base: *base }),
             Node::Unit(inner, unit) => Ok(match self.form(inner)? {
                 Form::Number(number) => Form::Number(Number { unit: Some(unit.clone()), ..number }),
@@ -220,6 +224,7 @@ impl Builder<'_> {
         let mut points = Vec::with_capacity(POINTS);
         for point in 0..POINTS {
             let mut evaluator = Evaluator::new(self.policy, &mut self.fuel, point, signs);
+            evaluator.spend(5)?;
             let value = match evaluator.value(node) {
                 Ok(value) if point == NEGATIVE && evaluator.left_reals => {
                     drop(value);

@@ -13,7 +13,7 @@ use super::value::{Value, hashed};
 use super::{Percent, Policy};
 
 /// Steps that evaluating one answer may take, at all points together; a step is of the order of a microsecond.
-pub(super) const FUEL: u64 = 30_000;
+pub(super) const FUEL: u64 = 20_000;
 /// Where expressions with variables are evaluated; see [`Evaluator::variable`].
 pub(super) const POINTS: usize = 5;
 /// The point at which all variables are negative.
@@ -49,7 +49,7 @@ impl<'a> Evaluator<'a> {
         Self { policy, fuel, point, signs, next_sign: 0, angle: false, bound: Vec::new(), left_reals: false }
     }
 
-    fn spend(&mut self, steps: u64) -> Result<(), Fault> {
+    pub(super) fn spend(&mut self, steps: u64) -> Result<(), Fault> {
         *self.fuel = self.fuel.checked_sub(steps).ok_or(Fault::Beyond)?;
         Ok(())
     }
@@ -163,7 +163,7 @@ impl<'a> Evaluator<'a> {
     fn spelled(&mut self, node: &Node) -> Result<String, Fault> {
         match self.value(node) {
             Ok(value) => {
-                self.spend(10)?;
+                self.spend(5)?;
                 Ok(value.spelled())
             }
             // An index such as `1,2`.
@@ -217,7 +217,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn power(&mut self, base: &Value, exponent: &Value) -> Evaluated {
-        self.spend(20)?;
+        self.spend(2)?;
         if let Value::Exact(b) = base
             && b.is_zero()
         {
@@ -237,7 +237,7 @@ impl<'a> Evaluator<'a> {
                 }
                 return match exponent.small_exponent() {
                     Some(small) if small.abs() < 1 << 40 => {
-                        self.spend(64)?;
+                        self.spend(u64::from(64 - small.unsigned_abs().leading_zeros()) / 2)?;
                         self.approximate(base.to_complex().whole_power(small))
                     }
                     _ => Err(Fault::Beyond),
@@ -268,6 +268,7 @@ impl<'a> Evaluator<'a> {
         if base.is_zero() {
             return Err(Fault::Undefined);
         }
+        self.spend(40)?;
         self.approximate(base.power(&exponent))
     }
 
@@ -410,6 +411,9 @@ impl<'a> Evaluator<'a> {
                 if k < 0 {
                     return Ok(Value::whole(0));
                 }
+                if let Some(n) = n.to_i64() {
+                    return self.binomial(n, k);
+                }
                 let mut product = Value::whole(1);
                 for j in 0..k {
                     let factor = self.plus(&n, &Value::whole(-j))?;
@@ -448,6 +452,19 @@ impl<'a> Evaluator<'a> {
             Function::RealPart => Ok(Value::real(first.to_complex().real)),
             Function::ImaginaryPart => Ok(Value::real(first.to_complex().imaginary)),
         }
+    }
+
+    /// Of two whole numbers: every product on the way is whole.
+    fn binomial(&mut self, n: i64, k: i64) -> Evaluated {
+        let mut product = BigInt::one();
+        for j in 0..k {
+            product = product * (n - j) / (j + 1);
+            self.spend(1 + product.bits() / 1024)?;
+            if product.bits() > super::ratio::MOST_BITS {
+                return Err(Fault::Beyond);
+            }
+        }
+        Ok(Value::Exact(Ratio::whole(product)))
     }
 
     /// n (n - step) (n - 2 step) …, so many factors.

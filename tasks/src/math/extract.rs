@@ -60,7 +60,7 @@ impl Extracted {
 pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
     let text = after_thinking(response);
     set_apart(text, policy).or_else(|| {
-        let answer = policy.last_number.then(|| lenient::answer(text)).flatten();
+        let answer = policy.last_number.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten();
         answer.map(|(answer, rung)| Extracted::new(answer, rung))
     })
 }
@@ -71,7 +71,11 @@ pub(super) fn extract_any(text: &str, policy: &Policy) -> Option<Extracted> {
     set_apart(text, policy).or_else(|| {
         let bare = text.trim();
         let understood = !bare.is_empty() && canonical(bare, policy).is_ok_and(|form| reads_as_answer(&form, bare));
-        let in_it = || lenient::answer(text).filter(|_| policy.last_number);
+        // Mathematics that is not understood holds no other answer; a sentence may.
+        let in_it = || {
+            let sentence = policy.last_number && lenient::is_sentence(text);
+            sentence.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten()
+        };
         let (answer, rung) = if understood { (bare, Rung::Bare) } else { in_it().unwrap_or((bare, Rung::Bare)) };
         (!answer.is_empty()).then(|| Extracted::new(answer, rung))
     })
@@ -95,8 +99,7 @@ fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
     let boxes = boxes(text, r"\boxed");
     if let Some(last) = boxes.last() {
         let answer = last.content;
-        let is_understood = || canonical(answer, policy).is_ok_and(|form| form.is_understood());
-        let sentence = policy.last_number && !is_understood();
+        let sentence = policy.last_number && !is_understood(answer, policy);
         let number = sentence.then(|| lenient::number_in_box(answer)).flatten();
         let mut found = Extracted::new(number.unwrap_or(answer), Rung::Boxed);
         found.boxes = boxes.len();
@@ -111,15 +114,20 @@ fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
     }
     let phrase = policy.phrases.iter().find_map(|phrase| after_phrase(text, phrase))?;
     // A sentence behind the phrase may hold the answer rather than be it.
-    let is_understood = canonical(phrase, policy).is_ok_and(|form| form.is_understood());
-    let inner = (policy.last_number && !is_understood).then(|| lenient::answer(phrase)).flatten();
+    let sentence = policy.last_number && !is_understood(phrase, policy);
+    let inner = sentence.then(|| lenient::answer(phrase, &|part| is_understood(part, policy))).flatten();
     Some(Extracted::new(inner.map_or(phrase, |(answer, _)| answer), Rung::Phrase))
 }
 
-/// The gold answer in a text that may be a whole solution: what its last boxes hold, else all of it.
-pub(super) fn gold_answer(gold: &str) -> Cow<'_, str> {
+fn is_understood(answer: &str, policy: &Policy) -> bool {
+    canonical(answer, policy).is_ok_and(|form| form.is_understood())
+}
+
+/// The gold answer in a text that may be a whole solution: what its last boxes hold or a phrase announces, else all of it.
+pub(super) fn gold_answer<'a>(gold: &'a str, policy: &Policy) -> Cow<'a, str> {
     if !gold.contains("boxed") {
-        return gold.into();
+        let phrase = || policy.phrases.iter().find_map(|phrase| after_phrase(gold, phrase));
+        return if is_prose(gold) { phrase().unwrap_or(gold) } else { gold }.into();
     }
     let boxes = boxes(gold, r"\boxed");
     match (joined(gold, &boxes), boxes.last()) {
@@ -166,7 +174,9 @@ struct Boxed<'a> {
 /// in which they begin. One pass, so a response full of broken boxes costs no more than another.
 fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
     let bytes = text.as_bytes();
-    let mut open: Vec<Option<(usize, usize)>> = Vec::new();
+    // The boxes that are open, each with the depth of braces around it.
+    let mut open: Vec<(usize, usize, usize)> = Vec::new();
+    let mut depth = 0_usize;
     let mut boxes: Vec<Boxed> = Vec::new();
     let mut keep = |start: usize, content: &'a str, end: usize| {
         let content = content.trim();
@@ -189,7 +199,8 @@ fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
                 let gap = rest.len() - content.len();
                 if content.starts_with('{') {
                     at += gap + 1;
-                    open.push(Some((start, at)));
+                    open.push((depth, start, at));
+                    depth += 1;
                 } else if gap > 0 {
                     let content = content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default();
                     keep(start, content, at + gap + content.len());
@@ -199,9 +210,10 @@ fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
             // An escaped brace is a character of the answer. The next byte is skipped whatever it is; inside a longer
             // character it is no brace. `\\boxed` is what a doubled backslash leaves of a box.
             b'\\' if !text.get(at + 1..).is_some_and(|rest| rest.starts_with(command)) => at += 1,
-            b'{' => open.push(None),
+            b'{' => depth += 1,
             b'}' => {
-                if let Some(Some((start, inside))) = open.pop() {
+                depth = depth.saturating_sub(1);
+                if let Some((_, start, inside)) = open.pop_if(|(around, ..)| *around == depth) {
                     keep(start, &text[inside..at], at + 1);
                 }
             }

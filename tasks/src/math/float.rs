@@ -171,11 +171,6 @@ impl Float {
         Some(if off.is_negative() { nearest } else { nearest - 1 })
     }
 
-    /// The number with `WORKING` bits behind the point.
-    fn fixed(&self) -> BigInt {
-        shifted(self.mantissa.clone(), -self.exponent - WORKING as i64)
-    }
-
     fn unfixed(value: BigInt) -> Self {
         Self::new(value, -(WORKING as i64))
     }
@@ -316,37 +311,33 @@ impl Float {
 
     /// The rational number of small terms that this is but for a rounding error.
     pub(super) fn rational(&self) -> Option<Ratio> {
-        const LARGEST: u64 = 44;
+        const LARGEST: u128 = 1 << 40;
         if self.is_zero() {
             return Some(Ratio::whole(0));
         }
-        if !(-60..=60).contains(&self.magnitude()) {
+        if !(-24..=60).contains(&self.magnitude()) {
             return None;
         }
-        let one = BigInt::one() << WORKING;
-        // Continued fractions: the terms of the convergents grow until one fits.
-        let (mut x, negative) = (self.fixed().abs(), self.is_negative());
-        let (mut p0, mut q0, mut p1, mut q1) = (BigInt::zero(), BigInt::one(), BigInt::one(), BigInt::zero());
-        let target = x.clone();
-        for _ in 0..64 {
-            let whole = &x >> WORKING;
-            let (p, q) = (&whole * &p1 + &p0, &whole * &q1 + &q0);
-            if q.bits() > LARGEST {
+        // The continued fraction of the first bits: where a term is vast, what came before it is all there is.
+        let bits = 120 - self.magnitude().max(0);
+        let mut a = shifted(self.mantissa.abs(), -self.exponent - bits).to_u128()?;
+        let mut b = 1_u128 << bits;
+        let (mut p0, mut q0, mut p1, mut q1) = (0_u128, 1_u128, 1_u128, 0_u128);
+        while b > 0 {
+            let term = a / b;
+            if q1 > 0 && term > 1 << 32 {
+                break;
+            }
+            let (p, q) = (term.checked_mul(p1)?.checked_add(p0)?, term.checked_mul(q1)?.checked_add(q0)?);
+            if q > LARGEST {
                 return None;
             }
-            let off = (&target * &q - (&p << WORKING)).abs();
-            // The value is known to 192 bits of its size; it fits if it is off by less than 150 of them.
-            if off.bits() as i64 - q.bits() as i64 <= WORKING as i64 + self.magnitude() - CANCELLED {
-                return Ratio::new(if negative { -p } else { p }, q);
-            }
-            let rest = x - (whole << WORKING);
-            if rest.is_zero() {
-                return None;
-            }
-            x = (&one << WORKING) / rest;
             (p0, q0, p1, q1) = (p1, q1, p, q);
+            (a, b) = (b, a % b);
         }
-        None
+        let magnitude = Ratio::new(BigInt::from(p1), BigInt::from(q1))?;
+        let ratio = if self.is_negative() { magnitude.negative() } else { magnitude };
+        self.minus(&Self::from_ratio(&ratio)).is_zero().then_some(ratio)
     }
 }
 

@@ -12,19 +12,36 @@ const SEPARATORS: [&str; 6] = ["\u{202f}", "\u{a0}", "\u{2009}", "{,}", ",\\!", 
 
 /// The last formula between delimiters or the last number, whichever ends later; before both, what a word for "answer" in
 /// another language announces.
-pub(super) fn answer(text: &str) -> Option<(&str, Rung)> {
+pub(super) fn answer<'a>(text: &'a str, is_understood: &dyn Fn(&str) -> bool) -> Option<(&'a str, Rung)> {
+    let text = end_of(text);
     if let Some(sentence) = announced(text) {
-        let found = formula(sentence).map(|span| (span, Rung::Formula));
+        let found = formula(sentence, is_understood).map(|span| (span, Rung::Formula));
         return found.or_else(|| in_statement(sentence).map(|number| (widened(sentence, number), Rung::Number)));
     }
     let number = number(text).map(|number| widened(text, number));
-    let formula = formula(text);
+    let formula = formula(text, is_understood);
     let end = |part: &str| part.as_ptr() as usize + part.len();
     match (formula, number) {
         (Some(formula), Some(number)) if end(formula) < end(number) => Some((number, Rung::Number)),
         (Some(formula), _) => Some((formula, Rung::Formula)),
         (None, number) => number.map(|number| (number, Rung::Number)),
     }
+}
+
+/// The end of a long text, which alone is looked through.
+fn end_of(text: &str) -> &str {
+    const LONGEST: usize = 20_000;
+    let mut start = text.len().saturating_sub(LONGEST);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
+
+/// Whether there is prose in the text, and not mathematics alone.
+pub(super) fn is_sentence(text: &str) -> bool {
+    let text = end_of(text);
+    words(text).next().is_some() || text.chars().any(|c| !c.is_ascii() && c.is_alphabetic())
 }
 
 /// The sentence behind the last word for "answer" with a colon, in languages other than the prompts'.
@@ -40,9 +57,14 @@ fn announced(text: &str) -> Option<&str> {
 }
 
 /// The content of the last `$…$`, `$$…$$`, `\(…\)` or `\[…\]` that is mathematics and no prose between two prices.
-fn formula(text: &str) -> Option<&str> {
+fn formula<'a>(text: &'a str, is_understood: &dyn Fn(&str) -> bool) -> Option<&'a str> {
+    let spans = formulas(text);
+    spans.into_iter().rev().take(1).find(|span| is_understood(span))
+}
+
+fn formulas(text: &str) -> Vec<&str> {
     const LONGEST: usize = 600;
-    let mut best: Option<&str> = None;
+    let mut spans = Vec::new();
     let mut at = 0;
     while let Some(next) = text[at..].find(['$', '\\']) {
         let start = at + next;
@@ -59,23 +81,27 @@ fn formula(text: &str) -> Option<&str> {
             }
         };
         let inside = &rest[open.len()..];
-        let span = inside.find(close).map(|end| &inside[..end]);
+        let mut most = inside.len().min(LONGEST + close.len());
+        while !inside.is_char_boundary(most) {
+            most -= 1;
+        }
+        let span = inside[..most].find(close).map(|end| &inside[..end]);
         match span.filter(|span| span.len() <= LONGEST && is_mathematics(span)) {
             Some(span) => {
-                best = Some(span.trim());
+                spans.push(span.trim());
                 at = start + open.len() + span.len() + close.len();
             }
             None => at = start + open.len(),
         }
     }
-    best
+    spans
 }
 
 /// Not empty, and without words outside of `\text`.
 fn is_mathematics(span: &str) -> bool {
     let mut rest = span;
     let mut plain = String::with_capacity(span.len());
-    while let Some(at) = rest.find("\\text") {
+    while let Some(at) = ["\\text", "\\begin", "\\end", "\\operatorname", "\\math"].iter().filter_map(|style| rest.find(style)).min() {
         plain.push_str(&rest[..at]);
         let after = &rest[at + 1..];
         rest = lexer::group(&after[lexer::command_name(after).len()..]).1;

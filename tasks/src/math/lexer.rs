@@ -127,8 +127,8 @@ impl Lexer<'_> {
             let after = &rest[c.len_utf8()..];
             if let Some(number) = numeral::read(rest, self.grouping)? {
                 rest = &rest[number.length..];
-                let word = !self.policy.leading_zeros && number.digits.len() > 1 && number.digits.starts_with('0');
-                self.push(if word && !number.numeral.grouped && number.numeral.decimals == 0 {
+                let word = !self.policy.leading_zeros && number.digits.len() > 1 && number.digits.starts_with('0') && number.numeral.plain;
+                self.push(if word {
                     Kind::Word(number.digits)
                 } else {
                     Kind::Number(number.numeral, number.digits)

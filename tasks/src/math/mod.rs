@@ -122,7 +122,7 @@ pub fn compare(gold: &str, prediction: &str, policy: &Policy) -> (Verdict, Rule)
         Mode::Hendrycks => return (verdict(hendrycks::equal(gold, prediction)), Rule::Mode),
         Mode::NemoSkills202510 => return (verdict(nemo::equal(gold, prediction)), Rule::Mode),
     }
-    let gold = extract::gold_answer(gold);
+    let gold = extract::gold_answer(gold, policy);
     let (gold, prediction) = (gold.as_ref(), prediction);
     let (gold_text, prediction_text) = (gold, prediction);
     let gold = match canonical(gold, policy) {
@@ -179,7 +179,7 @@ pub fn is_gradable(gold: &str, policy: &Policy) -> bool {
     if policy.mode != Mode::Dag {
         return !gold.trim().is_empty();
     }
-    canonical(&extract::gold_answer(gold), policy).is_ok_and(|gold| gold.is_understood())
+    canonical(&extract::gold_answer(gold, policy), policy).is_ok_and(|gold| gold.is_understood())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::ratio::Ratio;
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) numeral: Numeral,
-    /// Its digits, where it is a whole number without separators.
+    /// Its digits and point, where it is nothing else.
     pub(super) digits: String,
     /// The bytes it takes.
     pub(super) length: usize,
@@ -83,7 +83,8 @@ pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge>
     let significant = digits.trim_start_matches('0').len();
     let decimals = if recurring == 0 && (has_point || exponent_length > 0) { significant.max(1) } else { 0 };
     let numeral = Numeral { value, decimals, grouped, plain };
-    let digits = if plain { digits } else { String::new() };
+    let as_written = !grouped && recurring == 0 && exponent_length == 0;
+    let digits = if as_written { text[..at].to_owned() } else { String::new() };
     Ok(Some(Read { numeral, digits, length: at + exponent_length }))
 }
 

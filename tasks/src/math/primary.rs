@@ -109,7 +109,8 @@ impl Parser<'_> {
         }
         let base = base.filter(|base| (2..=36).contains(base)).ok_or(Stop::NotMathematics)?;
         let trimmed = digits.trim_start_matches('0');
-        Ok(Node::Based { digits: if trimmed.is_empty() { "0" } else { trimmed }.to_owned(), base })
+        let bare = trimmed.is_empty() || trimmed.starts_with('.');
+        Ok(Node::Based { digits: format!("{}{trimmed}", if bare { "0" } else { "" }), base })
     }
 
     fn symbol(&mut self, letter: char) -> Parsed {
@@ -179,6 +180,7 @@ impl Parser<'_> {
         }
         if let Some(Kind::Number(_, digits)) = self.peek().cloned()
             && digits.len() > 1
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
         {
             let (first, rest) = digits.split_at(1);
             let numeral = |digits: &str| Ratio::from_digits(digits).map(Numeral::whole).ok_or(Stop::TooDeep);
@@ -193,7 +195,10 @@ impl Parser<'_> {
     fn command(&mut self, name: &str) -> Parsed {
         match name {
             "frac" => {
-                let (top, bottom) = (self.argument()?, self.argument()?);
+                // `\frac919` can only be meant as 9/19.
+                let run = matches!(self.peek(), Some(Kind::Number(numeral, digits)) if numeral.plain && digits.len() > 2);
+                let top = self.argument()?;
+                let bottom = if run { self.nested(Self::primary)? } else { self.argument()? };
                 Ok(Node::Divide(Box::new(top), Box::new(bottom)))
             }
             "sqrt" => self.root(),
