@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod export;
 mod gc;
+mod grade;
 mod graph;
 mod log;
 mod plan;
@@ -30,6 +31,7 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Log(arguments) => log::run(arguments, context),
         Command::Show(arguments) => show::run(arguments, context),
         Command::Trace(arguments) => trace::run(arguments, context),
+        Command::Grade(arguments) => grade::run(arguments, context),
         Command::Graph(arguments) => graph::run(arguments, context),
         Command::Check(arguments) => check::run(arguments, context),
         Command::Schema(arguments) => schema::run(arguments, context),

@@ -2,7 +2,7 @@
 use num_traits::Signed;
 
 use super::Policy;
-use super::evaluate::{Evaluator, FUEL, Fault, NEGATIVE, POINTS};
+use super::evaluate::{Evaluator, FUEL, Fault, NEGATIVE, POINTS, negative};
 use super::expression::{Constant, Function, Join, Node};
 use super::form::{Form, Number};
 use super::relations;
@@ -43,7 +43,9 @@ impl Builder<'_> {
             Node::Words(words) if words.chars().count() == 1 => self.form(&Node::Symbol(words.clone())),
             Node::Words(words) => Ok(Form::Words(words.clone())),
             Node::Infinity => Ok(Form::Infinity { negative: false }),
-            Node::Negative(inner) if matches!(**inner, Node::Infinity) => Ok(Form::Infinity { negative: true }),
+            Node::Negative(inner) if matches!(**inner, Node::Infinity) => {
+                Ok(Form::Infinity { negative: true })
+            }
             Node::PlusMinus { of, .. } if matches!(**of, Node::Infinity) => {
                 Ok(Form::List(vec![Form::Infinity { negative: false }, Form::Infinity { negative: true }]))
             }
@@ -62,7 +64,9 @@ impl Builder<'_> {
             Node::Degrees(inner) => {
                 let form = self.form(inner)?;
                 Ok(match form {
-                    Form::Number(number) => Form::Number(Number { unit: Some("degrees".to_owned()), ..number }),
+                    Form::Number(number) => {
+                        Form::Number(Number { unit: Some("degrees".to_owned()), ..number })
+                    }
                     other => other,
                 })
             }
@@ -91,6 +95,13 @@ impl Builder<'_> {
     }
 
     fn list(&mut self, items: &[Node], alternatives: bool) -> Built {
+        // `2\pi k, k \in \mathbb{Z}`: where an index runs is no answer of its own.
+        let rest: Vec<Node> = items.iter().filter(|item| !is_domain(item)).cloned().collect();
+        let items = match rest.as_slice() {
+            [] => items,
+            [one] if items.len() > 1 => return self.form(one),
+            rest => rest,
+        };
         if let Some(reals) = relations::reals_of_list(self, items, alternatives)? {
             return Ok(sets::form(reals));
         }
@@ -122,7 +133,10 @@ impl Builder<'_> {
             })
             .collect();
         // Rows in brackets, all alike, are a matrix; `[0, 1], [2, 3]` in parentheses are not.
-        if open == '[' && close == ']' && rows.len() == items.len() && rows.windows(2).all(|two| two[0].len() == two[1].len())
+        if open == '['
+            && close == ']'
+            && rows.len() == items.len()
+            && rows.windows(2).all(|two| two[0].len() == two[1].len())
         {
             let rows = rows.into_iter().map(|row| row.iter().map(|cell| self.form(cell)).collect());
             return Ok(Form::Matrix(rows.collect::<Result<_, _>>()?));
@@ -184,6 +198,34 @@ impl Builder<'_> {
         Evaluator::new(self.policy, &mut self.fuel, point, signs).value(node)
     }
 
+    /// The slope and the value at 0 of an expression that is linear in its one variable.
+    pub(super) fn linear(&mut self, node: &Node, variable: &str) -> Option<(Value, Value)> {
+        let mut evaluator = Evaluator::new(self.policy, &mut self.fuel, 0, 0);
+        let at_0 = evaluator.value_at(node, variable, 0).ok()?;
+        let at_1 = evaluator.value_at(node, variable, 1).ok()?;
+        let slope = evaluator.plus(&at_1, &negative(&at_0)).ok()?;
+        // A straight line through two points that also goes through three others, whole and not.
+        for at in [2, -3] {
+            let expected = evaluator
+                .times(&slope, &Value::whole(at))
+                .and_then(|rise| evaluator.plus(&rise, &at_0))
+                .ok()?;
+            let value = evaluator.value_at(node, variable, at).ok()?;
+            if !evaluator.plus(&value, &negative(&expected)).ok()?.is_zero() {
+                return None;
+            }
+        }
+        let x = evaluator.value(&Node::Symbol(variable.to_owned())).ok()?;
+        let expected = evaluator.times(&slope, &x).and_then(|rise| evaluator.plus(&rise, &at_0)).ok()?;
+        let value = evaluator.value(node).ok()?;
+        let straight = evaluator.plus(&value, &negative(&expected)).ok()?.is_zero();
+        (straight && !slope.is_zero() && slope.is_real() && at_0.is_real()).then_some((slope, at_0))
+    }
+
+    pub(super) fn quotient(&mut self, a: &Value, b: &Value) -> Result<Value, Fault> {
+        Evaluator::new(self.policy, &mut self.fuel, 0, 0).over(a, b)
+    }
+
     /// A number or an expression with variables; a list of them where there is `±` in it.
     pub(super) fn expression(&mut self, node: &Node) -> Built {
         let (count, coupled) = signs(node);
@@ -194,7 +236,8 @@ impl Builder<'_> {
             return self.one(node, 0);
         }
         let choices: Vec<u32> = if coupled { vec![0, u32::MAX] } else { (0..1 << count).collect() };
-        let mut forms = choices.into_iter().map(|signs| self.one(node, signs)).collect::<Result<Vec<_>, _>>()?;
+        let mut forms =
+            choices.into_iter().map(|signs| self.one(node, signs)).collect::<Result<Vec<_>, _>>()?;
         forms.sort_by_cached_key(Form::key);
         forms.dedup_by_key(|form| form.key());
         Ok(if forms.len() == 1 { forms.remove(0) } else { Form::List(forms) })
@@ -245,6 +288,12 @@ impl Builder<'_> {
     }
 }
 
+fn is_domain(item: &Node) -> bool {
+    let Node::Relation(sides, signs) = item else { return false };
+    let set = matches!(&sides[..], [Node::Symbol(_), Node::Symbol(set)] if matches!(set.as_str(), "ℤ" | "ℕ" | "ℚ" | "ℂ"));
+    set && signs == &[super::expression::Relation::Element]
+}
+
 /// The significant digits of a decimal.
 fn decimals(node: &Node) -> usize {
     match node {
@@ -257,9 +306,11 @@ fn decimals(node: &Node) -> usize {
 /// The parts of an expression.
 pub(super) fn parts(node: &Node) -> Vec<&Node> {
     match node {
-        Node::Add(items) | Node::Multiply(items) | Node::Call(_, items) | Node::Opaque(_, items) | Node::Colon(items) => {
-            items.iter().collect()
-        }
+        Node::Add(items)
+        | Node::Multiply(items)
+        | Node::Call(_, items)
+        | Node::Opaque(_, items)
+        | Node::Colon(items) => items.iter().collect(),
         Node::Set(items) | Node::List(items, _) | Node::Sequence { items, .. } => items.iter().collect(),
         Node::Negative(inner)
         | Node::PlusMinus { of: inner, .. }
@@ -301,8 +352,27 @@ fn has_other_variables(node: &Node, index: &str) -> bool {
     }
 }
 
+/// The one variable of an expression, where it has just one and that is a plain name.
+pub(super) fn only_variable(node: &Node) -> Option<String> {
+    fn collect(node: &Node, names: &mut Vec<String>) -> bool {
+        match node {
+            Node::Symbol(name) => {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+                true
+            }
+            Node::Indexed(..) | Node::Opaque(..) | Node::Over { .. } => false,
+            other => parts(other).into_iter().all(|part| collect(part, names)),
+        }
+    }
+    let mut names = Vec::new();
+    (collect(node, &mut names) && names.len() == 1).then(|| names.remove(0))
+}
+
 pub(super) fn mentions(node: &Node, name: &str) -> bool {
-    matches!(node, Node::Symbol(other) if other == name) || parts(node).into_iter().any(|part| mentions(part, name))
+    matches!(node, Node::Symbol(other) if other == name)
+        || parts(node).into_iter().any(|part| mentions(part, name))
 }
 
 /// A name, where the node is nothing else: `x`, `a_n`, `f(x)`, `AB`, `\angle A`, `V_1 : V_2`, `(x, y)`.
@@ -318,7 +388,9 @@ pub(super) fn name(node: &Node) -> Option<String> {
         Node::Constant(Constant::E) => Some("e".to_owned()),
         Node::Constant(Constant::I) => Some("i".to_owned()),
         Node::Multiply(factors) => {
-            let names: Option<Vec<&str>> = factors
+            // `m\angle A`, the measure of it.
+            let measure = matches!(&factors[..2], [Node::Symbol(m), Node::Symbol(angle)] if m == "m" && angle == "angle");
+            let names: Option<Vec<&str>> = factors[usize::from(measure)..]
                 .iter()
                 .map(|factor| match factor {
                     Node::Symbol(name) if is_point(name) || name.len() > 2 => Some(name.as_str()),

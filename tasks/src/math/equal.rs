@@ -96,7 +96,9 @@ fn rounded(decimal: &Number, other: &Number, policy: &Policy) -> Option<Rule> {
 fn across(a: &Form, b: &Form, policy: &Policy) -> Option<Rule> {
     match (a, b) {
         (Form::List(x) | Form::Set(x), Form::List(y) | Form::Set(y)) => elements(x, y, policy),
-        (Form::List(items) | Form::Set(items), one) if items.len() == 1 && !matches!(one, Form::Sequence { .. }) => {
+        (Form::List(items) | Form::Set(items), one)
+            if items.len() == 1 && !matches!(one, Form::Sequence { .. }) =>
+        {
             equal(&items[0], one, policy)
         }
         (Form::Sequence { open, close, items }, Form::Sequence { open: o, close: c, items: others }) => {
@@ -127,11 +129,16 @@ fn across(a: &Form, b: &Form, policy: &Policy) -> Option<Rule> {
         }
         (Form::Named { value, .. }, other) => equal(value, other, policy),
         (Form::Based { digits, .. }, Form::Number(number)) if !policy.bases => {
-            let same = number.value.exact().is_some_and(|ratio| ratio.is_whole() && ratio.numerator.to_string() == *digits);
+            let same = number
+                .value
+                .exact()
+                .is_some_and(|ratio| ratio.is_whole() && ratio.numerator.to_string() == *digits);
             same.then_some(Rule::Base)
         }
         (Form::Choice { rest, .. }, other) => equal(rest, other, policy).map(|_| Rule::Choice),
-        (Form::Words(words), Form::Set(items)) if items.is_empty() && says_no_solution(words) => Some(Rule::EmptySet),
+        (Form::Words(words), Form::Set(items)) if items.is_empty() && says_no_solution(words) => {
+            Some(Rule::EmptySet)
+        }
         // `xy`, which may be a word or a product.
         (Form::Words(words), Form::Expression(_) | Form::Number(_)) if words.chars().count() <= 3 => {
             let tokens = lexer::tokens(words, policy, false).ok()?;
@@ -146,7 +153,9 @@ fn across(a: &Form, b: &Form, policy: &Policy) -> Option<Rule> {
             let same = hour(*seconds, *after_noon) == hour(*s, *n);
             (same || half && (*seconds <= 43_200 && *s <= 43_200)).then_some(Rule::Time)
         }
-        (Form::Time { quotient: Some(quotient), .. }, other) => equal(quotient, other, policy).map(|_| Rule::Ratio),
+        (Form::Time { quotient: Some(quotient), .. }, other) => {
+            equal(quotient, other, policy).map(|_| Rule::Ratio)
+        }
         _ => None,
     }
 }

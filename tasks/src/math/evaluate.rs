@@ -54,6 +54,14 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
+    /// The value where one variable is a whole number.
+    pub(super) fn value_at(&mut self, node: &Node, variable: &str, at: i64) -> Evaluated {
+        self.bound.push((variable.to_owned(), at));
+        let value = self.value(node);
+        self.bound.pop();
+        value
+    }
+
     pub(super) fn value(&mut self, node: &Node) -> Evaluated {
         self.spend(1)?;
         match node {
@@ -67,7 +75,9 @@ impl<'a> Evaluator<'a> {
                 Some(index) => Ok(Value::whole(index)),
                 None => Ok(Value::Approximate(Complex::unit())),
             },
-            Node::Constant(Constant::E) => Ok(Value::real(Float::whole(1).exponential().ok_or(Fault::Beyond)?)),
+            Node::Constant(Constant::E) => {
+                Ok(Value::real(Float::whole(1).exponential().ok_or(Fault::Beyond)?))
+            }
             Node::Constant(Constant::Pi) => Ok(Value::real(pi())),
             Node::Add(terms) => {
                 let mut sum = Value::whole(0);
@@ -183,7 +193,7 @@ impl<'a> Evaluator<'a> {
         Ok(result.map(Value::Exact))
     }
 
-    fn plus(&mut self, a: &Value, b: &Value) -> Evaluated {
+    pub(super) fn plus(&mut self, a: &Value, b: &Value) -> Evaluated {
         if let (Value::Exact(x), Value::Exact(y)) = (a, b)
             && let Some(sum) = self.exact(a, b, x.plus(y))?
         {
@@ -192,7 +202,7 @@ impl<'a> Evaluator<'a> {
         self.approximate(Some(a.to_complex().plus(&b.to_complex())))
     }
 
-    fn times(&mut self, a: &Value, b: &Value) -> Evaluated {
+    pub(super) fn times(&mut self, a: &Value, b: &Value) -> Evaluated {
         if let (Value::Exact(x), Value::Exact(y)) = (a, b)
             && let Some(product) = self.exact(a, b, x.times(y))?
         {
@@ -204,7 +214,7 @@ impl<'a> Evaluator<'a> {
         self.approximate(Some(a.to_complex().times(&b.to_complex())))
     }
 
-    fn over(&mut self, a: &Value, b: &Value) -> Evaluated {
+    pub(super) fn over(&mut self, a: &Value, b: &Value) -> Evaluated {
         if b.is_zero() {
             return Err(Fault::Undefined);
         }
@@ -425,7 +435,8 @@ impl<'a> Evaluator<'a> {
             Function::Minimum | Function::Maximum => {
                 let mut best = first.clone();
                 for value in &values[1..] {
-                    let (a, b) = (value.to_real().ok_or(Fault::Undefined)?, best.to_real().ok_or(Fault::Undefined)?);
+                    let (a, b) =
+                        (value.to_real().ok_or(Fault::Undefined)?, best.to_real().ok_or(Fault::Undefined)?);
                     if (a.order(&b) == std::cmp::Ordering::Less) == (function == Function::Minimum) {
                         best = value.clone();
                     }
@@ -445,10 +456,6 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(Value::Exact(Ratio::whole(total)))
             }
-            Function::Conjugate => Ok(match first {
-                Value::Exact(_) => first.clone(),
-                Value::Approximate(complex) => Value::Approximate(complex.conjugate()),
-            }),
             Function::RealPart => Ok(Value::real(first.to_complex().real)),
             Function::ImaginaryPart => Ok(Value::real(first.to_complex().imaginary)),
         }
@@ -485,7 +492,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-fn negative(value: &Value) -> Value {
+pub(super) fn negative(value: &Value) -> Value {
     match value {
         Value::Exact(ratio) => Value::Exact(ratio.negative()),
         Value::Approximate(complex) => Value::Approximate(complex.negative()),

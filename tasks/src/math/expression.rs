@@ -10,7 +10,10 @@ pub(super) enum Node {
     /// A number as written.
     Number(Numeral),
     /// Digits in a base: `2516_8`.
-    Based { digits: String, base: u32 },
+    Based {
+        digits: String,
+        base: u32,
+    },
     /// A variable, or anything else that has a name.
     Symbol(String),
     /// A name with an index that is an expression: `a_{n+1}`.
@@ -29,9 +32,17 @@ pub(super) enum Node {
     /// A function of which only the name is known: equal for equal arguments.
     Opaque(String, Vec<Node>),
     /// A sum or product over an index: the name of the index, its first and last value, what is added.
-    Over { product: bool, index: String, bounds: Box<(Node, Node)>, body: Box<Node> },
+    Over {
+        product: bool,
+        index: String,
+        bounds: Box<(Node, Node)>,
+        body: Box<Node>,
+    },
     /// Plus or minus; `sign` tells `±` from `∓`.
-    PlusMinus { flipped: bool, of: Box<Node> },
+    PlusMinus {
+        flipped: bool,
+        of: Box<Node>,
+    },
     /// An angle in degrees.
     Degrees(Box<Node>),
     Percent(Box<Node>),
@@ -40,7 +51,11 @@ pub(super) enum Node {
     /// Comma-separated, without brackets; whether "or" stood between.
     List(Vec<Node>, bool),
     /// `(a, b]`, with its brackets as written but for their size.
-    Sequence { open: char, close: char, items: Vec<Node> },
+    Sequence {
+        open: char,
+        close: char,
+        items: Vec<Node>,
+    },
     /// `\{a, b\}`.
     Set(Vec<Node>),
     Matrix(Vec<Vec<Node>>),
@@ -131,7 +146,6 @@ pub(super) enum Function {
     Maximum,
     Gcd,
     Lcm,
-    Conjugate,
     RealPart,
     ImaginaryPart,
 }

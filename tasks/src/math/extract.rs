@@ -13,6 +13,8 @@ pub enum Rung {
     Boxed,
     /// `\fbox{…}`.
     Framed,
+    /// A configured regular expression.
+    Pattern,
     /// A configured phrase such as "the answer is …".
     Phrase,
     /// The last number, or the one in bold beside it, where the policy allows it.
@@ -29,6 +31,7 @@ impl Rung {
         match self {
             Self::Boxed => "boxed",
             Self::Framed => "framed",
+            Self::Pattern => "pattern",
             Self::Phrase => "phrase",
             Self::Number => "number",
             Self::Formula => "formula",
@@ -60,7 +63,8 @@ impl Extracted {
 pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
     let text = after_thinking(response);
     set_apart(text, policy).or_else(|| {
-        let answer = policy.last_number.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten();
+        let answer =
+            policy.last_number.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten();
         answer.map(|(answer, rung)| Extracted::new(answer, rung))
     })
 }
@@ -70,20 +74,28 @@ pub(super) fn extract_any(text: &str, policy: &Policy) -> Option<Extracted> {
     let text = after_thinking(text);
     set_apart(text, policy).or_else(|| {
         let bare = text.trim();
-        let understood = !bare.is_empty() && canonical(bare, policy).is_ok_and(|form| reads_as_answer(&form, bare));
+        let understood =
+            !bare.is_empty() && canonical(bare, policy).is_ok_and(|form| reads_as_answer(&form, bare));
         // Mathematics that is not understood holds no other answer; a sentence may.
         let in_it = || {
             let sentence = policy.last_number && lenient::is_sentence(text);
             sentence.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten()
         };
-        let (answer, rung) = if understood { (bare, Rung::Bare) } else { in_it().unwrap_or((bare, Rung::Bare)) };
-        (!answer.is_empty()).then(|| Extracted::new(answer, rung))
+        let guessed = if understood { None } else { in_it() };
+        guessed.map(|(answer, rung)| Extracted::new(answer, rung)).or_else(|| self::bare(text))
     })
+}
+
+/// All of the text that follows the thinking.
+pub(super) fn bare(text: &str) -> Option<Extracted> {
+    let answer = after_thinking(text).trim();
+    (!answer.is_empty()).then(|| Extracted::new(answer, Rung::Bare))
 }
 
 /// Whether a text is an answer rather than a sentence that holds one.
 fn reads_as_answer(form: &Canonical, text: &str) -> bool {
-    form.is_understood() && (!is_prose(text) || form.name() == "words" && !text.contains(|c: char| c.is_ascii_digit()))
+    form.is_understood()
+        && (!is_prose(text) || form.name() == "words" && !text.contains(|c: char| c.is_ascii_digit()))
 }
 
 /// A sentence: several words of prose with a number or formula among or behind them.
@@ -112,6 +124,9 @@ fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
     if let Some(last) = self::boxes(text, r"\fbox").last() {
         return Some(Extracted::new(last.content, Rung::Framed));
     }
+    if let Some(answer) = policy.patterns.iter().find_map(|pattern| pattern.last_match(text)) {
+        return Some(Extracted::new(answer, Rung::Pattern));
+    }
     let phrase = policy.phrases.iter().find_map(|phrase| after_phrase(text, phrase))?;
     // A sentence behind the phrase may hold the answer rather than be it.
     let sentence = policy.last_number && !is_understood(phrase, policy);
@@ -124,7 +139,7 @@ fn is_understood(answer: &str, policy: &Policy) -> bool {
 }
 
 /// The gold answer in a text that may be a whole solution: what its last boxes hold or a phrase announces, else all of it.
-pub(super) fn gold_answer<'a>(gold: &'a str, policy: &Policy) -> Cow<'a, str> {
+pub fn gold_answer<'a>(gold: &'a str, policy: &Policy) -> Cow<'a, str> {
     if !gold.contains("boxed") {
         let phrase = || policy.phrases.iter().find_map(|phrase| after_phrase(gold, phrase));
         return if is_prose(gold) { phrase().unwrap_or(gold) } else { gold }.into();
@@ -202,7 +217,8 @@ fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
                     open.push((depth, start, at));
                     depth += 1;
                 } else if gap > 0 {
-                    let content = content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default();
+                    let content =
+                        content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default();
                     keep(start, content, at + gap + content.len());
                 }
                 continue;
@@ -236,11 +252,11 @@ fn after_phrase<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
 /// Like `rfind`, with ASCII letters of either case equal.
 fn rfind_ignoring_case(text: &str, phrase: &str) -> Option<usize> {
     let (text, phrase) = (text.as_bytes(), phrase.as_bytes());
-    if phrase.is_empty() {
-        return None;
-    }
+    let first = phrase.first()?.to_ascii_lowercase();
     let last = text.len().checked_sub(phrase.len())?;
-    (0..=last).rev().find(|&at| text[at..at + phrase.len()].eq_ignore_ascii_case(phrase))
+    let begins =
+        text[..=last].iter().enumerate().rev().filter(|(_, byte)| byte.to_ascii_lowercase() == first);
+    begins.map(|(at, _)| at).find(|&at| text[at..at + phrase.len()].eq_ignore_ascii_case(phrase))
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
 //! One form for each answer: equal answers have equal keys.
-use super::ratio::Ratio;
 use super::sets::Piece;
 use super::value::Value;
 
@@ -166,13 +165,6 @@ impl Form {
         match self {
             Self::Named { value, .. } => *value,
             other => other,
-        }
-    }
-
-    pub(super) fn exact(&self) -> Option<Ratio> {
-        match self {
-            Self::Number(number) => number.value.exact(),
-            _ => None,
         }
     }
 

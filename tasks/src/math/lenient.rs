@@ -16,7 +16,8 @@ pub(super) fn answer<'a>(text: &'a str, is_understood: &dyn Fn(&str) -> bool) ->
     let text = end_of(text);
     if let Some(sentence) = announced(text) {
         let found = formula(sentence, is_understood).map(|span| (span, Rung::Formula));
-        return found.or_else(|| in_statement(sentence).map(|number| (widened(sentence, number), Rung::Number)));
+        return found
+            .or_else(|| in_statement(sentence).map(|number| (widened(sentence, number), Rung::Number)));
     }
     let number = number(text).map(|number| widened(text, number));
     let formula = formula(text, is_understood);
@@ -47,7 +48,18 @@ pub(super) fn is_sentence(text: &str) -> bool {
 /// The sentence behind the last word for "answer" with a colon, in languages other than the prompts'.
 fn announced(text: &str) -> Option<&str> {
     const ANSWER: [&str; 12] = [
-        "Réponse", "réponse", "Antwort", "Respuesta", "respuesta", "Risposta", "Resposta", "Ответ", "答案", "答え", "الإجابة", "Cevap",
+        "Réponse",
+        "réponse",
+        "Antwort",
+        "Respuesta",
+        "respuesta",
+        "Risposta",
+        "Resposta",
+        "Ответ",
+        "答案",
+        "答え",
+        "الإجابة",
+        "Cevap",
     ];
     let after = ANSWER.iter().filter_map(|word| text.rfind(word).map(|at| at + word.len())).max()?;
     let sentence = text[after..].trim_start_matches([' ', '*']).strip_prefix([':', '：'])?;
@@ -101,7 +113,11 @@ fn formulas(text: &str) -> Vec<&str> {
 fn is_mathematics(span: &str) -> bool {
     let mut rest = span;
     let mut plain = String::with_capacity(span.len());
-    while let Some(at) = ["\\text", "\\begin", "\\end", "\\operatorname", "\\math"].iter().filter_map(|style| rest.find(style)).min() {
+    while let Some(at) = ["\\text", "\\begin", "\\end", "\\operatorname", "\\math"]
+        .iter()
+        .filter_map(|style| rest.find(style))
+        .min()
+    {
         plain.push_str(&rest[..at]);
         let after = &rest[at + 1..];
         rest = lexer::group(&after[lexer::command_name(after).len()..]).1;

@@ -30,42 +30,165 @@ pub(super) enum Kind {
 
 /// Commands that only size, space or style.
 const IGNORED: [&str; 40] = [
-    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "bigm", "middle",
-    "displaystyle", "textstyle", "scriptstyle", "quad", "qquad", "limits", "nolimits", "bf", "rm", "it", "sf", "thinspace",
-    "medspace", "thickspace", "negthinspace", "hspace", "vspace", "enspace", "space", "mathstrut", "strut", "hline",
-    "tiny", "small", "large", "Large",
+    "left",
+    "right",
+    "big",
+    "Big",
+    "bigg",
+    "Bigg",
+    "bigl",
+    "bigr",
+    "Bigl",
+    "Bigr",
+    "biggl",
+    "biggr",
+    "bigm",
+    "middle",
+    "displaystyle",
+    "textstyle",
+    "scriptstyle",
+    "quad",
+    "qquad",
+    "limits",
+    "nolimits",
+    "bf",
+    "rm",
+    "it",
+    "sf",
+    "thinspace",
+    "medspace",
+    "thickspace",
+    "negthinspace",
+    "hspace",
+    "vspace",
+    "enspace",
+    "space",
+    "mathstrut",
+    "strut",
+    "hline",
+    "tiny",
+    "small",
+    "large",
+    "Large",
 ];
 /// Styles whose argument is prose.
-const PROSE: [&str; 9] = ["text", "textbf", "textit", "textrm", "textnormal", "textsf", "mbox", "hbox", "emph"];
+const PROSE: [&str; 9] =
+    ["text", "textbf", "textit", "textrm", "textnormal", "textsf", "mbox", "hbox", "emph"];
 /// Styles whose argument is mathematics.
 const STYLES: [&str; 15] = [
-    "mathrm", "mathbf", "mathit", "mathsf", "mathcal", "mathfrak", "mathscr", "boldsymbol", "bm", "boxed", "fbox",
-    "operatorname", "mathop", "underline", "displaylines",
+    "mathrm",
+    "mathbf",
+    "mathit",
+    "mathsf",
+    "mathcal",
+    "mathfrak",
+    "mathscr",
+    "boldsymbol",
+    "bm",
+    "boxed",
+    "fbox",
+    "operatorname",
+    "mathop",
+    "underline",
+    "displaylines",
 ];
 /// Commands, characters and plain spellings that are one mark.
 const MARKS: [(&str, char); 78] = [
-    ("cdot", '*'), ("times", '*'), ("ast", '*'), ("bullet", '*'), ("div", '/'), ("pm", '±'), ("mp", '∓'), ("leq", '≤'),
-    ("le", '≤'), ("leqslant", '≤'), ("leqq", '≤'), ("geq", '≥'), ("ge", '≥'), ("geqslant", '≥'), ("geqq", '≥'), ("lt", '<'),
-    ("gt", '>'), ("neq", '≠'), ("ne", '≠'), ("approx", '≈'), ("simeq", '≈'), ("thickapprox", '≈'), ("doteq", '≈'), ("in", '∈'),
-    ("cup", '∪'), ("bigcup", '∪'), ("cap", '∩'), ("bigcap", '∩'), ("setminus", '∖'), ("backslash", '∖'), ("smallsetminus", '∖'),
-    ("infty", '∞'), ("infin", '∞'), ("emptyset", '∅'), ("varnothing", '∅'), ("O", '∅'), ("equiv", '≡'), ("lvert", '|'),
-    ("rvert", '|'), ("vert", '|'), ("mid", '∣'), ("lfloor", '⌊'), ("rfloor", '⌋'), ("lceil", '⌈'), ("rceil", '⌉'),
-    ("langle", '⟨'), ("rangle", '⟩'), ("lbrace", '⦃'), ("rbrace", '⦄'), ("lbrack", '['), ("rbrack", ']'), ("colon", ':'),
-    ("ldots", '…'), ("cdots", '…'), ("dots", '…'), ("dotsc", '…'), ("lor", '∨'), ("vee", '∨'), ("land", '∧'), ("wedge", '∧'),
-    ("prime", '\''), ("degree", '°'), ("textdegree", '°'), ("circ", '°'), ("lParen", '('), ("rParen", ')'), ("percent", '%'),
-    ("to", '→'), ("rightarrow", '→'), ("Rightarrow", '⇒'), ("implies", '⇒'), ("iff", '⇒'), ("Leftrightarrow", '⇒'),
-    ("inf", '∞'), ("infinity", '∞'), ("oo", '∞'), ("sim", '∼'), ("cong", '∼'),
+    ("cdot", '*'),
+    ("times", '*'),
+    ("ast", '*'),
+    ("bullet", '*'),
+    ("div", '/'),
+    ("pm", '±'),
+    ("mp", '∓'),
+    ("leq", '≤'),
+    ("le", '≤'),
+    ("leqslant", '≤'),
+    ("leqq", '≤'),
+    ("geq", '≥'),
+    ("ge", '≥'),
+    ("geqslant", '≥'),
+    ("geqq", '≥'),
+    ("lt", '<'),
+    ("gt", '>'),
+    ("neq", '≠'),
+    ("ne", '≠'),
+    ("approx", '≈'),
+    ("simeq", '≈'),
+    ("thickapprox", '≈'),
+    ("doteq", '≈'),
+    ("in", '∈'),
+    ("cup", '∪'),
+    ("bigcup", '∪'),
+    ("cap", '∩'),
+    ("bigcap", '∩'),
+    ("setminus", '∖'),
+    ("backslash", '∖'),
+    ("smallsetminus", '∖'),
+    ("infty", '∞'),
+    ("infin", '∞'),
+    ("emptyset", '∅'),
+    ("varnothing", '∅'),
+    ("O", '∅'),
+    ("equiv", '≡'),
+    ("lvert", '|'),
+    ("rvert", '|'),
+    ("vert", '|'),
+    ("mid", '∣'),
+    ("lfloor", '⌊'),
+    ("rfloor", '⌋'),
+    ("lceil", '⌈'),
+    ("rceil", '⌉'),
+    ("langle", '⟨'),
+    ("rangle", '⟩'),
+    ("lbrace", '⦃'),
+    ("rbrace", '⦄'),
+    ("lbrack", '['),
+    ("rbrack", ']'),
+    ("colon", ':'),
+    ("ldots", '…'),
+    ("cdots", '…'),
+    ("dots", '…'),
+    ("dotsc", '…'),
+    ("lor", '∨'),
+    ("vee", '∨'),
+    ("land", '∧'),
+    ("wedge", '∧'),
+    ("prime", '\''),
+    ("degree", '°'),
+    ("textdegree", '°'),
+    ("circ", '°'),
+    ("lParen", '('),
+    ("rParen", ')'),
+    ("percent", '%'),
+    ("to", '→'),
+    ("rightarrow", '→'),
+    ("Rightarrow", '⇒'),
+    ("implies", '⇒'),
+    ("iff", '⇒'),
+    ("Leftrightarrow", '⇒'),
+    ("inf", '∞'),
+    ("infinity", '∞'),
+    ("oo", '∞'),
+    ("sim", '∼'),
+    ("cong", '∼'),
 ];
 /// Plain spellings of more than one letter that are read as the command of that name.
 const PLAIN_COMMANDS: [&str; 16] = [
-    "pi", "alpha", "beta", "gamma", "delta", "theta", "lambda", "sigma", "omega", "phi", "in", "le", "ge", "infinity", "inf",
-    "oo",
+    "pi", "alpha", "beta", "gamma", "delta", "theta", "lambda", "sigma", "omega", "phi", "in", "le", "ge",
+    "infinity", "inf", "oo",
 ];
 /// Units of two or three letters, which would else be products of variables.
 const UNITS: [&str; 44] = [
-    "cm", "mm", "km", "dm", "nm", "kg", "mg", "ml", "mL", "cl", "dl", "cc", "ft", "in", "yd", "mi", "lb", "lbs", "oz", "hr",
-    "hrs", "min", "sec", "ms", "mph", "kph", "kmh", "rpm", "gal", "pt", "qt", "deg", "rad", "mol", "Hz", "kHz", "km/h", "sq",
-    "cu", "pm", "am", "per", "pct", "USD",
+    "cm", "mm", "km", "dm", "nm", "kg", "mg", "ml", "mL", "cl", "dl", "cc", "ft", "in", "yd", "mi", "lb",
+    "lbs", "oz", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "kmh", "rpm", "gal", "pt", "qt", "deg",
+    "rad", "mol", "Hz", "kHz", "km/h", "sq", "cu", "pm", "am", "per", "pct", "USD",
+];
+
+/// Words of two or three letters that are seldom products.
+const SHORT_WORDS: [&str; 26] = [
+    "is", "it", "It", "so", "So", "the", "The", "of", "we", "We", "are", "was", "has", "all", "All", "for",
+    "not", "its", "can", "you", "she", "She", "he", "He", "to", "if",
 ];
 
 /// Cuts an answer into tokens. `grouping` says whether `1,234` is one number.
@@ -84,8 +207,8 @@ pub(super) fn command_name(text: &str) -> &str {
 /// Some sources double every backslash: `\\frac` for `\frac`, `\\\\` for a row's end.
 fn single_backslashes(text: &str) -> std::borrow::Cow<'_, str> {
     const OFTEN: [&str; 26] = [
-        "frac", "dfrac", "tfrac", "begin", "left", "right", "sqrt", "text", "boxed", "pi", "le", "leq", "ge", "geq", "cdot",
-        "times", "infty", "pm", "cup", "in", "circ", "mathrm", "end", "quad", "sin", "cos",
+        "frac", "dfrac", "tfrac", "begin", "left", "right", "sqrt", "text", "boxed", "pi", "le", "leq", "ge",
+        "geq", "cdot", "times", "infty", "pm", "cup", "in", "circ", "mathrm", "end", "quad", "sin", "cos",
     ];
     if !text.contains("\\\\") {
         return text.into();
@@ -127,7 +250,10 @@ impl Lexer<'_> {
             let after = &rest[c.len_utf8()..];
             if let Some(number) = numeral::read(rest, self.grouping)? {
                 rest = &rest[number.length..];
-                let word = !self.policy.leading_zeros && number.digits.len() > 1 && number.digits.starts_with('0') && number.numeral.plain;
+                let word = !self.policy.leading_zeros
+                    && number.digits.len() > 1
+                    && number.digits.starts_with('0')
+                    && number.numeral.plain;
                 self.push(if word {
                     Kind::Word(number.digits)
                 } else {
@@ -206,10 +332,7 @@ impl Lexer<'_> {
     }
 
     fn letters<'t>(&mut self, rest: &'t str, prose: bool) -> &'t str {
-        let end = rest
-            .char_indices()
-            .find(|(_, c)| !c.is_alphabetic())
-            .map_or(rest.len(), |(at, _)| at);
+        let end = rest.char_indices().find(|(_, c)| !c.is_alphabetic()).map_or(rest.len(), |(at, _)| at);
         let (run, after) = rest.split_at(end);
         let mut chars = run.chars();
         let first = chars.next().unwrap_or_default();
@@ -230,13 +353,19 @@ impl Lexer<'_> {
             self.push(Kind::Word(lower));
         } else if prose {
             self.push(Kind::Word(run.to_owned()));
-        } else if let Some((_, mark)) =
-            MARKS.iter().find(|(name, _)| *name == run && PLAIN_COMMANDS.contains(&run)).filter(|_| run != "in" || self.spaced)
+        } else if let Some((_, mark)) = MARKS
+            .iter()
+            .find(|(name, _)| *name == run && PLAIN_COMMANDS.contains(&run))
+            .filter(|_| run != "in" || self.spaced)
         {
             self.push(Kind::Mark(*mark));
         } else if Function::named(run).is_some() || PLAIN_COMMANDS.contains(&run) && run != "in" {
             self.push(Kind::Command(run.to_owned()));
-        } else if UNITS.contains(&run) || run.chars().count() > 3 || !run.is_ascii() {
+        } else if UNITS.contains(&run)
+            || SHORT_WORDS.contains(&run)
+            || run.chars().count() > 3
+            || !run.is_ascii()
+        {
             self.function_and_letters(run);
         } else {
             // A product of variables.
@@ -321,7 +450,9 @@ impl Lexer<'_> {
                 self.push(Kind::End);
                 group(after).1
             }
-            "circ" | "degree" | "textdegree" | "prime" if self.last_two('^', '{') && after.trim_start().starts_with('}') => {
+            "circ" | "degree" | "textdegree" | "prime"
+                if self.last_two('^', '{') && after.trim_start().starts_with('}') =>
+            {
                 self.tokens.truncate(self.tokens.len() - 2);
                 self.push(Kind::Mark(if name == "prime" { '\'' } else { '°' }));
                 &after.trim_start()[1..]

@@ -24,6 +24,7 @@ mod lexer;
 mod nemo;
 mod numeral;
 mod parser;
+mod pattern;
 mod policy;
 mod primary;
 mod ratio;
@@ -37,7 +38,8 @@ mod value;
 use serde::{Deserialize, Serialize};
 
 pub use canonical::{Canonical, Refusal, canonical};
-pub use extract::{Extracted, Rung, after_thinking, extract};
+pub use extract::{Extracted, Rung, after_thinking, extract, gold_answer};
+pub use pattern::Pattern;
 pub use policy::{Mode, Percent, Policy, Units};
 pub use rule::Rule;
 
@@ -97,7 +99,12 @@ pub fn grade(gold: &str, response: &str, policy: &Policy) -> Graded {
 /// Grades what may be a response or a bare answer, as people paste it. A text without a box or a phrase is an answer if it can
 /// be read as one; only else may a number or formula in it be.
 pub fn grade_any(gold: &str, text: &str, policy: &Policy) -> Graded {
-    graded(gold, extract::extract_any(text, policy), policy)
+    let found = extract::extract_any(text, policy);
+    let guessed = found.as_ref().is_some_and(|found| matches!(found.rung, Rung::Number | Rung::Formula));
+    if guessed && compare(gold, after_thinking(text).trim(), policy).0 == Verdict::Correct {
+        return graded(gold, extract::bare(text), policy);
+    }
+    graded(gold, found, policy)
 }
 
 fn graded(gold: &str, extracted: Option<Extracted>, policy: &Policy) -> Graded {
@@ -107,7 +114,8 @@ fn graded(gold: &str, extracted: Option<Extracted>, policy: &Policy) -> Graded {
     let (mut verdict, mut rule) = compare(gold, &found.answer, policy);
     // The elements of one answer may stand in a box each.
     if verdict != Verdict::Correct
-        && let Some(all) = found.several.as_deref().filter(|_| policy.several_boxes && policy.mode == Mode::Dag)
+        && let Some(all) =
+            found.several.as_deref().filter(|_| policy.several_boxes && policy.mode == Mode::Dag)
         && compare(gold, all, policy).0 == Verdict::Correct
     {
         (verdict, rule) = (Verdict::Correct, Rule::SeveralBoxes);
@@ -122,9 +130,10 @@ pub fn compare(gold: &str, prediction: &str, policy: &Policy) -> (Verdict, Rule)
         Mode::Hendrycks => return (verdict(hendrycks::equal(gold, prediction)), Rule::Mode),
         Mode::NemoSkills202510 => return (verdict(nemo::equal(gold, prediction)), Rule::Mode),
     }
-    let gold = extract::gold_answer(gold, policy);
-    let (gold, prediction) = (gold.as_ref(), prediction);
-    let (gold_text, prediction_text) = (gold, prediction);
+    // Whatever an answer is, it equals itself.
+    let found = if gold.trim() == prediction.trim() { gold.into() } else { gold_answer(gold, policy) };
+    let (gold_text, prediction_text) = (found.as_ref(), prediction);
+    let gold = gold_text;
     let gold = match canonical(gold, policy) {
         Ok(gold) => gold,
         Err(Refusal::Empty) => return (Verdict::UnparsableGold, Rule::None),
@@ -179,7 +188,7 @@ pub fn is_gradable(gold: &str, policy: &Policy) -> bool {
     if policy.mode != Mode::Dag {
         return !gold.trim().is_empty();
     }
-    canonical(&extract::gold_answer(gold, policy), policy).is_ok_and(|gold| gold.is_understood())
+    canonical(&gold_answer(gold, policy), policy).is_ok_and(|gold| gold.is_understood())
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge>
         let numeral = Numeral { value, decimals: 0, grouped: false, plain: false };
         return Ok(Some(Read { numeral, digits: String::new(), length: c.len_utf8() }));
     }
-    let digits_at = |at: usize| text.as_bytes()[at.min(text.len())..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let digits_at =
+        |at: usize| text.as_bytes()[at.min(text.len())..].iter().take_while(|b| b.is_ascii_digit()).count();
     let first = digits_at(0);
     let begins_with_point = first == 0 && text.starts_with('.') && digits_at(1) > 0;
     if first == 0 && !begins_with_point {
@@ -47,7 +48,9 @@ pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge>
     let mut grouped = false;
     if grouping && (1..=3).contains(&first) && !digits.starts_with('0') {
         let separator = SEPARATORS.iter().find(|separator| is_group(&text[at..], separator, &digits_at, at));
-        while let Some(separator) = separator.filter(|separator| is_group(&text[at..], separator, &digits_at, at)) {
+        while let Some(separator) =
+            separator.filter(|separator| is_group(&text[at..], separator, &digits_at, at))
+        {
             at += separator.len();
             digits.push_str(&text[at..at + 3]);
             at += 3;
@@ -106,7 +109,10 @@ fn bar(text: &str) -> Option<(&str, usize)> {
 }
 
 fn ellipsis(text: &str) -> Option<usize> {
-    ["...", "…", "\\ldots", "\\dots", "\\cdots"].iter().find(|mark| text.starts_with(**mark)).map(|mark| mark.len())
+    ["...", "…", "\\ldots", "\\dots", "\\cdots"]
+        .iter()
+        .find(|mark| text.starts_with(**mark))
+        .map(|mark| mark.len())
 }
 
 /// How many of the last digits recur: those that have been written twice, or thrice where it is one.
@@ -116,7 +122,9 @@ fn period(decimals: &str) -> usize {
         .find(|&length| {
             let shown = if length == 1 { 3 } else { 2 * length };
             bytes.len() >= shown
-                && bytes[bytes.len() - shown..].chunks(length).all(|part| part == &bytes[bytes.len() - length..])
+                && bytes[bytes.len() - shown..]
+                    .chunks(length)
+                    .all(|part| part == &bytes[bytes.len() - length..])
         })
         .unwrap_or(0)
 }
@@ -129,7 +137,8 @@ fn value_of(digits: &str, places: usize, recurring: usize) -> Option<Ratio> {
     }
     // a.bccc… = (abc - ab) / (10^places - 10^(places - recurring)).
     let before = Ratio::from_digits(&digits[..digits.len() - recurring]).unwrap_or_default();
-    let bottom = Ratio::ten_to(places as i64)?.plus(&Ratio::ten_to((places - recurring) as i64)?.negative())?;
+    let bottom =
+        Ratio::ten_to(places as i64)?.plus(&Ratio::ten_to((places - recurring) as i64)?.negative())?;
     Ratio::whole(all - before).over(&bottom)
 }
 

@@ -31,8 +31,8 @@ pub(super) type Parsed = Result<Node, Stop>;
 
 /// Words that join two things: what has them behind a number is no quantity.
 const JOINING: [&str; 17] = [
-    "or", "and", "to", "plus", "minus", "times", "over", "if", "when", "for", "where", "with", "is", "not", "between", "than",
-    "mod",
+    "or", "and", "to", "plus", "minus", "times", "over", "if", "when", "for", "where", "with", "is", "not",
+    "between", "than", "mod",
 ];
 
 pub(super) struct Parser<'a> {
@@ -43,11 +43,13 @@ pub(super) struct Parser<'a> {
     chained: usize,
     /// Open bars: inside, a bar closes.
     pub(super) bars: usize,
+    /// Whether an interval is open that began with `]`: inside, `[` closes.
+    pub(super) reversed: bool,
 }
 
 /// Reads a whole answer.
 pub(super) fn parse(tokens: Vec<Token>, policy: &Policy) -> Parsed {
-    let mut parser = Parser { tokens, at: 0, policy, depth: 0, chained: 0, bars: 0 };
+    let mut parser = Parser { tokens, at: 0, policy, depth: 0, chained: 0, bars: 0, reversed: false };
     let node = parser.list()?;
     if parser.at < parser.tokens.len() { Err(Stop::NotMathematics) } else { Ok(node) }
 }
@@ -116,6 +118,9 @@ impl Parser<'_> {
     }
 
     fn is_end(&self) -> bool {
+        if self.reversed && self.mark() == Some('[') {
+            return true;
+        }
         matches!(self.peek(), None | Some(Kind::End | Kind::Mark(')' | ']' | '}' | '⦄' | '⟩')))
     }
 
@@ -144,6 +149,8 @@ impl Parser<'_> {
         if self.word().is_some() {
             return self.words();
         }
+        // `≈ 3.5` leaves out what it is about.
+        let _ = self.take('≈') || self.take('=');
         let first = self.joined()?;
         self.relation(first)
     }
@@ -218,17 +225,21 @@ impl Parser<'_> {
     /// The percent sign, factor or unit behind a value.
     fn unit(&mut self, value: Node) -> Parsed {
         let mut value = value;
-        if self.take('%') || self.word().is_some_and(|word| matches!(word, "percent" | "percentage" | "pct")) {
+        if self.take('%') || self.word().is_some_and(|word| matches!(word, "percent" | "percentage" | "pct"))
+        {
             if !matches!(self.tokens[self.at - 1].kind, Kind::Mark('%')) {
                 self.at += 1;
             }
             value = Node::Percent(Box::new(value));
         }
         let mut unit = String::new();
+        let mut opened = 0_u32;
         loop {
             match self.peek() {
                 Some(Kind::Word(word)) if matches!(word.as_str(), "and" | "or") => break,
-                Some(Kind::Word(word)) if JOINING.contains(&word.as_str()) && !matches!(value, Node::Number(_)) => {
+                Some(Kind::Word(word))
+                    if JOINING.contains(&word.as_str()) && !matches!(value, Node::Number(_)) =>
+                {
                     return Err(Stop::NotMathematics);
                 }
                 Some(Kind::Word(word)) if unit.is_empty() && JOINING.contains(&word.as_str()) => {
@@ -251,12 +262,12 @@ impl Parser<'_> {
                 Some(Kind::Mark('^')) if !unit.is_empty() => {
                     let (number, length) = match (self.peek_at(1), self.peek_at(2), self.peek_at(3)) {
                         (Some(Kind::Number(number, _)), ..) => (number, 1),
-                        (Some(Kind::Mark('{')), Some(Kind::Number(number, _)), Some(Kind::Mark('}'))) => (number, 3),
-                        (
-                            Some(Kind::Mark('{')),
-                            Some(Kind::Mark('-')),
-                            Some(Kind::Number(number, _)),
-                        ) => (number, 4),
+                        (Some(Kind::Mark('{')), Some(Kind::Number(number, _)), Some(Kind::Mark('}'))) => {
+                            (number, 3)
+                        }
+                        (Some(Kind::Mark('{')), Some(Kind::Mark('-')), Some(Kind::Number(number, _))) => {
+                            (number, 4)
+                        }
                         _ => return Err(Stop::NotMathematics),
                     };
                     unit.push_str(&format!("^{}", number.value.numerator));
@@ -264,6 +275,8 @@ impl Parser<'_> {
                 }
                 Some(Kind::Mark('/' | '*')) if !unit.is_empty() => unit.push('/'),
                 Some(Kind::Mark('-' | '\'')) if !unit.is_empty() => {}
+                Some(Kind::Mark('(')) if matches!(self.peek_at(1), Some(Kind::Word(_))) => opened += 1,
+                Some(Kind::Mark(')')) if opened > 0 => opened -= 1,
                 // Numbers may stand among words: "18 vlogs for the 72 of the month".
                 Some(Kind::Number(..)) if unit.contains(' ') => {}
                 _ => break,
@@ -280,10 +293,9 @@ impl Parser<'_> {
         };
         let ends = match self.peek_at(1) {
             None | Some(Kind::Mark(',' | ';' | '/') | Kind::Word(_)) => true,
-            Some(Kind::Mark('^')) => matches!(
-                self.peek_at(2),
-                Some(Kind::Number(..)) | Some(Kind::Mark('{'))
-            ),
+            Some(Kind::Mark('^')) => {
+                matches!(self.peek_at(2), Some(Kind::Number(..)) | Some(Kind::Mark('{')))
+            }
             _ => false,
         };
         ends && "mgslhL".contains(*letter)
@@ -296,7 +308,9 @@ impl Parser<'_> {
                 Some(Kind::Mark('∪')) => Join::Union,
                 Some(Kind::Mark('∩')) => Join::Intersection,
                 Some(Kind::Mark('∖')) => Join::Difference,
-                Some(Kind::Letter('U')) if matches!(node, Node::Sequence { .. } | Node::Set(_)) => Join::Union,
+                Some(Kind::Letter('U')) if matches!(node, Node::Sequence { .. } | Node::Set(_)) => {
+                    Join::Union
+                }
                 _ => return Ok(node),
             };
             self.at += 1;
@@ -356,6 +370,18 @@ impl Parser<'_> {
                 self.chain()?;
                 let over = product_of(std::mem::take(&mut factors));
                 factors.push(Node::Divide(Box::new(over), Box::new(divisor)));
+            } else if let Some(Kind::Command(name)) = self.peek()
+                && matches!(name.as_str(), "choose" | "over")
+            {
+                // `{10 \choose 3}`, `{1 \over 2}`.
+                let choose = name == "choose";
+                self.at += 1;
+                let (top, bottom) = (product_of(factors), self.nested(Self::product)?);
+                return Ok(if choose {
+                    Node::Call(Function::Binomial, vec![top, bottom])
+                } else {
+                    Node::Divide(Box::new(top), Box::new(bottom))
+                });
             } else if self.continues(factors.last()) {
                 factors.push(self.power()?);
             } else {
@@ -382,8 +408,12 @@ impl Parser<'_> {
             Some(Kind::Number(..)) => !after_number || self.peek_at(1) == Some(&Kind::Mark('^')),
             Some(Kind::Letter('U')) => !matches!(before, Some(Node::Sequence { .. } | Node::Set(_))),
             Some(Kind::Letter(_)) => !(after_number && self.is_unit_letter()),
-            Some(Kind::Command(name)) => !matches!(name.as_str(), "pmod" | "mod" | "bmod" | "choose" | "over"),
-            Some(Kind::Mark('(' | '[' | '{' | '⌊' | '⌈' | '√' | '∞')) => true,
+            Some(Kind::Command(name)) => {
+                !matches!(name.as_str(), "pmod" | "mod" | "bmod" | "choose" | "over")
+            }
+            Some(Kind::Mark('[')) => !self.reversed,
+            Some(Kind::Mark('(')) => !matches!(self.peek_at(1), Some(Kind::Word(_))),
+            Some(Kind::Mark('{' | '⌊' | '⌈' | '√' | '∞')) => true,
             Some(Kind::Mark('|')) => self.bars == 0,
             Some(Kind::Begin(_)) => true,
             _ => false,

@@ -2,6 +2,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Pattern;
+
 /// What a percent sign means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +73,9 @@ pub struct Policy {
     pub definitions: bool,
     /// Whether a number must say its base where the other does: `2516_8` and `2516`.
     pub bases: bool,
+    /// Regular expressions that find an answer where there is no box, tried in this order before the phrases. The answer is
+    /// the first group of the last match, or all of it where there is no group.
+    pub patterns: Vec<Pattern>,
     /// Whether several boxes at the end of a response may be the elements of one gold answer.
     pub several_boxes: bool,
 }
@@ -92,6 +97,7 @@ impl Default for Policy {
             bare_tuples: true,
             definitions: true,
             bases: false,
+            patterns: Vec::new(),
             several_boxes: true,
         }
     }

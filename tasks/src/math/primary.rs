@@ -214,9 +214,12 @@ impl Parser<'_> {
             "sum" | "prod" => self.over(name == "prod"),
             "overline" | "bar" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "dot" => {
                 let argument = self.argument()?;
+                let name = if name == "bar" { "overline" } else { name };
                 Ok(Node::Opaque(name.to_owned(), vec![argument]))
             }
-            "mathbb" | "pmod" | "mod" | "bmod" | "choose" | "over" | "cases" | "perp" | "parallel" => Err(Stop::NotMathematics),
+            "mathbb" | "pmod" | "mod" | "bmod" | "choose" | "over" | "cases" | "perp" | "parallel" => {
+                Err(Stop::NotMathematics)
+            }
             name => match Function::named(name) {
                 Some(function) => self.call(function, name),
                 None => self.named(name.to_owned(), false),
@@ -306,6 +309,7 @@ impl Parser<'_> {
             Some('(') => Some(')'),
             Some('{') => Some('}'),
             Some('[') => Some(']'),
+            Some('⦃') => Some('⦄'),
             _ => None,
         };
         if let Some(close) = close {
@@ -329,7 +333,7 @@ impl Parser<'_> {
     }
 
     fn bracketed(&mut self, open: char) -> Parsed {
-        let bars = std::mem::take(&mut self.bars);
+        let outer = (std::mem::take(&mut self.bars), std::mem::replace(&mut self.reversed, open == ']'));
         let node = match open {
             '(' | '[' | ']' | '⟨' => self.sequence(open),
             '{' => self.group(),
@@ -354,7 +358,7 @@ impl Parser<'_> {
             }
             _ => Err(Stop::NotMathematics),
         }?;
-        self.bars = bars;
+        (self.bars, self.reversed) = outer;
         Ok(node)
     }
 

@@ -1,6 +1,6 @@
 //! Exact rational numbers, always in lowest terms, of a bounded size.
 use num_bigint::BigInt;
-use num_integer::{Integer, Roots};
+use num_integer::Integer;
 use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 
 /// Numbers that would take more bits than this are refused before they are computed.

@@ -1,6 +1,6 @@
 //! Equations, inequalities, membership: what a relation says about its variable, or the relation up to a factor.
-use super::build::{Builder, Built, has_variables, mentions, name, sign};
-use super::evaluate::Fault;
+use super::build::{Builder, Built, has_variables, mentions, name, only_variable, sign};
+use super::evaluate::{Fault, negative};
 use super::expression::{Function, Node, Relation};
 use super::form::{Form, Number};
 use super::sets::{self, Piece};
@@ -61,7 +61,9 @@ fn equation(builder: &mut Builder, sides: &[Node]) -> Built {
     let is_function = matches!(first, Node::Opaque(..));
     let constant = !has_variables(value) || !matches!(form, Ok(Form::Expression(_)));
     match form {
-        Ok(form) if constant || is_function => Ok(Form::Named { name: named, value: Box::new(form.unnamed()) }),
+        Ok(form) if constant || is_function => {
+            Ok(Form::Named { name: named, value: Box::new(form.unnamed()) })
+        }
         Ok(form) => difference(builder, sides, Some(form)),
         Err(Fault::Undefined) => difference(builder, sides, None),
         Err(fault) => Err(fault),
@@ -136,9 +138,11 @@ fn reals(
         [_, _, _] => (1, [Some((&sides[0], signs[0])), Some((&sides[2], signs[1]))]),
         _ => return Ok(None),
     };
-    let Some((variable, absolute)) = variable(&sides[at]) else { return Ok(None) };
+    let Some((variable, absolute)) = variable(&sides[at]) else { return linear(builder, sides, signs) };
     let mut reals = vec![Piece::all()];
-    for (index, (bound, sign)) in other.into_iter().enumerate().filter_map(|(index, bound)| Some((index, bound?))) {
+    for (index, (bound, sign)) in
+        other.into_iter().enumerate().filter_map(|(index, bound)| Some((index, bound?)))
+    {
         let number = match builder.form(bound)? {
             Form::Number(number) if number.value.is_real() => Some(number),
             Form::Infinity { .. } => None,
@@ -150,6 +154,22 @@ fn reals(
         reals = sets::intersection(&reals, &piece);
     }
     Ok(Some((variable, if absolute { sets::absolute(&reals) } else { reals })))
+}
+
+/// `2x + 1 < 7` and its like, solved.
+fn linear(
+    builder: &mut Builder,
+    sides: &[Node],
+    signs: &[Relation],
+) -> Result<Option<(String, Vec<Piece>)>, Fault> {
+    let ([left, right], [sign_between]) = (sides, signs) else { return Ok(None) };
+    let difference = minus(left, right);
+    let Some(variable) = only_variable(&difference) else { return Ok(None) };
+    let Some((slope, at_0)) = builder.linear(&difference, &variable) else { return Ok(None) };
+    let bound = builder.quotient(&negative(&at_0), &slope)?;
+    let falling = sign(&slope) == Some(true);
+    let relation = if falling { flipped(*sign_between) } else { *sign_between };
+    Ok(piece(Some(Number::new(bound)), relation).map(|reals| (variable, reals)))
 }
 
 fn flipped(sign: Relation) -> Relation {
@@ -165,8 +185,10 @@ fn flipped(sign: Relation) -> Relation {
 /// The numbers of which the relation to `number` holds; without one it is that to infinity.
 fn piece(number: Option<Number>, sign: Relation) -> Option<Vec<Piece>> {
     let Some(number) = number else { return Some(vec![Piece::all()]) };
-    let below = |closed| Piece { low: None, high: Some(number.clone()), low_closed: false, high_closed: closed };
-    let above = |closed| Piece { low: Some(number.clone()), high: None, low_closed: closed, high_closed: false };
+    let below =
+        |closed| Piece { low: None, high: Some(number.clone()), low_closed: false, high_closed: closed };
+    let above =
+        |closed| Piece { low: Some(number.clone()), high: None, low_closed: closed, high_closed: false };
     Some(match sign {
         Relation::Less => vec![below(false)],
         Relation::LessOrEqual => vec![below(true)],

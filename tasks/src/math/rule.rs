@@ -91,4 +91,40 @@ impl Rule {
             Self::None => "none",
         }
     }
+
+    /// What it compares, in words.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Number => {
+                "Comparison of two numbers: exact for rational ones, else of their first hundred bits"
+            }
+            Self::NumberUnitsDiffer => "The same, though the two name different units; worth a look",
+            Self::Percent => "A percentage and the hundredth of it without the sign",
+            Self::Rounded => "A decimal of many digits and what it is the rounding of",
+            Self::DecimalComma => "A comma that marks decimals: `1,5` and `1.5`",
+            Self::Base => "Digits in a base, which one side may leave out",
+            Self::Words => "Comparison of two words or of a word and something else",
+            Self::Choice => "The letter of a choice, or what is written behind it",
+            Self::Expression => "Expressions with variables, by their values at fixed points",
+            Self::Equation => "Equations, up to a factor",
+            Self::Definition => "`y = …` and what stands on its right",
+            Self::Inequality => {
+                "Inequalities that are not solved for a variable, up to a factor; and other relations"
+            }
+            Self::Set => "Lists and sets, in any order",
+            Self::SeveralBoxes => "The elements of a gold answer found in several boxes",
+            Self::Tuple => "Tuples and intervals, their brackets included",
+            Self::BareTuple => "A tuple that one side writes without its parentheses",
+            Self::Reals => "Intervals and points of the real line, joined",
+            Self::Matrix => "Matrices and vectors",
+            Self::Ratio => "Ratios",
+            Self::Time => "Times of day",
+            Self::Infinity => "Infinities",
+            Self::EmptySet => "The empty set and words that say that nothing solves the problem",
+            Self::Kinds => "Answers of different kinds, such as an interval and a number",
+            Self::SameText => "The same text, of a form this grader does not understand",
+            Self::Mode => "The rules of another grader",
+            Self::None => "No comparison: an answer was missing, not understood or too long",
+        }
+    }
 }

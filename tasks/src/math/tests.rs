@@ -70,7 +70,6 @@ fn numbers_that_differ_are_told_apart() {
         ("0", "1/0"),
         ("12", "1,2"),
         ("7/3", r"2 \cdot \frac{1}{3}"),
-        ("2516", "2516_8"),
     ] {
         differ(gold, prediction);
     }
@@ -102,16 +101,58 @@ fn words_ignore_case_articles_and_style() {
 }
 
 #[test]
-fn other_forms_are_equal_as_text_only() {
+fn what_is_not_understood_is_equal_as_text_only() {
     let both = |gold, prediction| compare(gold, prediction, &Policy::default());
-    assert_eq!(
-        both(r"\left(3, \frac{\pi}{2}\right)", r"(3,\dfrac{\pi}{2})"),
-        (Verdict::Correct, Rule::SameText)
-    );
-    assert_eq!(both(r"2\sqrt{3}", r"\sqrt{12}"), (Verdict::UnparsableGold, Rule::None));
-    assert_eq!(both("4", r"\sqrt{16}"), (Verdict::UnparsablePrediction, Rule::None));
-    assert!(is_gradable("016", &Policy::default()) && is_gradable("even", &Policy::default()));
-    assert!(!is_gradable(r"\sqrt{2}", &Policy::default()) && !is_gradable("", &Policy::default()));
+    let integral = r"\text{see figure 3}";
+    assert_eq!(both(integral, "see figure 3"), (Verdict::Correct, Rule::SameText));
+    assert_eq!(both(integral, "4"), (Verdict::UnparsableGold, Rule::None));
+    assert_eq!(both("4", integral), (Verdict::UnparsablePrediction, Rule::None));
+    assert!(is_gradable("016", &Policy::default()) && is_gradable(r"\sqrt{2}", &Policy::default()));
+    assert!(!is_gradable(integral, &Policy::default()) && !is_gradable("", &Policy::default()));
+}
+
+/// A pair of answers of ours, with the class it stands for and what is to decide it.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    class: u32,
+    gold: String,
+    prediction: String,
+    correct: bool,
+    rule: Rule,
+}
+
+#[test]
+fn every_class_of_answers_is_decided_by_its_rule() {
+    let cases: Vec<Case> =
+        include_str!("cases.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for case in &cases {
+        let (verdict, rule) = compare(&case.gold, &case.prediction, &Policy::default());
+        let told = format!("class {}: `{}` and `{}`", case.class, case.gold, case.prediction);
+        assert_eq!((verdict == Verdict::Correct, rule), (case.correct, case.rule), "{told}: {verdict:?}");
+        let (other_way, _) = compare(&case.prediction, &case.gold, &Policy::default());
+        assert_eq!(other_way == Verdict::Correct, case.correct, "{told}, the other way round");
+    }
+    for class in 1..=24 {
+        assert!(cases.iter().any(|case| case.class == class), "no case of class {class}");
+    }
+}
+
+#[test]
+fn equal_answers_are_one_vote() {
+    let key = |answer: &str| canonical(answer, &Policy::default()).unwrap().key();
+    for votes in [
+        &[r"\frac12", "0.5", "2/4", r"\frac{\sqrt4}{4}", r"\sin 30^\circ"][..],
+        &[r"2\sqrt3", r"\sqrt{12}", r"\frac{6}{\sqrt 3}"],
+        &["(x+1)^2", "x^2+2x+1", r"x^{2} + 1 + 2x"],
+        &[r"\{1,2\}", "2, 1", r"x=1 \text{ or } x=2", "1 and 2"],
+        &["x > 3", "3 < x", r"(3, \infty)", "2x > 6"],
+        &["y = 2x + 1", "y - 2x = 1", "2y = 4x + 2"],
+        &["(C)", "C", r"\text{C}", "C. 12"],
+    ] {
+        assert!(votes.iter().all(|vote| key(vote) == key(votes[0])), "{votes:?}");
+    }
+    assert_ne!(key("[1, 2)"), key("(1, 2)"));
 }
 
 #[test]
@@ -124,6 +165,21 @@ fn policies_decide_what_people_differ_on() {
     assert_eq!(compare("50", r"50\%", &factor).0, Verdict::Incorrect);
     let plain = Policy { mixed_numbers: false, ..Policy::default() };
     assert_ne!(compare("7/3", "2 1/3", &plain).0, Verdict::Correct);
+    let exact = Policy { rounded_digits: 0, percent_of_one: false, ..Policy::default() };
+    let three = Policy { rounded_digits: 3, ..Policy::default() };
+    assert_eq!(compare(r"\sqrt2", "1.4142135623730951", &exact).0, Verdict::Incorrect);
+    assert_eq!(compare("0.335", "33.5%", &exact).0, Verdict::Incorrect);
+    assert_eq!(compare("0.335", "33.5%", &Policy::default()), (Verdict::Correct, Rule::Percent));
+    assert_eq!(compare("1/3", "0.333", &three), (Verdict::Correct, Rule::Rounded));
+    assert_eq!(compare("5", "5.001", &three).0, Verdict::Incorrect);
+    let units = Policy { units: Units::Match, ..Policy::default() };
+    assert_eq!(compare("5 m", "5 cm", &units).0, Verdict::Incorrect);
+    assert_eq!(compare("5 m", "5", &units).0, Verdict::Correct);
+    let strict = Policy { bare_tuples: false, definitions: false, bases: true, ..Policy::default() };
+    for (gold, prediction) in [("(1,2)", "1,2"), ("y=2x", "2x"), ("2516_8", "2516")] {
+        assert_eq!(compare(gold, prediction, &strict).0, Verdict::Incorrect, "{gold}");
+        assert_eq!(compare(gold, prediction, &Policy::default()).0, Verdict::Correct, "{gold}");
+    }
     let silent = Policy { phrases: Vec::new(), ..Policy::default() };
     assert_eq!(grade("18", "#### 18", &silent).verdict, Verdict::NoAnswer);
 }
@@ -132,31 +188,143 @@ fn policies_decide_what_people_differ_on() {
 fn a_response_is_graded_with_its_rung_and_rule() {
     let graded = grade("16", r"<think>\boxed{7}</think>So \boxed{016}.", &Policy::default());
     assert_eq!((graded.verdict, graded.rule), (Verdict::Correct, Rule::Number));
-    assert_eq!(graded.extracted, Some(Extracted { answer: "016".to_owned(), rung: Rung::Boxed }));
+    let found = graded.extracted.unwrap();
+    assert_eq!((found.answer.as_str(), found.rung, found.boxes), ("016", Rung::Boxed, 1));
     let graded = grade("16", r"<think>surely \boxed{16}", &Policy::default());
     assert_eq!((graded.verdict, graded.extracted), (Verdict::NoAnswer, None));
 }
 
 #[test]
-fn monstrous_answers_are_refused_at_once() {
-    let begin = Instant::now();
-    let digits = "7".repeat(10_000);
-    let nested = format!(r"{}1{}", r"\frac{".repeat(300), "}{2}".repeat(300));
-    let tower = "9^{9^{9^{9}}}";
-    let parentheses = "(".repeat(1900);
-    for monster in
-        [digits.as_str(), "9^{999999999999}", "9^{99999999999999999999}", "1e999999", nested.as_str()]
-    {
+fn several_boxes_may_be_one_answer() {
+    let grade = |gold, response| grade(gold, response, &Policy::default());
+    let graded = grade("2, 3", r"So \boxed{3} and \boxed{2}.");
+    assert_eq!((graded.verdict, graded.rule), (Verdict::Correct, Rule::SeveralBoxes));
+    assert_eq!(graded.extracted.unwrap().boxes, 2);
+    assert_eq!(grade("2", r"So \boxed{3} and \boxed{2}.").verdict, Verdict::Correct, "the last counts");
+    assert_eq!(grade("3", r"So \boxed{3} and \boxed{2}.").verdict, Verdict::Incorrect);
+    assert_eq!(grade("2, 3", "First \\boxed{3}.\n\nThen \\boxed{2}.").verdict, Verdict::Incorrect);
+    let alone = Policy { several_boxes: false, ..Policy::default() };
+    assert_eq!(super::grade("2, 3", r"\boxed{3}, \boxed{2}", &alone).verdict, Verdict::Incorrect);
+    assert_eq!(compare(r"\boxed{2}, \boxed{3}", "3, 2", &Policy::default()).0, Verdict::Correct);
+}
+
+#[test]
+fn a_bare_answer_is_told_from_a_response() {
+    let lenient = Policy { last_number: true, ..Policy::default() };
+    let rung = |gold: &str, text: &str| {
+        let graded = grade_any(gold, text, &lenient);
+        (graded.verdict, graded.extracted.unwrap().rung)
+    };
+    assert_eq!(rung("1/2", "0.5"), (Verdict::Correct, Rung::Bare));
+    assert_eq!(rung("1/2", r"It is $\frac12$, I think."), (Verdict::Correct, Rung::Formula));
+    assert_eq!(rung("12", "They need 12 of the boxes."), (Verdict::Correct, Rung::Number));
+    assert_eq!(rung("12", r"so \boxed{12}"), (Verdict::Correct, Rung::Boxed));
+    assert_eq!(
+        rung("5", "5^{5^{5^{5}}}"),
+        (Verdict::TooComplex, Rung::Bare),
+        "no part of a formula is its answer"
+    );
+    assert_eq!(grade_any("5", "<think>5", &lenient).verdict, Verdict::NoAnswer);
+}
+
+#[test]
+fn patterns_find_answers_where_there_is_no_box() {
+    let policy: Policy = serde_json::from_str(r#"{"patterns": ["(?i)result:\\s*(\\S+)"]}"#).unwrap();
+    let graded = grade("7", "result: 6\nResult: 7", &policy);
+    assert_eq!((graded.verdict, graded.extracted.unwrap().rung), (Verdict::Correct, Rung::Pattern));
+    let error = serde_json::from_str::<Policy>(r#"{"patterns": ["("]}"#).unwrap_err().to_string();
+    assert!(error.contains("`(` is no regular expression"), "{error}");
+    assert!(serde_json::from_str::<Policy>(r#"{"percents": 1}"#).is_err());
+}
+
+#[test]
+fn other_graders_are_reproduced_with_their_mistakes() {
+    let by = |mode| Policy { mode, ..Policy::default() };
+    let nemo = by(serde_json::from_str(r#""nemo-skills-2025-10""#).unwrap());
+    let hendrycks = by(serde_json::from_str(r#""hendrycks""#).unwrap());
+    for (gold, prediction, ours, nemo_skills, text) in [
+        ("16", "016", true, false, false),
+        (r"2\sqrt{3}", r"\sqrt{12}", true, true, false),
+        (r"\frac12", "0.5", true, true, true),
+        ("18", "18 dollars", true, false, false),
+        ("C", "c", true, false, false),
+        ("42", "43", false, false, false),
+    ] {
+        let correct = |policy: &Policy| compare(gold, prediction, policy).0 == Verdict::Correct;
+        assert_eq!(correct(&Policy::default()), ours, "{gold} and {prediction}");
+        assert_eq!(correct(&nemo), nemo_skills, "{gold} and {prediction} by NeMo-Skills");
+        assert_eq!(correct(&hendrycks), text, "{gold} and {prediction} by Hendrycks");
+    }
+    assert_eq!(compare("42", "42", &nemo).1, Rule::Mode);
+    assert_eq!(grade("42", "the answer is 42", &nemo).verdict, Verdict::NoAnswer, "boxes only");
+}
+
+/// What would take for ever, or all memory, if its work were not bounded.
+fn monsters() -> Vec<(&'static str, String)> {
+    let repeated = |text: &str, count: usize| text.repeat(count);
+    let within = |open: &str, count: usize, close: &str| {
+        format!("{}1{}", repeated(open, count), repeated(close, count))
+    };
+    vec![
+        ("a tower of powers", "9^{9^{9^{9}}}".to_owned()),
+        ("another", repeated("2^", 300) + "2"),
+        ("10,000 digits", repeated("7", 10_000)),
+        ("1,900 digits", repeated("7", 1900)),
+        ("a vast exponent", "9^{99999999999999999999}".to_owned()),
+        ("a vast power of ten", "1e999999999".to_owned()),
+        ("10^5 brackets", within("(", 100_000, ")")),
+        ("900 brackets", within("(", 900, ")")),
+        ("900 braces left open", repeated("{", 900)),
+        ("deep fractions", within(r"\frac{1}{", 200, "}")),
+        ("deep roots", within(r"\sqrt{1+", 45, "}")),
+        ("a long quotient", repeated("1/", 900) + "1"),
+        ("a huge factorial", "100000!".to_owned()),
+        ("a factorial of factorials", "((9!)!)!".to_owned()),
+        ("many factorials", repeated("5!", 1) + &repeated("!", 1800)),
+        ("a huge binomial", r"\binom{10^9}{10^8}".to_owned()),
+        ("a long sum", r"\sum_{k=1}^{10^9} \sin(k)".to_owned()),
+        ("sums of sums", r"\sum_{k=1}^{10^4}\sum_{j=1}^{10^4}\sum_{i=1}^{10^4} ijk".to_owned()),
+        ("10^5 commas", repeated(",", 100_000)),
+        ("950 commas", repeated("1,", 950)),
+        ("many signs", repeated(r"\pm 1", 300)),
+        ("exponentials", "e^{e^{e^{e^{e^{e}}}}}".to_owned()),
+        (
+            "sums of large fractions",
+            (0..40).map(|n| format!("1/1{}{n}+", "0".repeat(38))).collect::<String>() + "1",
+        ),
+        ("a megabyte of letters", repeated("x", 1_000_000)),
+        ("a megabyte of numbers", repeated("1 ", 500_000)),
+        ("a megabyte in a box", format!(r"\boxed{{{}}}", repeated("1+", 500_000))),
+        ("a megabyte of boxes", repeated(r"\boxed{", 140_000)),
+        ("a megabyte of openings", repeated(r"\(", 500_000) + "1"),
+        ("a megabyte of dollars", repeated("$1$ so ", 140_000)),
+        ("a megabyte of thoughts", repeated("<think>", 140_000)),
+        ("a megabyte of phrases", repeated("the answer is ", 70_000)),
+        ("a megabyte of backslashes", repeated("\\", 1_000_000)),
+    ]
+}
+
+#[test]
+fn monstrous_answers_take_a_moment() {
+    let policy = Policy { last_number: true, ..Policy::default() };
+    // A debug build computes some ten times slower, and other tests run beside this one.
+    let most = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 200 });
+    for (name, monster) in monsters() {
+        let begin = Instant::now();
+        let graded = grade_any("42", &monster, &policy);
+        assert_ne!(graded.verdict, Verdict::Correct, "{name}");
+        compare(&monster, "42", &policy);
+        compare(&monster, &monster, &policy);
+        assert!(begin.elapsed() < most, "{name}: {:?}", begin.elapsed());
+    }
+    for monster in ["9^{999999999999}", "1e999999", &"7".repeat(10_000)] {
         assert_eq!(verdict("42", monster), Verdict::TooComplex, "{monster:.20}");
     }
-    for monster in [tower, parentheses.as_str()] {
-        assert!(matches!(verdict("42", monster), Verdict::TooComplex | Verdict::UnparsablePrediction));
-    }
-    let broken = r"\boxed{".repeat(100_000);
-    assert_eq!(grade("42", &broken, &Policy::default()).verdict, Verdict::NoAnswer);
     equal("1", "1^{99999999999}");
     equal("-1", "(-1)^{99999999999}");
-    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    equal("2024^{4046}", "2024^{4046}");
+    differ("3^{2025}", "2^{2025}");
+    equal("1/2004!", r"\frac{1}{2004!}");
 }
 
 /// The folder of cases gathered elsewhere, where there is one.
@@ -171,48 +339,225 @@ fn shared(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// Pairs of which this grader claims to understand both sides.
-const UNDERSTOOD: [&str; 9] = ["int", "frac", "dec", "pct", "unit", "deg", "mcq", "text", "junk"];
+/// How often this grader, by `policy`, says what a column of the measured pairs says, and where not.
+fn agreement(path: &PathBuf, column: &str, policy: &Policy) -> (usize, usize, Vec<String>) {
+    let pairs: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let (mut same, mut all, mut differing) = (0, 0, Vec::new());
+    for pair in &pairs {
+        let Some(theirs) = pair[column].as_i64() else { continue };
+        let text = |name: &str| pair[name].as_str().unwrap();
+        let prediction =
+            if column == "ideal" { extract(text("pred"), policy).map(|found| found.answer) } else { None };
+        let prediction = prediction.as_deref().unwrap_or(text("pred"));
+        let ours = compare(text("gold"), prediction, policy).0 == Verdict::Correct;
+        all += 1;
+        if ours == (theirs == 1) {
+            same += 1;
+        } else {
+            differing.push(pair.to_string());
+        }
+    }
+    (same, all, differing)
+}
 
 #[test]
 fn the_measured_pairs_are_graded_as_intended() {
     let Some(path) = shared("grader_vectors.json") else { return };
-    let pairs: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let mut missed = Vec::new();
-    for pair in &pairs {
-        let text = |name: &str| pair[name].as_str().unwrap();
-        let correct = verdict(text("gold"), text("pred")) == Verdict::Correct
-            || grade(text("gold"), text("pred"), &Policy::default()).verdict == Verdict::Correct;
-        match pair["ideal"].as_i64() {
-            Some(0) => assert!(!correct, "{pair}"),
-            Some(1) if !correct && UNDERSTOOD.contains(&text("cls")) => missed.push(text("pred")),
-            _ => {}
-        }
-    }
-    assert_eq!(missed, [r"\frac{1}{\sqrt{2}}"], "radicals are beyond this grader");
+    let (same, all, differing) = agreement(&path, "ideal", &Policy::default());
+    assert_eq!((same, all), (122, 122), "{differing:?}");
 }
 
 #[test]
-fn cases_of_other_graders_give_no_false_positive() {
+fn other_graders_answer_the_measured_pairs_as_they_did() {
+    let Some(path) = shared("grader_vectors.json") else { return };
+    for (column, mode) in [("ns", Mode::NemoSkills202510), ("hendrycks", Mode::Hendrycks)] {
+        let (same, all, differing) = agreement(&path, column, &Policy { mode, ..Policy::default() });
+        assert_eq!(same, all, "{column}: {differing:?}");
+    }
+}
+
+/// The bar: 97 % right of what is not a matter of convention, and 1 % false positives.
+#[test]
+fn cases_of_other_graders_are_decided_as_they_say() {
     let Some(path) = shared("data/grader/dev.jsonl") else { return };
     let text = std::fs::read_to_string(path).unwrap();
-    let (mut right, mut accepted, mut total) = (0, 0, 0);
-    let mut false_positives = Vec::new();
+    let policy = Policy { last_number: true, ..Policy::default() };
+    let (mut right, mut all, mut wrong, mut false_positives) = (0, 0, 0, Vec::new());
     for case in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        if case.get("contested").is_some() {
+            continue;
+        }
         let part = |name: &str| case[name].as_str().unwrap();
-        let policy = Policy::default();
-        let correct = grade(part("gold"), part("prediction"), &policy).verdict == Verdict::Correct
-            || verdict(part("gold"), part("prediction")) == Verdict::Correct;
+        let correct = grade_any(part("gold"), part("prediction"), &policy).verdict == Verdict::Correct;
         let expected = case["expected"].as_bool().unwrap();
-        total += 1;
+        all += 1;
         right += usize::from(correct == expected);
-        accepted += usize::from(correct);
-        if correct && !expected && case.get("contested").is_none() {
+        wrong += usize::from(!expected);
+        if correct && !expected {
             false_positives.push(case["id"].to_string());
         }
     }
-    eprintln!("{right} of {total} as expected, {accepted} accepted");
-    assert_eq!(false_positives, Vec::<String>::new());
+    eprintln!("{right} of {all} as expected; accepted of {wrong} wrong ones: {false_positives:?}");
+    assert!(right * 100 >= all * 97, "{right} of {all}");
+    assert!(false_positives.len() * 100 <= wrong, "{false_positives:?}");
+}
+
+/// The bar: 99.5 % of long real responses as they are labelled.
+#[test]
+fn real_responses_are_graded_as_they_are_labelled() {
+    let Some(path) = shared("data/judge/dev.jsonl") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
+    let policy = Policy { last_number: true, ..Policy::default() };
+    let (mut right, mut all) = (0, 0);
+    for case in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let part = |name: &str| case[name].as_str().unwrap();
+        let correct = grade(part("gold"), part("response"), &policy).verdict == Verdict::Correct;
+        all += 1;
+        right += usize::from(correct == case["correct"].as_bool().unwrap());
+    }
+    eprintln!("{right} of {all} as labelled");
+    assert!(right * 1000 >= all * 995, "{right} of {all}");
+}
+
+/// Every gold answer of the MATH test set is understood, but for dates and their like, and equals itself in other dress.
+#[test]
+fn gold_answers_of_a_benchmark_are_understood() {
+    let Some(path) = shared("data/benchmarks/math500.jsonl") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut refused = Vec::new();
+    for case in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let gold = case["answer"].as_str().unwrap();
+        if !is_gradable(gold, &Policy::default()) {
+            refused.push(gold.to_owned());
+        }
+        let dressed = format!(r"so \boxed{{{}}}.", gold.replace(r"\frac", r"\dfrac").replace('+', " + "));
+        assert_eq!(grade(gold, &dressed, &Policy::default()).verdict, Verdict::Correct, "{gold}");
+    }
+    assert!(refused.len() <= 2, "{refused:?}");
+}
+
+/// Pieces of which answers, and what is none, are made.
+const PIECES: [&str; 74] = [
+    r"\frac{",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    r"\{",
+    r"\}",
+    "1",
+    "2",
+    "12",
+    "0.5",
+    "x",
+    "y",
+    "n",
+    "a",
+    "^",
+    "_",
+    "+",
+    "-",
+    "*",
+    "/",
+    "=",
+    "<",
+    r"\le ",
+    r"\pm ",
+    r"\mp ",
+    r"\sqrt{",
+    r"\sin ",
+    r"\ln ",
+    r"\pi ",
+    r"\infty ",
+    r"\cup ",
+    r"\setminus ",
+    r"\in ",
+    r"\text{",
+    r"\text{ and }",
+    r"\mathrm{cm}",
+    " or ",
+    ",",
+    " ",
+    ";",
+    ":",
+    "!",
+    "'",
+    "%",
+    r"\%",
+    "$",
+    "|",
+    r"\begin{pmatrix}",
+    r"\end{pmatrix}",
+    "&",
+    r"\\",
+    r"\left",
+    r"\right",
+    r"\cdot ",
+    r"^\circ ",
+    r"\boxed{",
+    r"\overline{",
+    r"\sum_{k=1}^{3}",
+    r"\binom{",
+    r"\lfloor ",
+    r"\rfloor ",
+    r"\mathbb{R}",
+    r"\mid ",
+    "é",
+    "½",
+    "√",
+    "the answer is ",
+    "<think>",
+    "</think>",
+    "999999999",
+    "1,234",
+];
+
+/// Strings of pieces, the same every time.
+fn strings(count: usize, longest: u64, mut seed: u64) -> impl Iterator<Item = String> {
+    let mut next = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    (0..count).map(move |_| {
+        let length = next() % longest + 1;
+        (0..length).map(|_| PIECES[(next() % PIECES.len() as u64) as usize]).collect()
+    })
+}
+
+#[test]
+fn whatever_is_written_is_graded_without_a_panic_and_alike_both_ways() {
+    // A debug build is slower; the seeds are the same.
+    let count = if cfg!(debug_assertions) { 20_000 } else { 100_000 };
+    let policy = Policy { last_number: true, ..Policy::default() };
+    let mut understood = 0;
+    for (a, b) in strings(count, 14, 1).zip(strings(count, 8, 2)) {
+        let there = compare(&a, &b, &policy).0 == Verdict::Correct;
+        let back = compare(&b, &a, &policy).0 == Verdict::Correct;
+        let whole = [&a, &b].iter().any(|text| text.contains("boxed") || text.contains("answer"));
+        // A gold answer may be a whole solution, a prediction is an answer.
+        assert!(there == back || whole, "{a:?} and {b:?}");
+        grade_any(&a, &b, &policy);
+        let Ok(form) = canonical(&a, &policy) else { continue };
+        assert_eq!(compare(&a, &a, &policy).0, Verdict::Correct, "{a:?} is itself");
+        if form.is_understood() && !whole {
+            understood += 1;
+            let dressed = [
+                format!("  {a} "),
+                a.replace(r"\frac", r"\dfrac"),
+                a.replace(r"\frac", r"\tfrac"),
+                if a.contains('$') { a.clone() } else { format!("${a}$") },
+                a.replace('(', r"\left(").replace(')', r"\right)"),
+            ];
+            for other in dressed {
+                assert_eq!(compare(&a, &other, &policy).0, Verdict::Correct, "{a:?} and {other:?}");
+            }
+        }
+    }
+    assert!(understood > count / 100, "{understood} of {count} make sense");
 }
 
 fn rational() -> impl Strategy<Value = (i64, i64)> {

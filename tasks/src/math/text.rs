@@ -60,8 +60,7 @@ pub(super) fn choice(text: &str) -> Option<(String, &str)> {
     let joined = ["and", "or", ","].iter().any(|join| content.starts_with(join));
     // `C.5` is no choice, `(C) 5` and `C) 5` are.
     let set_off = mark == ')' || behind.starts_with(' ');
-    (closes && set_off && !content.is_empty() && !joined)
-        .then(|| (letter.to_lowercase().collect(), content))
+    (closes && set_off && !content.is_empty() && !joined).then(|| (letter.to_lowercase().collect(), content))
 }
 
 /// `3:30`, `08:34 P.M.`, `12:00:05`.
@@ -87,7 +86,9 @@ pub(super) fn time(text: &str) -> Option<(u32, Option<bool>)> {
         None if half.is_some() && !digits.contains(':') => "00",
         None => return None,
     };
-    let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u32>().ok()).flatten();
+    let number = |part: &str| {
+        part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u32>().ok()).flatten()
+    };
     let (hours, minutes, seconds) = (number(hours)?, number(minutes)?, number(seconds.unwrap_or("00"))?);
     if hours > 24 || minutes > 59 || seconds > 59 {
         return None;

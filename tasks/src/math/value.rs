@@ -91,7 +91,8 @@ impl Value {
     pub(super) fn shown(&self) -> String {
         if let Some(ratio) = self.exact() {
             let text = ratio.numerator.to_string();
-            let text = if text.len() > 40 { format!("{}… ({} digits)", &text[..20], text.len()) } else { text };
+            let text =
+                if text.len() > 40 { format!("{}… ({} digits)", &text[..20], text.len()) } else { text };
             return if ratio.is_whole() { text } else { format!("{text}/{}", ratio.denominator) };
         }
         let complex = self.to_complex();
@@ -114,7 +115,7 @@ impl Value {
 
 /// A number that looks random but is the same for the same name and point.
 pub(super) fn hashed(name: &str, salt: u64) -> u128 {
-    let mut half = |seed: u64| {
+    let half = |seed: u64| {
         let mut state = 0xcbf2_9ce4_8422_2325 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for byte in name.bytes() {
             state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
