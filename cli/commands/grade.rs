@@ -122,28 +122,23 @@ fn policy(options: &[String]) -> Result<Policy, Failure> {
     let mut fields = Map::new();
     fields.insert("last_number".to_owned(), json!(true));
     for option in options {
-        match option
-            .split_once('=')
-            .filter(|(key, _)| key.trim().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-        {
-            Some((key, value)) => {
-                fields.insert(key.trim().to_owned(), read(option, value)?);
-            }
-            None => {
-                let (name, text) = if option.trim_start().starts_with('{') {
-                    ("--policy", option.clone())
-                } else {
-                    let text = std::fs::read_to_string(option).map_err(|error| {
-                        Failure::user(format!("`--policy {option}` is neither KEY=VALUE nor a file: {error}"))
-                            .hint("write it as `--policy percent=factor`")
-                    })?;
-                    (option.as_str(), text)
-                };
-                match read(name, &text)? {
-                    Value::Object(more) => fields.extend(more),
-                    _ => return Err(Failure::user(format!("`{name}` holds no fields of `grading:`"))),
-                }
-            }
+        let is_key = |key: &str| key.trim().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if let Some((key, value)) = option.split_once('=').filter(|(key, _)| is_key(key)) {
+            fields.insert(key.trim().to_owned(), read(option, value)?);
+            continue;
+        }
+        let (name, text) = if option.trim_start().starts_with('{') {
+            ("--policy", option.clone())
+        } else {
+            let text = std::fs::read_to_string(option).map_err(|error| {
+                Failure::user(format!("`--policy {option}` is neither KEY=VALUE nor a file: {error}"))
+                    .hint("write it as `--policy percent=factor`")
+            })?;
+            (option.as_str(), text)
+        };
+        match read(name, &text)? {
+            Value::Object(more) => fields.extend(more),
+            _ => return Err(Failure::user(format!("`{name}` holds no fields of `grading:`"))),
         }
     }
     bind_typed(&Value::Object(fields)).map_err(|error| {

@@ -310,8 +310,11 @@ pub(super) fn parts(node: &Node) -> Vec<&Node> {
         | Node::Multiply(items)
         | Node::Call(_, items)
         | Node::Opaque(_, items)
-        | Node::Colon(items) => items.iter().collect(),
-        Node::Set(items) | Node::List(items, _) | Node::Sequence { items, .. } => items.iter().collect(),
+        | Node::Colon(items)
+        | Node::Set(items)
+        | Node::List(items, _)
+        | Node::Sequence { items, .. }
+        | Node::Relation(items, _) => items.iter().collect(),
         Node::Negative(inner)
         | Node::PlusMinus { of: inner, .. }
         | Node::Degrees(inner)
@@ -320,7 +323,6 @@ pub(super) fn parts(node: &Node) -> Vec<&Node> {
         | Node::Indexed(_, inner) => vec![inner],
         Node::Divide(a, b) | Node::Power(a, b) | Node::Joined(_, a, b) => vec![a, b],
         Node::Over { bounds, body, .. } => vec![&bounds.0, &bounds.1, body],
-        Node::Relation(sides, _) => sides.iter().collect(),
         _ => Vec::new(),
     }
 }

@@ -109,22 +109,22 @@ impl Complex {
         })
     }
 
-    pub(super) fn root(&self) -> Option<Self> {
+    pub(super) fn root(&self) -> Self {
         if self.is_real() {
             let root = self.real.root();
-            return Some(if self.real.is_negative() {
+            return if self.real.is_negative() {
                 Self { real: Float::zero(), imaginary: root }
             } else {
                 Self::real(root)
-            });
+            };
         }
         let half = |number: Float| number.over(&Float::whole(2)).root();
         let modulus = self.modulus();
         let imaginary = half(modulus.minus(&self.real));
-        Some(Self {
+        Self {
             real: half(modulus.plus(&self.real)),
             imaginary: if self.imaginary.is_negative() { imaginary.negative() } else { imaginary },
-        })
+        }
     }
 
     pub(super) fn exponential(&self) -> Option<Self> {

@@ -17,56 +17,56 @@ pub(super) enum Node {
     /// A variable, or anything else that has a name.
     Symbol(String),
     /// A name with an index that is an expression: `a_{n+1}`.
-    Indexed(String, Box<Node>),
+    Indexed(String, Box<Self>),
     /// Positive infinity.
     Infinity,
     /// i, e and π.
     Constant(Constant),
-    Add(Vec<Node>),
-    Multiply(Vec<Node>),
-    Negative(Box<Node>),
-    Divide(Box<Node>, Box<Node>),
-    Power(Box<Node>, Box<Node>),
+    Add(Vec<Self>),
+    Multiply(Vec<Self>),
+    Negative(Box<Self>),
+    Divide(Box<Self>, Box<Self>),
+    Power(Box<Self>, Box<Self>),
     /// A function of known meaning.
-    Call(Function, Vec<Node>),
+    Call(Function, Vec<Self>),
     /// A function of which only the name is known: equal for equal arguments.
-    Opaque(String, Vec<Node>),
+    Opaque(String, Vec<Self>),
     /// A sum or product over an index: the name of the index, its first and last value, what is added.
     Over {
         product: bool,
         index: String,
-        bounds: Box<(Node, Node)>,
-        body: Box<Node>,
+        bounds: Box<(Self, Self)>,
+        body: Box<Self>,
     },
     /// Plus or minus; `sign` tells `±` from `∓`.
     PlusMinus {
         flipped: bool,
-        of: Box<Node>,
+        of: Box<Self>,
     },
     /// An angle in degrees.
-    Degrees(Box<Node>),
-    Percent(Box<Node>),
+    Degrees(Box<Self>),
+    Percent(Box<Self>),
     /// `3:2`, `1:2:3`.
-    Colon(Vec<Node>),
+    Colon(Vec<Self>),
     /// Comma-separated, without brackets; whether "or" stood between.
-    List(Vec<Node>, bool),
+    List(Vec<Self>, bool),
     /// `(a, b]`, with its brackets as written but for their size.
     Sequence {
         open: char,
         close: char,
-        items: Vec<Node>,
+        items: Vec<Self>,
     },
     /// `\{a, b\}`.
-    Set(Vec<Node>),
-    Matrix(Vec<Vec<Node>>),
+    Set(Vec<Self>),
+    Matrix(Vec<Vec<Self>>),
     /// Sets joined: union, intersection, difference.
-    Joined(Join, Box<Node>, Box<Node>),
+    Joined(Join, Box<Self>, Box<Self>),
     /// All reals.
     Reals,
     /// `a < b <= c`.
-    Relation(Vec<Node>, Vec<Relation>),
+    Relation(Vec<Self>, Vec<Relation>),
     /// A value and the words behind it.
-    Unit(Box<Node>, String),
+    Unit(Box<Self>, String),
     /// Words that stand for a part of an answer, such as an element of a list.
     Words(String),
 }

@@ -43,7 +43,7 @@ impl Float {
     fn new(mantissa: BigInt, exponent: i64) -> Self {
         let bits = mantissa.bits();
         if bits > PRECISION {
-            let excess = (bits - PRECISION) as i64;
+            let excess = (bits - PRECISION).cast_signed();
             Self { mantissa: shifted(mantissa, excess), exponent: exponent + excess }
         } else if mantissa.is_zero() {
             Self::zero()
@@ -78,14 +78,14 @@ impl Float {
 
     /// For first guesses of numbers of moderate size.
     fn to_f64(&self) -> f64 {
-        let excess = self.mantissa.bits() as i64 - 60;
+        let excess = self.mantissa.bits().cast_signed() - 60;
         let top = shifted(self.mantissa.clone(), excess.max(0)).to_f64().unwrap_or(0.0);
         top * 2_f64.powi(i32::try_from(self.exponent + excess.max(0)).unwrap_or(i32::MAX))
     }
 
     /// Two to this power is more than the number's magnitude, by less than a factor of two.
     pub(super) fn magnitude(&self) -> i64 {
-        if self.is_zero() { i64::MIN / 4 } else { self.mantissa.bits() as i64 + self.exponent }
+        if self.is_zero() { i64::MIN / 4 } else { self.mantissa.bits().cast_signed() + self.exponent }
     }
 
     pub(super) fn is_zero(&self) -> bool {
@@ -119,7 +119,7 @@ impl Float {
         let (high, low) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         let gap = high.exponent - low.exponent;
         let largest = self.magnitude().max(other.magnitude());
-        if gap > 4 * PRECISION as i64 {
+        if gap > 4 * PRECISION.cast_signed() {
             return if self.magnitude() > other.magnitude() { self.clone() } else { other.clone() };
         }
         let sum = Self::new((&high.mantissa << gap.unsigned_abs()) + &low.mantissa, low.exponent);
@@ -141,17 +141,17 @@ impl Float {
         }
         let lift = PRECISION + 2 + other.mantissa.bits().saturating_sub(self.mantissa.bits());
         let quotient = (&self.mantissa << lift) / &other.mantissa;
-        Self::new(quotient, self.exponent - other.exponent - lift as i64)
+        Self::new(quotient, self.exponent - other.exponent - lift.cast_signed())
     }
 
     /// The square root of the magnitude.
     pub(super) fn root(&self) -> Self {
         let mut lift = (2 * PRECISION).saturating_sub(self.mantissa.bits());
-        if (self.exponent - lift as i64).is_odd() {
+        if (self.exponent - lift.cast_signed()).is_odd() {
             lift += 1;
         }
         let root = (self.mantissa.abs() << lift).sqrt();
-        Self::new(root, (self.exponent - lift as i64) / 2)
+        Self::new(root, (self.exponent - lift.cast_signed()) / 2)
     }
 
     pub(super) fn order(&self, other: &Self) -> Ordering {
@@ -172,7 +172,7 @@ impl Float {
     }
 
     fn unfixed(value: BigInt) -> Self {
-        Self::new(value, -(WORKING as i64))
+        Self::new(value, -WORKING.cast_signed())
     }
 
     /// e to this power; `None` where it is beyond all bounds.
@@ -204,7 +204,7 @@ impl Float {
     }
 
     fn fixed_wide(&self, more: u64) -> BigInt {
-        shifted(self.mantissa.clone(), -self.exponent - (WORKING + more) as i64)
+        shifted(self.mantissa.clone(), -self.exponent - (WORKING + more).cast_signed())
     }
 
     /// The natural logarithm of the magnitude; callers rule out zero.
@@ -224,7 +224,7 @@ impl Float {
     /// Sums in which nearly everything is meant to cancel.
     fn raw_plus(&self, other: &Self) -> Self {
         let low = self.exponent.min(other.exponent);
-        if (self.exponent - low).max(other.exponent - low) > 8 * PRECISION as i64 {
+        if (self.exponent - low).max(other.exponent - low) > 8 * PRECISION.cast_signed() {
             return if self.magnitude() > other.magnitude() { self.clone() } else { other.clone() };
         }
         let lift = |number: &Self| &number.mantissa << (number.exponent - low).unsigned_abs();
@@ -299,7 +299,7 @@ impl Float {
         }
         let zeros = mantissa.trailing_zeros().unwrap_or(0);
         mantissa >>= zeros;
-        exponent += zeros as i64;
+        exponent += zeros.cast_signed();
         (mantissa, exponent)
     }
 
@@ -385,11 +385,11 @@ fn pi_wide() -> &'static BigInt {
 }
 
 fn ln2() -> Float {
-    Float::new(ln2_wide().clone(), -((WORKING + 64) as i64))
+    Float::new(ln2_wide().clone(), -(WORKING + 64).cast_signed())
 }
 
 pub(super) fn pi() -> Float {
-    Float::new(pi_wide().clone(), -((WORKING + 64) as i64))
+    Float::new(pi_wide().clone(), -(WORKING + 64).cast_signed())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(super) enum Form {
     /// The letter of a choice with what it stands for.
     Choice {
         letter: String,
-        rest: Box<Form>,
+        rest: Box<Self>,
     },
     /// An expression with variables, by its values at fixed points.
     Expression(Vec<Option<String>>),
@@ -28,37 +28,37 @@ pub(super) enum Form {
     Equation {
         ratios: String,
         /// Where one side is a name: what it is said to be.
-        defined: Option<Box<Form>>,
+        defined: Option<Box<Self>>,
     },
     /// Inequalities that are not solved for a variable, and relations of other kinds.
     Relation(String),
     /// What a name is said to be.
     Named {
         name: String,
-        value: Box<Form>,
+        value: Box<Self>,
     },
     /// Answers side by side, in any order.
-    List(Vec<Form>),
-    Set(Vec<Form>),
+    List(Vec<Self>),
+    Set(Vec<Self>),
     /// A tuple, or an interval.
     Sequence {
         open: char,
         close: char,
-        items: Vec<Form>,
+        items: Vec<Self>,
     },
     /// Several intervals or points of the real line.
     Reals(Vec<Piece>),
     /// A union and its like of what is no part of the real line.
-    Joined(&'static str, Vec<Form>),
-    Matrix(Vec<Vec<Form>>),
+    Joined(&'static str, Vec<Self>),
+    Matrix(Vec<Vec<Self>>),
     /// Three or more parts, up to a common factor.
-    Ratio(Vec<Form>),
+    Ratio(Vec<Self>),
     /// A time of day or a duration; two parts of it may also be a ratio.
     Time {
         seconds: u32,
         /// Whether it is after noon, where that is said.
         after_noon: Option<bool>,
-        quotient: Option<Box<Form>>,
+        quotient: Option<Box<Self>>,
     },
     /// Anything else, as text without spaces.
     Other(String),

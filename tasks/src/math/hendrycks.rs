@@ -15,9 +15,8 @@ fn normalised(text: &str) -> String {
         text = text.replace(gone, "");
     }
     // Units on the right: all from the one `\text{ `.
-    let parts: Vec<&str> = text.split("\\text{ ").collect();
-    if parts.len() == 2 {
-        text = parts[0].to_owned();
+    if text.matches("\\text{ ").count() == 1 {
+        text.truncate(text.find("\\text{ ").unwrap_or(text.len()));
     }
     text = text.replace("\\%", "").replace('%', "");
     text = text.replace(" .", " 0.").replace("{.", "{0.");
@@ -28,9 +27,10 @@ fn normalised(text: &str) -> String {
         text.insert(0, '0');
     }
     // `k = 10`, where the left is short.
-    let sides: Vec<&str> = text.split('=').collect();
-    if sides.len() == 2 && sides[0].chars().count() <= 2 {
-        text = sides[1].to_owned();
+    if let Some((left, right)) = text.split_once('=').filter(|(_, right)| !right.contains('='))
+        && left.chars().count() <= 2
+    {
+        text = String::from(right);
     }
     text = braced_roots(&text).replace(' ', "");
     text = braced_fractions(&text);

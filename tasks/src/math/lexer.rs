@@ -2,6 +2,7 @@
 use super::Policy;
 use super::expression::{Function, Numeral};
 use super::numeral::{self, TooLarge};
+use super::vocabulary::{IGNORED, MARKS, PLAIN_COMMANDS, PROSE, SHORT_WORDS, STYLES, UNITS, greek};
 
 /// A token, and whether a space stood before it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,176 +21,13 @@ pub(super) enum Kind {
     Word(String),
     /// A command or function by its name.
     Command(String),
-    /// Signs and brackets; see [`MARKS`] for what stands for what.
+    /// Signs and brackets; see [`MARKS`](super::vocabulary::MARKS) for what stands for what.
     Mark(char),
     Begin(String),
     End,
     /// `\\`.
     RowEnd,
 }
-
-/// Commands that only size, space or style.
-const IGNORED: [&str; 40] = [
-    "left",
-    "right",
-    "big",
-    "Big",
-    "bigg",
-    "Bigg",
-    "bigl",
-    "bigr",
-    "Bigl",
-    "Bigr",
-    "biggl",
-    "biggr",
-    "bigm",
-    "middle",
-    "displaystyle",
-    "textstyle",
-    "scriptstyle",
-    "quad",
-    "qquad",
-    "limits",
-    "nolimits",
-    "bf",
-    "rm",
-    "it",
-    "sf",
-    "thinspace",
-    "medspace",
-    "thickspace",
-    "negthinspace",
-    "hspace",
-    "vspace",
-    "enspace",
-    "space",
-    "mathstrut",
-    "strut",
-    "hline",
-    "tiny",
-    "small",
-    "large",
-    "Large",
-];
-/// Styles whose argument is prose.
-const PROSE: [&str; 9] =
-    ["text", "textbf", "textit", "textrm", "textnormal", "textsf", "mbox", "hbox", "emph"];
-/// Styles whose argument is mathematics.
-const STYLES: [&str; 15] = [
-    "mathrm",
-    "mathbf",
-    "mathit",
-    "mathsf",
-    "mathcal",
-    "mathfrak",
-    "mathscr",
-    "boldsymbol",
-    "bm",
-    "boxed",
-    "fbox",
-    "operatorname",
-    "mathop",
-    "underline",
-    "displaylines",
-];
-/// Commands, characters and plain spellings that are one mark.
-const MARKS: [(&str, char); 78] = [
-    ("cdot", '*'),
-    ("times", '*'),
-    ("ast", '*'),
-    ("bullet", '*'),
-    ("div", '/'),
-    ("pm", '±'),
-    ("mp", '∓'),
-    ("leq", '≤'),
-    ("le", '≤'),
-    ("leqslant", '≤'),
-    ("leqq", '≤'),
-    ("geq", '≥'),
-    ("ge", '≥'),
-    ("geqslant", '≥'),
-    ("geqq", '≥'),
-    ("lt", '<'),
-    ("gt", '>'),
-    ("neq", '≠'),
-    ("ne", '≠'),
-    ("approx", '≈'),
-    ("simeq", '≈'),
-    ("thickapprox", '≈'),
-    ("doteq", '≈'),
-    ("in", '∈'),
-    ("cup", '∪'),
-    ("bigcup", '∪'),
-    ("cap", '∩'),
-    ("bigcap", '∩'),
-    ("setminus", '∖'),
-    ("backslash", '∖'),
-    ("smallsetminus", '∖'),
-    ("infty", '∞'),
-    ("infin", '∞'),
-    ("emptyset", '∅'),
-    ("varnothing", '∅'),
-    ("O", '∅'),
-    ("equiv", '≡'),
-    ("lvert", '|'),
-    ("rvert", '|'),
-    ("vert", '|'),
-    ("mid", '∣'),
-    ("lfloor", '⌊'),
-    ("rfloor", '⌋'),
-    ("lceil", '⌈'),
-    ("rceil", '⌉'),
-    ("langle", '⟨'),
-    ("rangle", '⟩'),
-    ("lbrace", '⦃'),
-    ("rbrace", '⦄'),
-    ("lbrack", '['),
-    ("rbrack", ']'),
-    ("colon", ':'),
-    ("ldots", '…'),
-    ("cdots", '…'),
-    ("dots", '…'),
-    ("dotsc", '…'),
-    ("lor", '∨'),
-    ("vee", '∨'),
-    ("land", '∧'),
-    ("wedge", '∧'),
-    ("prime", '\''),
-    ("degree", '°'),
-    ("textdegree", '°'),
-    ("circ", '°'),
-    ("lParen", '('),
-    ("rParen", ')'),
-    ("percent", '%'),
-    ("to", '→'),
-    ("rightarrow", '→'),
-    ("Rightarrow", '⇒'),
-    ("implies", '⇒'),
-    ("iff", '⇒'),
-    ("Leftrightarrow", '⇒'),
-    ("inf", '∞'),
-    ("infinity", '∞'),
-    ("oo", '∞'),
-    ("sim", '∼'),
-    ("cong", '∼'),
-];
-/// Plain spellings of more than one letter that are read as the command of that name.
-const PLAIN_COMMANDS: [&str; 16] = [
-    "pi", "alpha", "beta", "gamma", "delta", "theta", "lambda", "sigma", "omega", "phi", "in", "le", "ge",
-    "infinity", "inf", "oo",
-];
-/// Units of two or three letters, which would else be products of variables.
-const UNITS: [&str; 44] = [
-    "cm", "mm", "km", "dm", "nm", "kg", "mg", "ml", "mL", "cl", "dl", "cc", "ft", "in", "yd", "mi", "lb",
-    "lbs", "oz", "hr", "hrs", "min", "sec", "ms", "mph", "kph", "kmh", "rpm", "gal", "pt", "qt", "deg",
-    "rad", "mol", "Hz", "kHz", "km/h", "sq", "cu", "pm", "am", "per", "pct", "USD",
-];
-
-/// Words of two or three letters that are seldom products.
-const SHORT_WORDS: [&str; 26] = [
-    "is", "it", "It", "so", "So", "the", "The", "of", "we", "We", "are", "was", "has", "all", "All", "for",
-    "not", "its", "can", "you", "she", "She", "he", "He", "to", "if",
-];
 
 /// Cuts an answer into tokens. `grouping` says whether `1,234` is one number.
 pub(super) fn tokens(text: &str, policy: &Policy, grouping: bool) -> Result<Vec<Token>, TooLarge> {
@@ -275,7 +113,7 @@ impl Lexer<'_> {
         match c {
             c if c.is_whitespace() || c == '~' => self.spaced = true,
             // Delimiters and signs of currencies, which have a block of their own but for the oldest.
-            '$' | '¢'..='¥' | '\u{20a0}'..='\u{20cf}' | '\u{200b}' | '\u{feff}' | '`' => {}
+            '$' | '¢'..='¥' | '\u{20a0}'..='\u{20cf}' | '\u{200b}' | '\u{feff}' | '`' | '。' => {}
             '−' | '–' | '—' | '‐' | '‑' => self.push(Kind::Mark('-')),
             '×' | '·' | '⋅' | '∗' => self.push(Kind::Mark('*')),
             '÷' => self.push(Kind::Mark('/')),
@@ -308,7 +146,6 @@ impl Lexer<'_> {
             'º' | '˚' | '°' => self.degrees(after),
             '′' | '’' => self.push(Kind::Mark('\'')),
             '，' | '、' => self.push(Kind::Mark(',')),
-            '。' => {}
             '（' => self.push(Kind::Mark('(')),
             '）' => self.push(Kind::Mark(')')),
             '：' => self.push(Kind::Mark(':')),
@@ -491,7 +328,7 @@ impl Lexer<'_> {
     }
 
     fn last_two(&self, first: char, second: char) -> bool {
-        let marks = [first, second].map(|mark| Kind::Mark(mark));
+        let marks = [first, second].map(Kind::Mark);
         self.tokens.len() >= 2
             && self.tokens[self.tokens.len() - 2..].iter().map(|token| &token.kind).eq(marks.iter())
     }
@@ -560,21 +397,4 @@ pub(super) fn group(text: &str) -> (&str, &str) {
         }
     }
     (inside, "")
-}
-
-fn greek(c: char) -> Option<&'static str> {
-    Some(match c {
-        'π' => "pi",
-        'α' => "alpha",
-        'β' => "beta",
-        'γ' => "gamma",
-        'δ' => "delta",
-        'θ' => "theta",
-        'λ' => "lambda",
-        'μ' => "mu",
-        'σ' => "sigma",
-        'φ' => "phi",
-        'ω' => "omega",
-        _ => return None,
-    })
 }

@@ -18,6 +18,7 @@ mod expression;
 mod extract;
 mod float;
 mod form;
+mod functions;
 mod hendrycks;
 mod lenient;
 mod lexer;
@@ -34,6 +35,7 @@ mod sets;
 mod strip;
 mod text;
 mod value;
+mod vocabulary;
 
 use serde::{Deserialize, Serialize};
 
@@ -191,5 +193,9 @@ pub fn is_gradable(gold: &str, policy: &Policy) -> bool {
     canonical(&gold_answer(gold, policy), policy).is_ok_and(|gold| gold.is_understood())
 }
 
+#[cfg(test)]
+mod measured;
+#[cfg(test)]
+mod robust;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,34 @@
 //! Where it hands over to Math-Verify, this grader's own comparison stands in, with the choices set as Math-Verify has them.
 use super::{Policy, Verdict, compare};
 
+/// Units that it drops behind a number in plain text.
+const UNITS: [&str; 24] = [
+    "percent",
+    "hours",
+    "hour",
+    "minutes",
+    "seconds",
+    "days",
+    "weeks",
+    "months",
+    "years",
+    "miles",
+    "feet",
+    "inches",
+    "meters",
+    "degrees",
+    "cents",
+    "units",
+    "students",
+    "pounds",
+    "points",
+    "edges",
+    "digits",
+    "square units",
+    "cm",
+    "mph",
+];
+
 /// Whether NeMo-Skills calls the two equal.
 pub(super) fn equal(gold: &str, prediction: &str) -> bool {
     let letter = gold.trim();
@@ -96,32 +124,6 @@ fn normalised(text: &str) -> String {
     let lower = text.to_lowercase();
     let text = if text.contains('\\') && !text.starts_with("\\text") { text } else { lower.as_str() };
     // Units it knows are dropped from plain text.
-    const UNITS: [&str; 24] = [
-        "percent",
-        "hours",
-        "hour",
-        "minutes",
-        "seconds",
-        "days",
-        "weeks",
-        "months",
-        "years",
-        "miles",
-        "feet",
-        "inches",
-        "meters",
-        "degrees",
-        "cents",
-        "units",
-        "students",
-        "pounds",
-        "points",
-        "edges",
-        "digits",
-        "square units",
-        "cm",
-        "mph",
-    ];
     let text = UNITS
         .iter()
         .find_map(|unit| text.strip_suffix(unit))

@@ -133,12 +133,11 @@ fn period(decimals: &str) -> usize {
 fn value_of(digits: &str, places: usize, recurring: usize) -> Option<Ratio> {
     let all = Ratio::from_digits(digits)?;
     if recurring == 0 {
-        return Ratio::whole(all).over(&Ratio::ten_to(places as i64)?);
+        return Ratio::whole(all).over(&Ratio::ten_to(places)?);
     }
     // a.bccc… = (abc - ab) / (10^places - 10^(places - recurring)).
     let before = Ratio::from_digits(&digits[..digits.len() - recurring]).unwrap_or_default();
-    let bottom =
-        Ratio::ten_to(places as i64)?.plus(&Ratio::ten_to((places - recurring) as i64)?.negative())?;
+    let bottom = Ratio::ten_to(places)?.plus(&Ratio::ten_to(places - recurring)?.negative())?;
     Ratio::whole(all - before).over(&bottom)
 }
 

@@ -294,7 +294,7 @@ impl Parser<'_> {
         let ends = match self.peek_at(1) {
             None | Some(Kind::Mark(',' | ';' | '/') | Kind::Word(_)) => true,
             Some(Kind::Mark('^')) => {
-                matches!(self.peek_at(2), Some(Kind::Number(..)) | Some(Kind::Mark('{')))
+                matches!(self.peek_at(2), Some(Kind::Number(..) | Kind::Mark('{')))
             }
             _ => false,
         };
@@ -413,9 +413,8 @@ impl Parser<'_> {
             }
             Some(Kind::Mark('[')) => !self.reversed,
             Some(Kind::Mark('(')) => !matches!(self.peek_at(1), Some(Kind::Word(_))),
-            Some(Kind::Mark('{' | '⌊' | '⌈' | '√' | '∞')) => true,
             Some(Kind::Mark('|')) => self.bars == 0,
-            Some(Kind::Begin(_)) => true,
+            Some(Kind::Mark('{' | '⌊' | '⌈' | '√' | '∞') | Kind::Begin(_)) => true,
             _ => false,
         }
     }

@@ -44,6 +44,7 @@ pub enum Mode {
 /// How answers are found and compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct Policy {
     /// Phrases that announce an answer where there is no box, tried in this order, letter case
     /// ignored. The answer is the text from the last occurrence to the end of its line or sentence.

@@ -13,7 +13,7 @@ impl Parser<'_> {
         match token.kind.clone() {
             Kind::Number(numeral, digits) => {
                 self.at += 1;
-                self.number(numeral, digits)
+                self.number(numeral, &digits)
             }
             Kind::Letter(letter) => {
                 self.at += 1;
@@ -36,7 +36,7 @@ impl Parser<'_> {
     }
 
     /// A number, the fraction of a mixed one, or digits in a base.
-    fn number(&mut self, numeral: Numeral, digits: String) -> Parsed {
+    fn number(&mut self, numeral: Numeral, digits: &str) -> Parsed {
         if self.mark() == Some('_') && !digits.is_empty() {
             self.at += 1;
             return self.base(digits);
@@ -80,7 +80,7 @@ impl Parser<'_> {
     }
 
     /// The base behind digits: `_8`, `_{10}`, `_{\text{eight}}`.
-    fn base(&mut self, digits: String) -> Parsed {
+    fn base(&mut self, digits: &str) -> Parsed {
         const NAMES: [(&str, u32); 12] = [
             ("two", 2),
             ("three", 3),
@@ -383,7 +383,7 @@ impl Parser<'_> {
             // `(204)_5`.
             Node::Number(numeral) if self.mark() == Some('_') && numeral.plain => {
                 self.at += 1;
-                self.base(numeral.value.numerator.to_string())
+                self.base(&numeral.value.numerator.to_string())
             }
             one if (open, close) == ('(', ')') || (open, close) == ('[', ']') => match one {
                 // Rows in brackets are a matrix in plain text: [[1, 2], [3, 4]].

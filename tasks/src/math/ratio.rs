@@ -132,8 +132,8 @@ impl Ratio {
     }
 
     /// Ten to that power.
-    pub(super) fn ten_to(exponent: i64) -> Option<Self> {
-        Self::whole(10).power(&BigInt::from(exponent))
+    pub(super) fn ten_to(exponent: impl Into<BigInt>) -> Option<Self> {
+        Self::whole(10).power(&exponent.into())
     }
 }
 

@@ -76,7 +76,7 @@ impl Value {
         let complex = self.to_complex();
         let (real, imaginary) = (complex.real.settled(), complex.imaginary.settled());
         // Both parts on the grid of the larger one.
-        let grid = real.magnitude().max(imaginary.magnitude()) - AGREEMENT as i64;
+        let grid = real.magnitude().max(imaginary.magnitude()) - AGREEMENT.cast_signed();
         let part = |number: &Float| {
             if let Some(ratio) = number.rational() {
                 return format!("{}/{}", ratio.numerator, ratio.denominator);
