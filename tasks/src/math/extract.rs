@@ -203,7 +203,8 @@ fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
             boxes.push(Boxed { content, start, end });
         }
     };
-    let mut at = 0;
+    // Most responses have no box, and most of the others one at their end.
+    let Some(mut at) = text.find(command) else { return boxes };
     while at < bytes.len() {
         match bytes[at] {
             b'\\' if text[at..].starts_with(command) => {
@@ -249,14 +250,30 @@ fn after_phrase<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
     (!answer.is_empty()).then_some(answer)
 }
 
-/// Like `rfind`, with ASCII letters of either case equal.
+/// Like `rfind`, with ASCII letters of either case equal. Responses are long and phrases few, so it looks for the letter of
+/// the phrase that is seldom in a text.
 fn rfind_ignoring_case(text: &str, phrase: &str) -> Option<usize> {
-    let (text, phrase) = (text.as_bytes(), phrase.as_bytes());
-    let first = phrase.first()?.to_ascii_lowercase();
-    let last = text.len().checked_sub(phrase.len())?;
-    let begins =
-        text[..=last].iter().enumerate().rev().filter(|(_, byte)| byte.to_ascii_lowercase() == first);
-    begins.map(|(at, _)| at).find(|&at| text[at..at + phrase.len()].eq_ignore_ascii_case(phrase))
+    const SELDOM_FIRST: &[u8] = b"#jqxzkvbpgwyfmculdhrsnioate ";
+    let rank = |byte: u8| SELDOM_FIRST.iter().position(|other| *other == byte.to_ascii_lowercase());
+    let ascii = phrase.bytes().enumerate().filter(|(_, byte)| byte.is_ascii());
+    let (offset, byte) = ascii.min_by_key(|(_, byte)| rank(*byte).unwrap_or(0))?;
+    let (lower, upper) = (char::from(byte.to_ascii_lowercase()), char::from(byte.to_ascii_uppercase()));
+    let before = |end: usize, c: char| text[..end].rfind(c);
+    let mut found =
+        [before(text.len(), lower), if lower == upper { None } else { before(text.len(), upper) }];
+    loop {
+        let at = found.iter().flatten().copied().max()?;
+        let start = at.checked_sub(offset);
+        let part = start.and_then(|start| text.as_bytes().get(start..start + phrase.len()));
+        if part.is_some_and(|part| part.eq_ignore_ascii_case(phrase.as_bytes())) {
+            return start;
+        }
+        for (place, c) in found.iter_mut().zip([lower, upper]) {
+            if *place == Some(at) {
+                *place = before(at, c);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

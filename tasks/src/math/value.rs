@@ -71,7 +71,13 @@ impl Value {
     /// A text that equal values share and others do not.
     pub(super) fn spelled(&self) -> String {
         if let Some(ratio) = self.exact() {
-            return format!("{}/{}", ratio.numerator, ratio.denominator);
+            // Thousands of digits are written faster in base 16.
+            let is_long = ratio.numerator.bits() + ratio.denominator.bits() > 1024;
+            return if is_long {
+                format!("{:#x}/{:#x}", ratio.numerator, ratio.denominator)
+            } else {
+                format!("{}/{}", ratio.numerator, ratio.denominator)
+            };
         }
         let complex = self.to_complex();
         let (real, imaginary) = (complex.real.settled(), complex.imaginary.settled());
