@@ -183,15 +183,19 @@ impl Evaluator<'_> {
     fn falling(&mut self, n: i64, step: i64, count: i64) -> Evaluated {
         self.spend(count.unsigned_abs())?;
         let mut product = BigInt::one();
-        for j in 0..count {
-            product *= n - j * step;
-            if product.bits() > super::ratio::MOST_BITS {
-                let mut product = Complex::whole(1);
-                for j in 0..count {
-                    product = product.times(&Complex::whole(n - j * step));
-                }
-                return self.approximate(Some(product));
+        // As many factors as fit in a word at a time.
+        let mut word = 1_i64;
+        for factor in (0..count).map(|j| n - j * step) {
+            if let Some(more) = word.checked_mul(factor) {
+                word = more;
+            } else {
+                product *= word;
+                word = factor;
             }
+        }
+        product *= word;
+        if product.bits() > super::ratio::MOST_BITS {
+            return self.approximate(Some(Complex::real(Float::from_ratio(&Ratio::whole(product)))));
         }
         Ok(Value::Exact(Ratio::whole(product)))
     }
