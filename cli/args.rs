@@ -78,6 +78,11 @@ pub enum Command {
     Report(Report),
     /// Follow records of a table back to the responses and source rows behind them
     Trace(Trace),
+    /// Grade an answer, or a file of them, as `judge` and `evaluate` do
+    #[command(
+        override_usage = "dag grade [OPTIONS] GOLD PREDICTION\n       dag grade [OPTIONS] --file CASES.jsonl"
+    )]
+    Grade(Grade),
     /// Draw the graph as text, DOT, Mermaid or SVG
     Graph(GraphArguments),
     /// Check a file without running it: every fault at once
@@ -304,6 +309,32 @@ pub struct Trace {
     /// Follow records on to what came of them, not back to where they come from
     #[arg(long)]
     pub forward: bool,
+}
+
+/// Arguments of `dag grade`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  dag grade '\\frac{1}{2}' 'So the answer is \\boxed{0.5}.' --explain
+  dag grade --file cases.jsonl --json > verdicts.jsonl
+A case is a JSON object with `gold`, `prediction` and, if it is to be passed through, `id`.
+The exit code says nothing of the verdict; it is 2 where a case cannot be read.")]
+pub struct Grade {
+    /// The reference answer
+    #[arg(value_name = "GOLD", required_unless_present = "file", allow_hyphen_values = true)]
+    pub gold: Option<String>,
+    /// What is to be graded: a bare answer or a whole response
+    #[arg(value_name = "PREDICTION", required_unless_present = "file", allow_hyphen_values = true)]
+    pub prediction: Option<String>,
+    /// Grade every line of this JSONL file; `-` is stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["gold", "prediction"])]
+    pub file: Option<PathBuf>,
+    /// Show where the answer was found, what both sides were taken for and what decided
+    #[arg(long)]
+    pub explain: bool,
+    /// A field of `grading:` as KEY=VALUE, or a YAML file or `{…}` of such fields; may be repeated. Here, other than in
+    /// experiments, `last_number` is true unless it is set
+    #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
+    pub policy: Vec<String>,
 }
 
 /// Arguments of `dag graph`.

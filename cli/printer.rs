@@ -49,6 +49,16 @@ impl Printer {
         self.data_bytes((escape_json(text) + "\n").as_bytes())
     }
 
+    /// Writes many values, each as one line of JSON, at once.
+    pub fn json_lines(&self, values: &[impl Serialize]) -> Result<(), Failure> {
+        let mut lines = String::new();
+        for value in values {
+            lines += &serde_json::to_string(value).map_err(|error| Failure::failed(error.to_string()))?;
+            lines.push('\n');
+        }
+        self.data_bytes(escape_json(lines).as_bytes())
+    }
+
     fn data_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         if self.closed.get() {
             return Ok(());

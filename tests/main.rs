@@ -11,6 +11,7 @@ mod cli_live;
 mod cli_run;
 mod crash;
 mod edit_matrix;
+mod grading;
 mod gsm8k_traces;
 mod hub;
 #[expect(dead_code, reason = "the library's own tests ask for more of it")]

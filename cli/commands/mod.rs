@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod export;
 mod gc;
+mod grade;
 mod graph;
 mod log;
 mod plan;
@@ -32,6 +33,7 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Show(arguments) => show::run(arguments, context),
         Command::Report(arguments) => report::run(arguments, context),
         Command::Trace(arguments) => trace::run(arguments, context),
+        Command::Grade(arguments) => grade::run(arguments, context),
         Command::Graph(arguments) => graph::run(arguments, context),
         Command::Check(arguments) => check::run(arguments, context),
         Command::Schema(arguments) => schema::run(arguments, context),

@@ -409,7 +409,7 @@ mod tests {
         for seed in 0..count {
             let chain = Chain::draw(seed, 2, 4, 10);
             // The last gold answer is beyond the grader.
-            let gold = if seed + 1 == count { r"\sqrt{2}".to_owned() } else { chain.answer().to_string() };
+            let gold = if seed + 1 == count { "see figure 3".to_owned() } else { chain.answer().to_string() };
             let row = json!({"id": format!("p{seed}"), "problem": chain.problem(), "answer": gold, "topic": "sums"});
             writer.write(row.as_object().unwrap()).unwrap();
         }

@@ -386,7 +386,7 @@ fn the_rules_stand_beside_the_model() {
         ("\\boxed{5}", "5"),
         ("\\boxed{5.0}", "5"), // the model does not know that these are equal
         ("\\boxed{6}", "5"),
-        ("\\boxed{\\alpha}", "5"),
+        ("\\boxed{x \\perp y}", "5"),
         ("5", "5"), // and the rules find no answer
     ];
     let bench = Bench::new(&server, &responses);

@@ -1,4 +1,6 @@
 //! Finding the answer of a response: a ladder of rungs, the first that holds is used and recorded.
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Canonical, Policy, canonical, lenient};
@@ -11,10 +13,16 @@ pub enum Rung {
     Boxed,
     /// `\fbox{…}`.
     Framed,
+    /// A configured regular expression.
+    Pattern,
     /// A configured phrase such as "the answer is …".
     Phrase,
     /// The last number, or the one in bold beside it, where the policy allows it.
     Number,
+    /// The last formula between mathematical delimiters, where the policy allows it.
+    Formula,
+    /// The whole text, where an answer alone was to be expected.
+    Bare,
 }
 
 impl Rung {
@@ -23,8 +31,11 @@ impl Rung {
         match self {
             Self::Boxed => "boxed",
             Self::Framed => "framed",
+            Self::Pattern => "pattern",
             Self::Phrase => "phrase",
             Self::Number => "number",
+            Self::Formula => "formula",
+            Self::Bare => "bare",
         }
     }
 }
@@ -36,30 +47,126 @@ pub struct Extracted {
     pub answer: String,
     /// The form it was found in.
     pub rung: Rung,
+    /// How many boxes there were, empty and broken ones left out.
+    pub boxes: usize,
+    /// What stands in the last boxes, joined by commas, where several follow each other.
+    pub several: Option<String>,
+}
+
+impl Extracted {
+    fn new(answer: &str, rung: Rung) -> Self {
+        Self { answer: answer.to_owned(), rung, boxes: 0, several: None }
+    }
 }
 
 /// The last answer of a response, looked for after its thinking only.
 pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
     let text = after_thinking(response);
-    let found = |answer: &str, rung| Extracted { answer: answer.to_owned(), rung };
-    if let Some(answer) = last_box(text, r"\boxed") {
-        let is_understood = || !matches!(canonical(answer, policy), Ok(Canonical::Other(_)));
-        let sentence = policy.last_number && !is_understood();
+    set_apart(text, policy).or_else(|| {
+        let answer =
+            policy.last_number.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten();
+        answer.map(|(answer, rung)| Extracted::new(answer, rung))
+    })
+}
+
+/// The answer of what may be a response or an answer alone.
+pub(super) fn extract_any(text: &str, policy: &Policy) -> Option<Extracted> {
+    let text = after_thinking(text);
+    set_apart(text, policy).or_else(|| {
+        let bare = text.trim();
+        let understood =
+            !bare.is_empty() && canonical(bare, policy).is_ok_and(|form| reads_as_answer(&form, bare));
+        // Mathematics that is not understood holds no other answer; a sentence may.
+        let in_it = || {
+            let sentence = policy.last_number && lenient::is_sentence(text);
+            sentence.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten()
+        };
+        let guessed = if understood { None } else { in_it() };
+        guessed.map(|(answer, rung)| Extracted::new(answer, rung)).or_else(|| self::bare(text))
+    })
+}
+
+/// All of the text that follows the thinking.
+pub(super) fn bare(text: &str) -> Option<Extracted> {
+    let answer = after_thinking(text).trim();
+    (!answer.is_empty()).then(|| Extracted::new(answer, Rung::Bare))
+}
+
+/// Whether a text is an answer rather than a sentence that holds one.
+fn reads_as_answer(form: &Canonical, text: &str) -> bool {
+    form.is_understood()
+        && (!is_prose(text) || form.name() == "words" && !text.contains(|c: char| c.is_ascii_digit()))
+}
+
+/// A sentence: several words of prose with a number or formula among or behind them.
+fn is_prose(text: &str) -> bool {
+    let words = text.split_whitespace().filter(|word| {
+        word.chars().filter(|c| c.is_alphabetic()).count() > 1 && !word.contains(['\\', '$', '{', '^', '='])
+    });
+    words.count() > 4
+}
+
+/// What a box or phrase sets apart.
+fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
+    let boxes = boxes(text, r"\boxed");
+    if let Some(last) = boxes.last() {
+        let answer = last.content;
+        let sentence = policy.last_number && !is_understood(answer, policy);
         let number = sentence.then(|| lenient::number_in_box(answer)).flatten();
-        return Some(found(number.unwrap_or(answer), Rung::Boxed));
+        let mut found = Extracted::new(number.unwrap_or(answer), Rung::Boxed);
+        found.boxes = boxes.len();
+        found.several = joined(text, &boxes);
+        return Some(found);
     }
-    if let Some(answer) = last_box(text, r"\fbox") {
-        return Some(found(answer, Rung::Framed));
+    if policy.mode != super::Mode::Dag {
+        return None;
     }
-    policy
-        .phrases
-        .iter()
-        .find_map(|phrase| after_phrase(text, phrase))
-        .map(|answer| found(answer, Rung::Phrase))
-        .or_else(|| {
-            let number = policy.last_number.then(|| lenient::number(text)).flatten();
-            number.map(|answer| found(answer, Rung::Number))
-        })
+    if let Some(last) = self::boxes(text, r"\fbox").last() {
+        return Some(Extracted::new(last.content, Rung::Framed));
+    }
+    if let Some(answer) = policy.patterns.iter().find_map(|pattern| pattern.last_match(text)) {
+        return Some(Extracted::new(answer, Rung::Pattern));
+    }
+    let phrase = policy.phrases.iter().find_map(|phrase| after_phrase(text, phrase))?;
+    // A sentence behind the phrase may hold the answer rather than be it.
+    let sentence = policy.last_number && !is_understood(phrase, policy);
+    let inner = sentence.then(|| lenient::answer(phrase, &|part| is_understood(part, policy))).flatten();
+    Some(Extracted::new(inner.map_or(phrase, |(answer, _)| answer), Rung::Phrase))
+}
+
+fn is_understood(answer: &str, policy: &Policy) -> bool {
+    canonical(answer, policy).is_ok_and(|form| form.is_understood())
+}
+
+/// The gold answer in a text that may be a whole solution: what its last boxes hold or a phrase announces, else all of it.
+pub fn gold_answer<'a>(gold: &'a str, policy: &Policy) -> Cow<'a, str> {
+    if !gold.contains("boxed") {
+        let phrase = || policy.phrases.iter().find_map(|phrase| after_phrase(gold, phrase));
+        return if is_prose(gold) { phrase().unwrap_or(gold) } else { gold }.into();
+    }
+    let boxes = boxes(gold, r"\boxed");
+    match (joined(gold, &boxes), boxes.last()) {
+        (Some(several), _) => several.into(),
+        (None, Some(last)) => last.content.into(),
+        (None, None) => gold.into(),
+    }
+}
+
+/// The contents of the last boxes, where several follow each other in one sentence.
+fn joined(text: &str, boxes: &[Boxed]) -> Option<String> {
+    const LONGEST_GAP: usize = 40;
+    let mut first = boxes.len().checked_sub(1)?;
+    while first > 0 {
+        let (before, after) = (&boxes[first - 1], &boxes[first]);
+        let gap = text.get(before.end..after.start)?;
+        let ends = ["\n\n", ". ", " then "].iter().any(|end| gap.contains(end));
+        if gap.len() > LONGEST_GAP || ends {
+            break;
+        }
+        first -= 1;
+    }
+    let run = &boxes[first..];
+    (run.len() > 1).then(|| run.iter().map(|one| one.content).collect::<Vec<_>>().join(", "))
 }
 
 /// The text after the last `</think>`. Thinking that was never closed holds no answer, whatever is
@@ -71,52 +178,67 @@ pub fn after_thinking(response: &str) -> &str {
     text.find(OPEN).map_or(text, |at| &text[..at])
 }
 
-/// The content of the last `command{…}` whose braces are balanced and that is not empty, or of the
-/// last `command 5` without braces, whichever comes later. One pass, so a response full of broken
-/// boxes costs no more than another.
-fn last_box<'a>(text: &'a str, command: &str) -> Option<&'a str> {
+/// A box: what stands in it, and where it begins and ends.
+struct Boxed<'a> {
+    content: &'a str,
+    start: usize,
+    end: usize,
+}
+
+/// Every `command{…}` whose braces are balanced and that is not empty, and every `command 5` without braces, in the order
+/// in which they begin. One pass, so a response full of broken boxes costs no more than another.
+fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
     let bytes = text.as_bytes();
-    let mut open: Vec<Option<usize>> = Vec::new();
-    let mut best: Option<(usize, &str)> = None;
-    let mut keep = |start: usize, content: &'a str| {
+    // The boxes that are open, each with the depth of braces around it.
+    let mut open: Vec<(usize, usize, usize)> = Vec::new();
+    let mut depth = 0_usize;
+    let mut boxes: Vec<Boxed> = Vec::new();
+    let mut keep = |start: usize, content: &'a str, end: usize| {
         let content = content.trim();
-        if !content.is_empty() && best.is_none_or(|(latest, _)| start > latest) {
-            best = Some((start, content));
+        // A box in a box is part of its answer.
+        if !content.is_empty() {
+            while boxes.last().is_some_and(|last| last.start > start) {
+                boxes.pop();
+            }
+            boxes.push(Boxed { content, start, end });
         }
     };
-    let mut at = 0;
+    // Most responses have no box, and most of the others one at their end.
+    let Some(mut at) = text.find(command) else { return boxes };
     while at < bytes.len() {
         match bytes[at] {
             b'\\' if text[at..].starts_with(command) => {
+                let start = at;
                 at += command.len();
                 let rest = &text[at..];
                 let content = rest.trim_start();
                 let gap = rest.len() - content.len();
                 if content.starts_with('{') {
                     at += gap + 1;
-                    open.push(Some(at));
+                    open.push((depth, start, at));
+                    depth += 1;
                 } else if gap > 0 {
-                    keep(
-                        at,
-                        content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default(),
-                    );
+                    let content =
+                        content.split(|c: char| c.is_whitespace() || c == '$').next().unwrap_or_default();
+                    keep(start, content, at + gap + content.len());
                 }
                 continue;
             }
-            // An escaped brace is a character of the answer. The next byte is skipped whatever it is;
-            // inside a longer character it is no brace.
-            b'\\' => at += 1,
-            b'{' => open.push(None),
+            // An escaped brace is a character of the answer. The next byte is skipped whatever it is; inside a longer
+            // character it is no brace. `\\boxed` is what a doubled backslash leaves of a box.
+            b'\\' if !text.get(at + 1..).is_some_and(|rest| rest.starts_with(command)) => at += 1,
+            b'{' => depth += 1,
             b'}' => {
-                if let Some(Some(start)) = open.pop() {
-                    keep(start, &text[start..at]);
+                depth = depth.saturating_sub(1);
+                if let Some((_, start, inside)) = open.pop_if(|(around, ..)| *around == depth) {
+                    keep(start, &text[inside..at], at + 1);
                 }
             }
             _ => {}
         }
         at += 1;
     }
-    best.map(|(_, content)| content)
+    boxes
 }
 
 /// The text after the last occurrence of `phrase`, to the end of its line or sentence.
@@ -128,14 +250,30 @@ fn after_phrase<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
     (!answer.is_empty()).then_some(answer)
 }
 
-/// Like `rfind`, with ASCII letters of either case equal.
+/// Like `rfind`, with ASCII letters of either case equal. Responses are long and phrases few, so it looks for the letter of
+/// the phrase that is seldom in a text.
 fn rfind_ignoring_case(text: &str, phrase: &str) -> Option<usize> {
-    let (text, phrase) = (text.as_bytes(), phrase.as_bytes());
-    if phrase.is_empty() {
-        return None;
+    const SELDOM_FIRST: &[u8] = b"#jqxzkvbpgwyfmculdhrsnioate ";
+    let rank = |byte: u8| SELDOM_FIRST.iter().position(|other| *other == byte.to_ascii_lowercase());
+    let ascii = phrase.bytes().enumerate().filter(|(_, byte)| byte.is_ascii());
+    let (offset, byte) = ascii.min_by_key(|(_, byte)| rank(*byte).unwrap_or(0))?;
+    let (lower, upper) = (char::from(byte.to_ascii_lowercase()), char::from(byte.to_ascii_uppercase()));
+    let before = |end: usize, c: char| text[..end].rfind(c);
+    let mut found =
+        [before(text.len(), lower), if lower == upper { None } else { before(text.len(), upper) }];
+    loop {
+        let at = found.iter().flatten().copied().max()?;
+        let start = at.checked_sub(offset);
+        let part = start.and_then(|start| text.as_bytes().get(start..start + phrase.len()));
+        if part.is_some_and(|part| part.eq_ignore_ascii_case(phrase.as_bytes())) {
+            return start;
+        }
+        for (place, c) in found.iter_mut().zip([lower, upper]) {
+            if *place == Some(at) {
+                *place = before(at, c);
+            }
+        }
     }
-    let last = text.len().checked_sub(phrase.len())?;
-    (0..=last).rev().find(|&at| text[at..at + phrase.len()].eq_ignore_ascii_case(phrase))
 }
 
 #[cfg(test)]

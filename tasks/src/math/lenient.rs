@@ -5,11 +5,154 @@
 //! precedes what it is for ("**18 vlogs for the 72 of the month**"), but for an equation or a label, whose end counts
 //! ("**Total: 6 + 1 = 7**"). The number of a compound ("the 8-pack") counts only where there is no other.
 
+use super::{Rung, lexer};
+
 /// What a thousands separator may look like beside a plain comma: kinds of space that do not break, and LaTeX's.
 const SEPARATORS: [&str; 6] = ["\u{202f}", "\u{a0}", "\u{2009}", "{,}", ",\\!", "\\,"];
 
+/// The last formula between delimiters or the last number, whichever ends later; before both, what a word for "answer" in
+/// another language announces.
+pub(super) fn answer<'a>(text: &'a str, is_understood: &dyn Fn(&str) -> bool) -> Option<(&'a str, Rung)> {
+    let text = end_of(text);
+    if let Some(sentence) = announced(text) {
+        let found = formula(sentence, is_understood).map(|span| (span, Rung::Formula));
+        return found
+            .or_else(|| in_statement(sentence).map(|number| (widened(sentence, number), Rung::Number)));
+    }
+    let number = number(text).map(|number| widened(text, number));
+    let formula = formula(text, is_understood);
+    let end = |part: &str| part.as_ptr() as usize + part.len();
+    match (formula, number) {
+        (Some(formula), Some(number)) if end(formula) < end(number) => Some((number, Rung::Number)),
+        (Some(formula), _) => Some((formula, Rung::Formula)),
+        (None, number) => number.map(|number| (number, Rung::Number)),
+    }
+}
+
+/// The end of a long text, which alone is looked through.
+fn end_of(text: &str) -> &str {
+    const LONGEST: usize = 20_000;
+    let mut start = text.len().saturating_sub(LONGEST);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
+
+/// Whether there is prose in the text, and not mathematics alone.
+pub(super) fn is_sentence(text: &str) -> bool {
+    let text = end_of(text);
+    words(text).next().is_some() || text.chars().any(|c| !c.is_ascii() && c.is_alphabetic())
+}
+
+/// The sentence behind the last word for "answer" with a colon, in languages other than the prompts'.
+fn announced(text: &str) -> Option<&str> {
+    const ANSWER: [&str; 12] = [
+        "Réponse",
+        "réponse",
+        "Antwort",
+        "Respuesta",
+        "respuesta",
+        "Risposta",
+        "Resposta",
+        "Ответ",
+        "答案",
+        "答え",
+        "الإجابة",
+        "Cevap",
+    ];
+    let after = ANSWER.iter().filter_map(|word| text.rfind(word).map(|at| at + word.len())).max()?;
+    let sentence = text[after..].trim_start_matches([' ', '*']).strip_prefix([':', '：'])?;
+    let line = sentence.trim_start().lines().next()?;
+    let end = [". ", "。"].iter().filter_map(|stop| line.find(stop)).min().unwrap_or(line.len());
+    Some(&line[..end]).filter(|sentence| sentence.bytes().any(|byte| byte.is_ascii_digit()))
+}
+
+/// The content of the last `$…$`, `$$…$$`, `\(…\)` or `\[…\]` that is mathematics and no prose between two prices.
+fn formula<'a>(text: &'a str, is_understood: &dyn Fn(&str) -> bool) -> Option<&'a str> {
+    let spans = formulas(text);
+    spans.into_iter().rev().take(1).find(|span| is_understood(span))
+}
+
+fn formulas(text: &str) -> Vec<&str> {
+    const LONGEST: usize = 600;
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while let Some(next) = text[at..].find(['$', '\\']) {
+        let start = at + next;
+        let rest = &text[start..];
+        let (open, close) = match rest.as_bytes().get(..2) {
+            Some(b"$$") => ("$$", "$$"),
+            Some(b"\\(") => ("\\(", "\\)"),
+            Some(b"\\[") => ("\\[", "\\]"),
+            _ if rest.starts_with('$') => ("$", "$"),
+            // An escaped dollar is a price.
+            _ => {
+                at = start + 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+                continue;
+            }
+        };
+        let inside = &rest[open.len()..];
+        let mut most = inside.len().min(LONGEST + close.len());
+        while !inside.is_char_boundary(most) {
+            most -= 1;
+        }
+        let span = inside[..most].find(close).map(|end| &inside[..end]);
+        match span.filter(|span| span.len() <= LONGEST && is_mathematics(span)) {
+            Some(span) => {
+                spans.push(span.trim());
+                at = start + open.len() + span.len() + close.len();
+            }
+            None => at = start + open.len(),
+        }
+    }
+    spans
+}
+
+/// Not empty, and without words outside of `\text`.
+fn is_mathematics(span: &str) -> bool {
+    let mut rest = span;
+    let mut plain = String::with_capacity(span.len());
+    while let Some(at) = ["\\text", "\\begin", "\\end", "\\operatorname", "\\math"]
+        .iter()
+        .filter_map(|style| rest.find(style))
+        .min()
+    {
+        plain.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        rest = lexer::group(&after[lexer::command_name(after).len()..]).1;
+    }
+    plain.push_str(rest);
+    !plain.trim().is_empty() && !plain.trim().ends_with(',') && words(&plain).all(|word| word.len() < 4)
+}
+
+/// A number with what makes it a part of a fraction: `13/28`, `\frac{2}{5}`.
+fn widened<'a>(text: &'a str, number: &'a str) -> &'a str {
+    let Some(start) = (number.as_ptr() as usize).checked_sub(text.as_ptr() as usize) else { return number };
+    let (mut start, mut end) = (start, start + number.len());
+    let (Some(before), Some(after)) = (text.get(..start), text.get(end..)) else { return number };
+    if let Some(at) = before.rfind("\\frac").filter(|at| start - at < 60)
+        && let Some(arguments) = text.get(at + 5..)
+    {
+        let behind = lexer::group(lexer::group(arguments).1).1;
+        let closed = text.len() - behind.len();
+        if closed > end && before[at..].matches('{').count() <= 2 {
+            return &text[at..closed];
+        }
+    }
+    let digits = |byte: &u8| byte.is_ascii_digit();
+    if let Some(top) = before.strip_suffix('/') {
+        let length = top.bytes().rev().take_while(digits).count();
+        start -= if length > 0 && number.bytes().all(|byte| byte.is_ascii_digit()) { length + 1 } else { 0 };
+    } else if let Some(bottom) = after.strip_prefix('/') {
+        let length = bottom.bytes().take_while(digits).count();
+        end += if length > 0 { length + 1 } else { 0 };
+    }
+    &text[start..end]
+}
+
 /// The number given by the last line that holds any.
-pub(super) fn number(text: &str) -> Option<&str> {
+fn number(text: &str) -> Option<&str> {
     let line = text.lines().rev().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
     in_bold(line).or_else(|| choose(line, |numbers| numbers.last()))
 }
