@@ -112,7 +112,10 @@ impl Evaluator<'_> {
             }
             Function::Factorial | Function::DoubleFactorial => {
                 let step = if function == Function::Factorial { 1 } else { 2 };
-                let n = first.to_i64().filter(|n| *n >= 0).ok_or(Fault::Undefined)?;
+                let n = match first.exact().filter(Ratio::is_whole) {
+                    Some(whole) if !whole.is_negative() => whole.to_i64().ok_or(Fault::Beyond)?,
+                    _ => return Err(Fault::Undefined),
+                };
                 self.falling(n, step, n / step)
             }
             Function::Binomial => {
