@@ -23,7 +23,9 @@ pub(super) fn answer<'a>(text: &'a str, is_understood: &dyn Fn(&str) -> bool) ->
     let formula = formula(text, is_understood);
     let end = |part: &str| part.as_ptr() as usize + part.len();
     match (formula, number) {
-        (Some(formula), Some(number)) if end(formula) < end(number) => Some((number, Rung::Number)),
+        (Some(formula), Some(number)) if end(formula) < end(number) || is_beside_bold(text, formula) => {
+            Some((number, Rung::Number))
+        }
         (Some(formula), _) => Some((formula, Rung::Formula)),
         (None, number) => number.map(|number| (number, Rung::Number)),
     }
@@ -151,10 +153,24 @@ fn widened<'a>(text: &'a str, number: &'a str) -> &'a str {
     &text[start..end]
 }
 
+/// The last line with a number in it.
+fn last_line(text: &str) -> Option<&str> {
+    text.lines().rev().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))
+}
+
 /// The number given by the last line that holds any.
 fn number(text: &str) -> Option<&str> {
-    let line = text.lines().rev().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
+    let line = last_line(text)?;
     in_bold(line).or_else(|| choose(line, |numbers| numbers.last()))
+}
+
+/// Whether a formula only stands in the line whose bold number is the answer: "He needs **7 packs**. This gives $7·8=56$ sticks."
+fn is_beside_bold(text: &str, formula: &str) -> bool {
+    let Some(line) = last_line(text).filter(|line| in_bold(line).is_some()) else { return false };
+    let start = formula.as_ptr() as usize;
+    let place = start.checked_sub(line.as_ptr() as usize).filter(|place| *place < line.len());
+    // After an odd number of marks it is in bold itself.
+    place.is_some_and(|place| line[..place].matches("**").count() % 2 == 0)
 }
 
 /// The number of a box that holds a sentence or an equation of numbers: `\text{She has 3 apples.}`, `5 + 2 = 7`.
@@ -268,6 +284,17 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &str) {
         assert_eq!(number(text), Some(expected), "{text}");
+    }
+
+    #[test]
+    fn bold_goes_before_a_formula_in_its_line() {
+        let found = |text| answer(text, &|_| true).map(|(span, rung)| (span.to_owned(), rung));
+        let expected = |span: &str, rung| Some((span.to_owned(), rung));
+        let beside = "He needs **7 packs**. This gives \\(7 \\times 8 = 56\\) sticks, 2 of them to spare.";
+        assert_eq!(found(beside), expected("7", Rung::Number));
+        assert_eq!(found("He has **7**, so $x = 7$"), expected("7", Rung::Number));
+        assert_eq!(found("So **the answer is $x^2 + 1$**"), expected("x^2 + 1", Rung::Formula));
+        assert_eq!(found("With **2** of them\nit is $x^2$"), expected("x^2", Rung::Formula));
     }
 
     #[test]
