@@ -22,7 +22,11 @@ impl Ratio {
         if denominator.is_one() {
             return Some(Self { numerator, denominator });
         }
-        let divisor = numerator.gcd(&denominator);
+        // Nearly all are small, and the divisor of large numbers is found by shifting them, which is slow.
+        let divisor = match (numerator.to_i64(), denominator.to_i64()) {
+            (Some(top), Some(bottom)) => BigInt::from(i128::from(top).gcd(&i128::from(bottom))),
+            _ => numerator.gcd(&denominator),
+        };
         let divisor = if denominator.is_negative() { -divisor } else { divisor };
         Some(if divisor.is_one() {
             Self { numerator, denominator }
