@@ -78,7 +78,8 @@ impl Step {
         if let Some(repeat) = self.row.get("repeat").filter(|repeat| !repeat.is_null()) {
             text = text.plain(format!(" #{}", cell(Some(repeat))));
         }
-        if let Some(note) = &self.note {
+        let pack = || self.row.get("pack").map(|number| format!("pack {}", cell(Some(number))));
+        if let Some(note) = self.note.clone().or_else(pack) {
             text = text.plain(format!("  {note}"));
         }
         text = fields(text.line(), &self.row, told);
