@@ -8,7 +8,7 @@ use dag_engine::Registry;
 use dag_engine::artifact::OutputPort;
 use dag_engine::graph::{Graph, NodeId, compile};
 use dag_engine::plan::{Decision, Plan, PlanError, Planner, Selection};
-use dag_engine::run::MissingThing;
+use dag_engine::run::{Capacity, MissingThing};
 use dag_engine::spec::{Diagnostics, LoadOptions, load};
 use dag_engine::task::{Environment, is_program};
 
@@ -54,6 +54,16 @@ impl Surroundings {
         }
         let count = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
         (0..count as u32).collect()
+    }
+
+    /// What the machine offers, and no more threads than the user allows.
+    pub fn capacity(&self, jobs: Option<u32>) -> Capacity {
+        Capacity {
+            cpus: jobs.unwrap_or_else(Context::cores),
+            gpus: self.gpu_ids(),
+            memory: None,
+            limits: BTreeMap::new(),
+        }
     }
 }
 

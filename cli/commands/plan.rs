@@ -11,7 +11,6 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use crate::args;
-use crate::commands::run::capacity;
 use crate::context::Context;
 use crate::experiment::{Compiled, Surroundings, compiled, describe_missing};
 use crate::failure::Outcome;
@@ -52,7 +51,7 @@ fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Cont
         })
         .collect();
     let surroundings = Surroundings::at(compiled.root.clone());
-    let missing = preflight(graph, &plan, &capacity(None, &surroundings), &surroundings);
+    let missing = preflight(graph, &plan, &surroundings.capacity(None), &surroundings);
     if context.json {
         let nodes = lines.iter().zip(plan.nodes()).map(|(line, planned)| line.to_json(graph, &plan, planned));
         let nodes: Vec<Value> = nodes.collect();

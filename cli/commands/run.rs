@@ -8,7 +8,7 @@ use dag_engine::artifact::ArtifactType;
 use dag_engine::event::{Reporter, RunResult, Stamped};
 use dag_engine::graph::NodeId;
 use dag_engine::plan::Selection;
-use dag_engine::run::{Capacity, Run, RunError, Settings, World};
+use dag_engine::run::{Run, RunError, Settings, World};
 
 use crate::args;
 use crate::commands::plan;
@@ -38,7 +38,7 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
         settings: Settings {
             selection: selection.clone(),
             keep_going: arguments.keep_going,
-            capacity: capacity(arguments.jobs, &surroundings),
+            capacity: surroundings.capacity(arguments.jobs),
             file: arguments.experiment.file.display().to_string(),
             backoff: BACKOFF,
             budget: arguments.budget,
@@ -87,16 +87,6 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             Err(Failure::new(Kind::Interrupted, "interrupted")
                 .hint("the next run goes on where this one was"))
         }
-    }
-}
-
-/// What the machine offers, and no more threads than the user allows.
-pub fn capacity(jobs: Option<u32>, surroundings: &Surroundings) -> Capacity {
-    Capacity {
-        cpus: jobs.unwrap_or_else(Context::cores),
-        gpus: surroundings.gpu_ids(),
-        memory: None,
-        limits: std::collections::BTreeMap::new(),
     }
 }
 
