@@ -242,6 +242,8 @@ struct Problem {
     row: Row,
     id: String,
     gold: String,
+    /// Whether the grader understands the gold answer.
+    is_gradable: bool,
     messages: Vec<Message>,
 }
 
@@ -269,7 +271,8 @@ fn read_problems(params: &Params, path: &Path) -> Result<Problems, TaskError> {
             Ok(Message { role: (*role).to_owned(), content })
         });
         let messages = messages.collect::<Result<_, TaskError>>()?;
-        Ok(Problem { row, id, gold, messages })
+        let is_gradable = math::is_gradable(&gold, &params.grading);
+        Ok(Problem { row, id, gold, is_gradable, messages })
     });
     Ok(Problems { rows: rows.collect::<Result<_, TaskError>>()?, schema: reader.schema().clone() })
 }
@@ -313,8 +316,7 @@ fn graded_row(
             let graded = math::grade(&problem.gold, &reply.response, &params.grading);
             // Null where the gold answer is beyond the grader, whatever the response: the problem is then
             // left out for every model alike.
-            let correct = math::is_gradable(&problem.gold, &params.grading)
-                .then_some(graded.verdict == Verdict::Correct);
+            let correct = problem.is_gradable.then_some(graded.verdict == Verdict::Correct);
             let found = graded.extracted.as_ref();
             [
                 json!(found.map(|found| &found.answer)),

@@ -143,7 +143,7 @@ impl Lexer<'_> {
             }
             '⩽' | '≦' => self.push(Kind::Mark('≤')),
             '⩾' | '≧' => self.push(Kind::Mark('≥')),
-            'º' | '˚' | '°' => self.degrees(after),
+            'º' | '˚' | '°' => self.degrees(),
             '′' | '’' => self.push(Kind::Mark('\'')),
             '，' | '、' => self.push(Kind::Mark(',')),
             '（' => self.push(Kind::Mark('(')),
@@ -161,7 +161,7 @@ impl Lexer<'_> {
     }
 
     /// An exponent goes with its mark: `90^\circ` is `90°`.
-    fn degrees(&mut self, _after: &str) {
+    fn degrees(&mut self) {
         if self.last_is('^') {
             self.tokens.pop();
         }
@@ -295,7 +295,7 @@ impl Lexer<'_> {
                 &after.trim_start()[1..]
             }
             "circ" | "degree" | "textdegree" => {
-                self.degrees(after);
+                self.degrees();
                 after
             }
             "prime" => {

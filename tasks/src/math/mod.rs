@@ -135,8 +135,7 @@ pub fn compare(gold: &str, prediction: &str, policy: &Policy) -> (Verdict, Rule)
     // Whatever an answer is, it equals itself.
     let found = if gold.trim() == prediction.trim() { gold.into() } else { gold_answer(gold, policy) };
     let (gold_text, prediction_text) = (found.as_ref(), prediction);
-    let gold = gold_text;
-    let gold = match canonical(gold, policy) {
+    let gold = match canonical(gold_text, policy) {
         Ok(gold) => gold,
         Err(Refusal::Empty) => return (Verdict::UnparsableGold, Rule::None),
         Err(Refusal::TooLong) => return (Verdict::TooComplex, Rule::None),

@@ -85,6 +85,12 @@ impl Figure {
         self.body.write_fmt(element).expect("writing to a string succeeds");
     }
 
+    fn polyline(&mut self, kind: &str, class: &str, points: &[(f64, f64)]) {
+        let points: Vec<String> =
+            points.iter().map(|(x, y)| format!("{:.1},{:.1}", self.x.at(*x), self.y.at(*y))).collect();
+        self.push(format_args!(r#"<polyline class="{kind} {class}" points="{}"/>"#, points.join(" ")));
+    }
+
     fn x_axis(&mut self, label: &str) {
         let (x, bottom) = (self.x, self.height - BOTTOM);
         for tick in x.ticks(self.width / 70.0) {
@@ -144,13 +150,8 @@ pub(super) fn lines(
         let class = &line.class;
         let raw = thin(&line.data, width as usize / 2);
         let smooth = thin(&running_mean(&line.data), width as usize / 2);
-        for (kind, points) in [("raw", raw), ("line", smooth)] {
-            let points: Vec<String> = points
-                .iter()
-                .map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y)))
-                .collect();
-            figure.push(format_args!(r#"<polyline class="{kind} {class}" points="{}"/>"#, points.join(" ")));
-        }
+        figure.polyline("raw", class, &raw);
+        figure.polyline("line", class, &smooth);
     }
     figure.finish(description)
 }
@@ -171,9 +172,7 @@ pub(super) fn curves(
     figure.x_axis(x_label);
     figure.y_axis();
     for line in series {
-        let points: Vec<String> =
-            line.data.iter().map(|(x, y)| format!("{:.1},{:.1}", figure.x.at(*x), figure.y.at(*y))).collect();
-        figure.push(format_args!(r#"<polyline class="line {}" points="{}"/>"#, line.class, points.join(" ")));
+        figure.polyline("line", &line.class, &line.data);
     }
     figure.finish(description)
 }
