@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dag_engine::Registry;
 use dag_engine::artifact::OutputPort;
 use dag_engine::graph::{Graph, NodeId, compile};
-use dag_engine::plan::{Decision, Plan, PlanError, Planner, Selection};
+use dag_engine::plan::{Plan, PlanError, Planner, Selection};
 use dag_engine::run::{Capacity, MissingThing};
 use dag_engine::spec::{Diagnostics, LoadOptions, load};
 use dag_engine::task::{Environment, is_program};
@@ -253,11 +253,7 @@ impl Compiled {
     ) -> Result<Option<Vec<Artifact>>, Failure> {
         let view = context.view();
         let node = self.graph.node(id);
-        let action = plan.get(id).and_then(|planned| match &planned.decision {
-            Decision::Hit(settled) => Some(settled.action),
-            _ => planned.action,
-        });
-        let Some(action) = action else { return Ok(None) };
+        let Some(action) = plan.get(id).and_then(|planned| planned.action) else { return Ok(None) };
         let Some(record) = view.record(&action.0)? else { return Ok(None) };
         let mut found = Artifact::of_record(&view, &node.name, record);
         // In the order of the ports, each with its type.

@@ -15,7 +15,7 @@ use dag_engine::event::End;
 use dag_engine::graph::NodeId;
 use dag_engine::journal;
 use dag_engine::key::ActionKey;
-use dag_engine::plan::{Decision, Plan};
+use dag_engine::plan::Plan;
 use dag_engine::state::Phase;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -269,10 +269,7 @@ fn work(compiled: &Compiled, report: NodeId, plan: &Plan, own: Option<&Past>, la
         .into_iter()
         .map(|id| {
             let node = compiled.graph.node(id).name.to_string();
-            let action = plan.get(id).and_then(|planned| match &planned.decision {
-                Decision::Hit(settled) => Some(settled.action),
-                _ => planned.action,
-            });
+            let action = plan.get(id).and_then(|planned| planned.action);
             (Line { node, ended: "reused", seconds: None, run: None, made: 0, reused: 0 }, action)
         })
         .collect();

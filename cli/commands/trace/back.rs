@@ -22,22 +22,15 @@ use crate::experiment::Compiled;
 use crate::failure::{Failure, Outcome};
 use crate::text::Text;
 
-/// Follows the first `head` records of `starts`, artifacts of node `id`, for which the condition holds.
+/// Follows `seeds`, records of node `id`. Where there are none, the first `head` further up for which the condition holds.
 pub fn run(
-    starts: &[Artifact],
+    seeds: Vec<(&Artifact, Row)>,
     id: NodeId,
     condition: &Condition,
     head: usize,
     (compiled, plan, context): (&Compiled, &Plan, &Context),
 ) -> Outcome {
     let name = &compiled.graph.node(id).name;
-    let mut seeds: Vec<(&Artifact, Row)> = Vec::new();
-    for artifact in starts {
-        let Some(table) = artifact.table()? else { continue };
-        let wanted = head.saturating_sub(seeds.len());
-        seeds
-            .extend(crate::artifact::rows(&table, condition, wanted)?.into_iter().map(|row| (artifact, row)));
-    }
     let upstream = upstream_tables(compiled, plan, id, context)?;
     let mut trails = trails(&compiled.graph, id, seeds, &upstream)?;
     if trails.is_empty() {

@@ -16,7 +16,7 @@ use super::facts;
 use super::keys::{self, Keys};
 use super::step::{self, Step};
 use super::visits::Training;
-use crate::artifact::{Artifact, Condition};
+use crate::artifact::Artifact;
 use crate::context::Context;
 use crate::experiment::Compiled;
 use crate::failure::{Failure, Outcome};
@@ -46,22 +46,16 @@ struct Influenced {
 /// The records that are followed, by number.
 type Records = BTreeSet<usize>;
 
-/// Follows the first `head` records of `starts`, artifacts of node `id`, for which the condition holds.
+/// Follows `seeds`, records of node `id`.
 pub fn run(
-    starts: &[Artifact],
+    seeds: Vec<(&Artifact, Row)>,
     id: NodeId,
-    condition: &Condition,
-    head: usize,
     (compiled, plan, context): (&Compiled, &Plan, &Context),
 ) -> Outcome {
     let name = &compiled.graph.node(id).name;
     let mut walk = Walk::new(&compiled.graph);
-    for artifact in starts {
-        let Some(table) = artifact.table()? else { continue };
-        let wanted = head.saturating_sub(walk.trails.len());
-        for row in crate::artifact::rows(&table, condition, wanted)? {
-            walk.begin(id, artifact, row);
-        }
+    for (artifact, row) in seeds {
+        walk.begin(id, artifact, row);
     }
     if walk.trails.is_empty() {
         return Err(Failure::failed(format!("no record of `{name}` is meant"))

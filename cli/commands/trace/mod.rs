@@ -11,8 +11,10 @@ mod lineage;
 mod step;
 mod visits;
 
+use dag_tasks::table::Row;
+
 use crate::args::Trace;
-use crate::artifact::Condition;
+use crate::artifact::{Artifact, Condition, rows};
 use crate::context::Context;
 use crate::experiment::compiled;
 use crate::failure::{Failure, Outcome};
@@ -32,15 +34,33 @@ pub fn run(arguments: &Trace, context: &Context) -> Outcome {
     }
     let condition = Condition::parse(arguments.condition.as_deref())?;
     let head = arguments.head.unwrap_or(HEAD);
-    let mut has_table = false;
-    for artifact in &starts {
-        has_table |= artifact.table()?.is_some();
-    }
-    if !has_table && (arguments.forward || arguments.condition.is_none()) {
+    let seeds = seeds(&starts, &condition, head)?;
+    if seeds.is_none() && (arguments.forward || arguments.condition.is_none()) {
         return Err(Failure::user(format!("`{name}` holds no table of records to follow")).hint(format!(
             "`dag trace FILE {name}` tells what it was made from; follow records of one of these"
         )));
     }
-    let follow = if arguments.forward { forward::run } else { back::run };
-    follow(&starts, id, &condition, head, (compiled, &plan, context))
+    let seeds = seeds.unwrap_or_default();
+    let place = (compiled, &plan, context);
+    if arguments.forward {
+        forward::run(seeds, id, place)
+    } else {
+        back::run(seeds, id, &condition, head, place)
+    }
+}
+
+/// The first `head` records of some artifacts for which the condition holds; `None` if no artifact holds a table.
+fn seeds<'a>(
+    starts: &'a [Artifact],
+    condition: &Condition,
+    head: usize,
+) -> Result<Option<Vec<(&'a Artifact, Row)>>, Failure> {
+    let mut found: Option<Vec<(&Artifact, Row)>> = None;
+    for artifact in starts {
+        let Some(table) = artifact.table()? else { continue };
+        let found = found.get_or_insert_default();
+        let wanted = head.saturating_sub(found.len());
+        found.extend(rows(&table, condition, wanted)?.into_iter().map(|row| (artifact, row)));
+    }
+    Ok(found)
 }
