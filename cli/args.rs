@@ -95,6 +95,9 @@ pub enum Command {
     Gc(Gc),
     /// Hash everything in the store again and report what is damaged
     Verify(Verify),
+    /// Carry out a part of an order; jobs on other machines run this
+    #[command(hide = true)]
+    Worker(Worker),
 }
 
 /// An experiment as it is to be compiled.
@@ -146,6 +149,29 @@ fn dollars(text: &str) -> Result<f64, String> {
     let amount: f64 =
         text.trim_start_matches('$').parse().map_err(|_| "an amount such as 12.50".to_owned())?;
     if amount.is_finite() && amount >= 0.0 { Ok(amount) } else { Err("an amount is zero or more".to_owned()) }
+}
+
+/// Arguments of `dag worker`.
+#[derive(Debug, Args)]
+pub struct Worker {
+    /// The folder of the jobs
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// The number of the submission
+    #[arg(long, value_name = "N")]
+    pub submission: u32,
+    /// The part: `whole`, or the number of a shard
+    #[arg(long, value_name = "PART")]
+    pub part: dag_cluster::Part,
+    /// Stop by itself after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub time: Option<u64>,
+    /// What the scheduler calls this attempt
+    #[arg(long, value_name = "NAME", default_value = "0")]
+    pub attempt: String,
+    /// The machine
+    #[arg(long, value_name = "NAME", default_value = "?")]
+    pub host: String,
 }
 
 /// Arguments of `dag plan`.

@@ -1,11 +1,13 @@
 //! What the arguments mean here and now: the store, the environment, the clock, the task kinds.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use dag_cache::View;
 use dag_engine::Registry;
+use dag_engine::executor::Executor;
 use dag_engine::remote::Resolver;
 
 use crate::args::Global;
@@ -40,7 +42,13 @@ impl Context {
     /// The task kinds.
     #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
     pub fn registry(&self) -> Registry {
-        dag_tasks::registry()
+        dag_cluster::executors().into_iter().fold(dag_tasks::registry(), Registry::with_executor)
+    }
+
+    /// Who runs tasks elsewhere, by name.
+    #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
+    pub fn executors(&self) -> BTreeMap<String, Arc<dyn Executor>> {
+        dag_cluster::executors().into_iter().map(|executor| (executor.name().to_owned(), executor)).collect()
     }
 
     /// Who knows what addresses of data elsewhere mean. Nothing is asked, or opened, before the first of them.

@@ -29,6 +29,7 @@ mod regrade;
 mod report;
 mod reuse;
 mod served;
+mod slurm;
 mod smollm2;
 mod store;
 mod support;

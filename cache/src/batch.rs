@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::boot::boot;
 use crate::guard::lock;
-use crate::{CacheError, Digest, Layout, OutputKind, Record, View, atomic, crash, layout};
+use crate::{CacheError, Digest, Layout, Output, OutputKind, Record, View, atomic, crash, layout};
 
 /// How long a batch collects records: this, and the time of the sync, is what a power cut can cost.
 const COLLECT: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ impl Batch {
                 Ok(())
             }
             _ => {
-                self.shared.sync_outputs(record)?;
+                self.shared.sync_outputs(record.outputs.values())?;
                 let mut staged = atomic::Staged::create(layout)?;
                 staged.write_all(&bytes)?;
                 staged.publish(&path, 0o644)
@@ -109,6 +109,14 @@ impl Batch {
                 shared.sync();
             });
         }
+    }
+
+    /// Makes outputs durable.
+    pub(crate) fn sync_outputs<'o>(
+        &self,
+        outputs: impl IntoIterator<Item = &'o Output>,
+    ) -> Result<(), CacheError> {
+        self.shared.sync_outputs(outputs)
     }
 
     /// Makes every record committed so far durable.
@@ -152,7 +160,7 @@ impl Shared {
                 // Gone when another process adopted it, or when it was forgotten.
                 if let Some(bytes) = atomic::read(&path)? {
                     if let Ok(record) = Record::decode(action, &bytes) {
-                        self.sync_outputs(&record)?;
+                        self.sync_outputs(record.outputs.values())?;
                     }
                     sync_file(&path)?;
                 }
@@ -174,11 +182,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Syncs every blob a record names, and the directories they lie in.
-    fn sync_outputs(&self, record: &Record) -> Result<(), CacheError> {
+    /// Syncs every blob the outputs name, and the directories they lie in.
+    fn sync_outputs<'o>(&self, outputs: impl IntoIterator<Item = &'o Output>) -> Result<(), CacheError> {
         let layout = self.view.layout();
         let mut blobs = BTreeSet::new();
-        for output in record.outputs.values() {
+        for output in outputs {
             blobs.insert(output.digest);
             if output.kind == OutputKind::Tree {
                 blobs.extend(self.view.tree(&output.digest)?.into_iter().map(|file| file.digest));

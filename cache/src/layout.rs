@@ -135,6 +135,21 @@ impl Layout {
         self.root.join(format!("scratch/{action}"))
     }
 
+    /// Holds one directory per action that an executor was given.
+    pub fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
+    /// What an executor keeps of the jobs of an action.
+    pub fn job(&self, action: &Digest) -> PathBuf {
+        self.root.join(format!("jobs/{action}"))
+    }
+
+    /// Holds copies of this program for workers on other machines, each named after its digest.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
     /// The last action of every node of one experiment: node name to action, for telling what changed. Disposable.
     pub fn last(&self, experiment: &Digest) -> PathBuf {
         self.root.join(format!("last/{experiment}"))

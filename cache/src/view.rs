@@ -168,6 +168,16 @@ impl View {
         }
     }
 
+    /// Hashes every blob of an output; the first that is missing or damaged is the error.
+    pub fn check_output(&self, output: &Output) -> Result<(), CacheError> {
+        match output.kind {
+            OutputKind::File => self.check(&output.digest),
+            OutputKind::Tree => {
+                self.tree(&output.digest)?.iter().try_for_each(|file| self.check(&file.digest))
+            }
+        }
+    }
+
     /// Where a blob is, if it is there.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.layout().blob(digest)

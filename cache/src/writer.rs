@@ -92,6 +92,11 @@ impl Writer {
         self.batch.commit(record)
     }
 
+    /// Makes outputs that were put before durable, for a process on another machine that is going to name them.
+    pub fn sync_outputs<'o>(&self, outputs: impl IntoIterator<Item = &'o Output>) -> Result<(), CacheError> {
+        self.batch.sync_outputs(outputs)
+    }
+
     /// Makes every record committed so far durable.
     pub fn sync(&self) -> Result<(), CacheError> {
         self.batch.sync()

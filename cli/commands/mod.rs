@@ -16,6 +16,7 @@ mod show;
 mod status;
 mod trace;
 mod verify;
+mod worker;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -40,5 +41,6 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Export(arguments) => export::run(arguments, context),
         Command::Gc(arguments) => gc::run(arguments, context),
         Command::Verify(arguments) => verify::run(arguments, context),
+        Command::Worker(arguments) => worker::run(arguments, context),
     }
 }

@@ -51,7 +51,7 @@ fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Cont
         })
         .collect();
     let surroundings = Surroundings::at(compiled.root.clone());
-    let missing = preflight(graph, &plan, &surroundings.capacity(None), &surroundings);
+    let missing = preflight(graph, &plan, &surroundings.capacity(None), &surroundings, &context.executors());
     if context.json {
         let nodes = lines.iter().zip(plan.nodes()).map(|(line, planned)| line.to_json(graph, &plan, planned));
         let nodes: Vec<Value> = nodes.collect();

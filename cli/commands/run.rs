@@ -48,6 +48,7 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             clock: Arc::new(Context::system_time),
             environment: Arc::new(surroundings),
             resolver: Context::resolver(),
+            executors: context.executors(),
         },
         interrupt: interrupt::watch()?,
     };

@@ -46,6 +46,12 @@ impl Allowance {
         money.1 = (money.1 - reserved).max(0.0);
     }
 
+    /// Dollars that may still be spent, none for as many as it takes.
+    pub fn left(&self) -> Option<f64> {
+        let money = self.money.lock().unwrap_or_else(PoisonError::into_inner);
+        self.budget.map(|budget| (budget - money.0 - money.1).max(0.0))
+    }
+
     /// Dollars spent so far.
     pub fn spent(&self) -> f64 {
         self.money.lock().unwrap_or_else(PoisonError::into_inner).0

@@ -180,6 +180,23 @@ impl std::fmt::Debug for Progress {
     }
 }
 
+/// A share of a task's records: those whose worker this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Shard {
+    /// Which, from zero.
+    pub index: u32,
+    /// Of how many.
+    pub count: u32,
+}
+
+impl Shard {
+    /// Whether what hashes to `digest` is of this share.
+    pub fn holds(self, digest: &Digest) -> bool {
+        let first = digest.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        first % u64::from(self.count.max(1)) == u64::from(self.index)
+    }
+}
+
 /// Looks up an environment variable.
 pub type EnvLookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
@@ -200,6 +217,7 @@ pub struct TaskCx {
     pub(crate) metrics: BTreeMap<String, Value>,
     pub(crate) owed: u64,
     pub(crate) allowance: Arc<Allowance>,
+    pub(crate) shard: Option<Shard>,
 }
 
 impl TaskCx {
@@ -303,6 +321,14 @@ impl TaskCx {
         self.cancel.clone()
     }
 
+    /// The share of the records that this worker is to ask for, where several do. A task whose [`Task::splits`] is true then
+    /// asks for them and returns; it need write no output.
+    ///
+    /// [`Task::splits`]: crate::Task::splits
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
     /// How many threads the task may keep busy. In no key: no output byte may depend on it.
     pub fn threads(&self) -> usize {
         self.threads
@@ -324,6 +350,7 @@ impl TaskCx {
             env: BTreeMap::new(),
             threads: 1,
             allowance: Arc::default(),
+            shard: None,
         }
     }
 
@@ -348,6 +375,7 @@ pub struct TestCx {
     env: BTreeMap<String, String>,
     threads: usize,
     allowance: Arc<Allowance>,
+    shard: Option<Shard>,
 }
 
 impl TestCx {
@@ -415,6 +443,13 @@ impl TestCx {
         self
     }
 
+    /// Sets the share of the records.
+    #[must_use]
+    pub fn shard(mut self, index: u32, count: u32) -> Self {
+        self.shard = Some(Shard { index, count });
+        self
+    }
+
     /// The context.
     pub fn build(self) -> Result<TaskCx, TaskError> {
         let outputs = self.dir.join("outputs");
@@ -438,6 +473,7 @@ impl TestCx {
             metrics: BTreeMap::new(),
             owed: 0,
             allowance: self.allowance,
+            shard: self.shard,
         })
     }
 }

@@ -290,6 +290,24 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds those of another part of the same node.
+    pub fn add(&mut self, other: &Self) {
+        self.total = match (self.total, other.total) {
+            (Some(one), Some(two)) => Some(one + two),
+            (one, two) => one.or(two),
+        };
+        self.done += other.done;
+        self.reused += other.reused;
+        for (kind, count) in &other.failures {
+            *self.failures.entry(kind.clone()).or_default() += count;
+        }
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.spent += other.spent;
+        self.spent_squares = self.spent_squares.saturating_add(other.spent_squares);
+        self.saved += other.saved;
+    }
+
     /// Records that failed, of any kind.
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
@@ -310,6 +328,23 @@ pub struct Point {
     pub x: Option<f64>,
     /// How high.
     pub y: Option<f64>,
+}
+
+/// What is new about a task since it was last asked. Telemetry: it goes to the journal and the console.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct News {
+    /// Totals, not only of what is new.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// What it is doing, if it said something new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// New points of curves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<Point>,
+    /// New warnings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Reads the events of a run as they happen.

@@ -21,16 +21,19 @@
 
 pub mod allowance;
 pub mod artifact;
+pub mod call;
 pub mod canonical;
 pub mod context;
 pub mod estimate;
 pub mod event;
+pub mod executor;
 mod files;
 mod glob;
 pub mod graph;
 pub mod journal;
 pub mod key;
 pub mod manifest;
+pub mod order;
 pub mod params;
 pub mod plan;
 mod publish;

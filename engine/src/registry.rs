@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::artifact::Ports;
 use crate::context::TaskCx;
+use crate::executor::Executor;
 use crate::params::{BindError, Defaults, bind_typed};
 use crate::spec::tree::Tree;
 use crate::task::{
@@ -35,6 +36,8 @@ pub trait Step: Send + Sync {
     fn files(&self) -> Vec<FileRef>;
     /// [`Task::uses_seed`].
     fn uses_seed(&self) -> bool;
+    /// [`Task::splits`].
+    fn splits(&self) -> bool;
     /// [`Task::resources`].
     fn resources(&self) -> Resources;
     /// [`Task::preflight`]; `run` is what [`Registry::check_run`] has accepted.
@@ -73,6 +76,9 @@ impl<T: Task> Step for Bound<T> {
     fn uses_seed(&self) -> bool {
         T::uses_seed(&self.params)
     }
+    fn splits(&self) -> bool {
+        T::splits(&self.params)
+    }
     fn resources(&self) -> Resources {
         T::resources(&self.params)
     }
@@ -105,12 +111,13 @@ struct Kind {
     defaults: Mutex<Defaults>,
 }
 
-/// The task kinds that an experiment may use.
+/// The task kinds that an experiment may use, and the executors that may run them.
 ///
 /// Filled by an explicit list (one `.with::<Kind>()` per kind), so that what exists can be found by searching.
 #[derive(Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
+    executors: BTreeMap<&'static str, Arc<dyn Executor>>,
 }
 
 impl Registry {
@@ -138,6 +145,23 @@ impl Registry {
         let previous = self.kinds.insert(T::KIND, kind);
         assert!(previous.is_none(), "task kind `{}` is registered twice", T::KIND);
         self
+    }
+
+    /// Adds an executor.
+    #[must_use]
+    pub fn with_executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executors.insert(executor.name(), executor);
+        self
+    }
+
+    /// The executor of this name.
+    pub fn executor(&self, name: &str) -> Option<&Arc<dyn Executor>> {
+        self.executors.get(name)
+    }
+
+    /// All executors, in the order of their names.
+    pub fn executors(&self) -> impl Iterator<Item = &Arc<dyn Executor>> {
+        self.executors.values()
     }
 
     /// The names of the kinds, sorted.

@@ -19,6 +19,9 @@ pub fn schema(registry: &Registry) -> Value {
         "variable".into(),
         json!({ "type": "string", "pattern": "\\$\\(", "description": "a variable, such as $(pack.max_tokens)" }),
     );
+    definitions.insert("executor".into(), json!({}));
+    let executor = executors(registry, &mut definitions);
+    definitions.insert("executor".into(), executor);
     let mut run_defaults = engine_options();
     run_defaults.remove("publish");
     let mut kinds = Vec::new();
@@ -162,6 +165,25 @@ fn axis() -> Value {
 }
 
 /// The options that the engine itself reads.
+/// Who may run a task: this process, or one of the executors with its options.
+fn executors(registry: &Registry, definitions: &mut Map<String, Value>) -> Value {
+    let mut names = vec![json!("local")];
+    let mut properties = Map::new();
+    for executor in registry.executors() {
+        let mut options =
+            adopt(executor.schema().to_value(), &format!("executor.{}", executor.name()), definitions);
+        if let Value::Object(map) = &mut options {
+            map.insert("description".into(), json!(executor.about()));
+        }
+        names.push(json!(executor.name()));
+        properties.insert(executor.name().to_owned(), options);
+    }
+    json!({ "anyOf": [
+        { "enum": names },
+        { "type": "object", "properties": properties, "additionalProperties": false, "maxProperties": 1 },
+    ], "description": "who runs it, if not the process of the run itself" })
+}
+
 fn engine_options() -> Map<String, Value> {
     let option = |name: &str| match name {
         "cpus" => json!({ "type": "integer", "minimum": 0, "description": "threads it may keep busy" }),
@@ -177,6 +199,10 @@ fn engine_options() -> Map<String, Value> {
         }
         "timeout" => {
             json!({ "type": ["number", "string"], "description": "how long an attempt may take, such as 90s or 2h" })
+        }
+        "executor" => json!({ "$ref": "#/$defs/executor" }),
+        "shards" => {
+            json!({ "type": "integer", "minimum": 1, "description": "among how many workers its records are shared, where an executor runs it" })
         }
         _ => {
             json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": "output → path of a copy" })

@@ -46,6 +46,11 @@ pub trait Task: Send + Sync + 'static {
         false
     }
 
+    /// Whether its records can be asked for in parts, each by a worker of its own (see [`TaskCx::shard`]).
+    fn splits(_params: &Self::Params) -> bool {
+        false
+    }
+
     /// The slots the step takes while it runs, unless `run:` says otherwise.
     fn resources(_params: &Self::Params) -> Resources {
         Resources::default()
@@ -289,6 +294,9 @@ pub enum TaskError {
     /// It failed in a way that may pass; retried as `run: { retries }` allows.
     #[error("{0}")]
     Transient(String),
+    /// The bytes of an input are gone or damaged. What made it runs again.
+    #[error("{0}")]
+    InputLost(String),
     /// An input is not what it should be.
     #[error("{}{}: {what}", path.as_deref().map_or_else(String::new, |path| path.display().to_string()), line.map_or_else(String::new, |line| format!(":{line}")))]
     Input {

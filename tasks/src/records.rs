@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dag_engine::context::Shard;
 use dag_engine::task::{TaskCx, TaskError};
 use dag_engine::{Digest, RecordLog, canonical, seed};
 use serde_json::{Value, json};
@@ -38,6 +39,13 @@ pub struct Prompt {
     pub messages: Vec<Message>,
     /// The repeats, from zero.
     pub repeats: std::ops::Range<u32>,
+}
+
+impl Prompt {
+    /// Whether it is of the share of the records that is asked for.
+    fn is_of(&self, shard: Option<Shard>) -> bool {
+        shard.is_none_or(|shard| shard.holds(&canonical::digest(&json!(self.messages))))
+    }
 }
 
 /// The records of one model with one way of sampling.
@@ -224,6 +232,9 @@ impl Records {
         let (log, keys, is_paid) = (&*self.stored.log, &self.stored.keys, backend.is_paid());
         let (wanted, counts, failed) = (&mut self.asked, &mut self.counts, &mut self.failed);
         let purse = &self.purse;
+        let shard = cx.shard();
+        // All repeats of a prompt, and every further attempt at it, are of one share.
+        let mut prompts = prompts.filter(|prompt| prompt.as_ref().map_or(true, |prompt| prompt.is_of(shard)));
         let claims = Claims { log, held: RefCell::default() };
         let (mut fault, mut stopped, mut elsewhere) = (None, None, Vec::new());
         // A prompt that was held back with what is left of its repeats, and what there was not enough of.

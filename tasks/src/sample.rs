@@ -163,6 +163,10 @@ impl Task for SampleTask {
         }
     }
 
+    fn splits(params: &Params) -> bool {
+        !matches!(params.model, ModelSpec::Given(_))
+    }
+
     fn preflight(params: &Params, run: &BackendRun, environment: &dyn Environment) -> Vec<Missing> {
         backend::preflight(&params.model, run, environment)
     }
@@ -245,6 +249,9 @@ fn ask(params: &Params, model: &ModelSpec, prompts: &Prompts, cx: &mut TaskCx) -
         .map(|prompt| Ok(Prompt { messages: prompt?.messages, repeats: 0..params.repeats }));
     records.ask(cx, &backend, &sampling, &mut wanted)?;
     drop(wanted);
+    if cx.shard().is_some() {
+        return records.settle(cx, run.allowed_failures());
+    }
     let mut table = Responses::create(cx.output("responses"), prompts, params.logprobs)?;
     for prompt in prompts.rendered()? {
         let prompt = prompt?;

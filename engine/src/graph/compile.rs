@@ -242,7 +242,8 @@ impl<'a> Compiler<'a> {
         let scope = arm.map_or(&self.scope, |(_, position)| &self.arm_scopes[*position]);
         let filled = scope.fill_operational(&merged, at, &mut self.faults)?;
         // Without a step its ports are not known; its faults are reported already.
-        let options = run_options::read(&filled, step?.ports(), self.experiment, &mut self.faults);
+        let options =
+            run_options::read(&filled, step?.ports(), self.experiment, self.registry, &mut self.faults);
         if let Some(Err(error)) = self.registry.check_run(kind, &options.task) {
             self.faults.push(bind_fault(&error, &Params { spec, part: Part::Run, filled: &filled }));
         }

@@ -162,7 +162,11 @@ pub(super) fn environment_faults(step: &dyn Step, params: &Params<'_>, faults: &
     });
 }
 
-fn visit_environment<'t>(tree: &'t Tree, pointer: &mut String, visit: &mut impl FnMut(&str, &'t Tree)) {
+pub(super) fn visit_environment<'t>(
+    tree: &'t Tree,
+    pointer: &mut String,
+    visit: &mut impl FnMut(&str, &'t Tree),
+) {
     if !tree.environment {
         return;
     }

@@ -91,8 +91,23 @@ pub struct RunOptions {
     pub timeout: Option<f64>,
     /// Output port → path (relative to the experiment file) where a copy of the artifact is kept.
     pub publish: BTreeMap<String, PathBuf>,
+    /// Who runs it, if not the process of the run.
+    pub executor: Option<Placement>,
+    /// Among how many workers its records are shared.
+    pub shards: Option<u32>,
     /// The options of the task kind itself.
     pub task: Value,
+    /// Places in `task` (JSON pointers) whose values the environment gave.
+    pub secrets: Vec<String>,
+}
+
+/// The executor of a node, and its options.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// Its name.
+    pub name: String,
+    /// What `run: { executor: { NAME: … } }` holds.
+    pub options: Value,
 }
 
 /// A place in an experiment file.

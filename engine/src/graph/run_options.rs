@@ -7,14 +7,19 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use super::RunOptions;
+use super::fault::visit_environment;
+use super::{Placement, RunOptions};
 use crate::artifact::Ports;
+use crate::registry::Registry;
 use crate::spec::tree::{Field, Map, Tree, Value};
 use crate::spec::{Diagnostic, Experiment};
 
 /// The engine's own options.
-pub(crate) const ENGINE_OPTIONS: [&str; 7] =
-    ["cpus", "gpus", "memory", "limits", "retries", "timeout", "publish"];
+pub(crate) const ENGINE_OPTIONS: [&str; 9] =
+    ["cpus", "gpus", "memory", "limits", "retries", "timeout", "publish", "executor", "shards"];
+
+/// The executor that is the process of the run itself.
+const LOCAL: &str = "local";
 
 /// What holds for a node of `kind`, before any variable is filled in: the file's defaults, then the node's own.
 ///
@@ -65,6 +70,7 @@ pub(super) fn read(
     tree: &Tree,
     ports: &Ports,
     experiment: &Experiment,
+    registry: &Registry,
     faults: &mut Vec<Diagnostic>,
 ) -> RunOptions {
     let mut options = RunOptions::default();
@@ -96,13 +102,61 @@ pub(super) fn read(
             }
             "limits" => read_limits(value, experiment, &mut options, faults),
             "publish" => read_publish(value, ports, experiment, &mut options, faults),
+            "executor" => options.executor = read_executor(value, registry, faults),
+            "shards" => {
+                options.shards = count(name, value, faults).filter(|&shards| {
+                    if shards == 0 {
+                        faults.push(Diagnostic::at(value.span, "`shards` is one or more"));
+                    }
+                    shards > 0
+                });
+            }
             _ => {
+                let mut pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+                visit_environment(value, &mut pointer, &mut |pointer, _| {
+                    options.secrets.push(pointer.to_owned());
+                });
                 task.insert(name.to_string(), value.to_json());
             }
         }
     }
     options.task = Json::Object(task);
     options
+}
+
+/// `local`, the name of an executor, or a map of one name with its options.
+fn read_executor(tree: &Tree, registry: &Registry, faults: &mut Vec<Diagnostic>) -> Option<Placement> {
+    let (name, options, span) = match (tree.as_text(), tree.as_map()) {
+        (Some(name), _) => (name.to_string(), Json::Object(serde_json::Map::new()), tree.span),
+        (None, Some(map)) if map.len() == 1 => {
+            let (name, field) = map.iter().next()?;
+            let options = match &field.tree.value {
+                Value::Null => Json::Object(serde_json::Map::new()),
+                _ => field.tree.to_json(),
+            };
+            (name.to_string(), options, field.key)
+        }
+        _ => {
+            let help = "write `executor: local`, or such as `executor: { slurm: { partition: gpu } }`";
+            faults.push(Diagnostic::at(tree.span, "`executor` names one executor").help(help));
+            return None;
+        }
+    };
+    if name == LOCAL {
+        return None;
+    }
+    let Some(executor) = registry.executor(&name) else {
+        let known = registry.executors().map(|executor| executor.name()).chain([LOCAL]);
+        faults.push(Diagnostic::at(span, format!("there is no executor `{name}`")).suggest(&name, known));
+        return None;
+    };
+    if let Err(error) = executor.check(&options) {
+        let inner = tree.as_map().and_then(|map| map.values().next());
+        let place = inner.and_then(|field| field.tree.pointer(&error.pointer)).map_or(span, |(key, _)| key);
+        faults.push(Diagnostic::at(place, format!("the options of `{name}`: {}", error.message)));
+        return None;
+    }
+    Some(Placement { name, options })
 }
 
 fn count(name: &str, tree: &Tree, faults: &mut Vec<Diagnostic>) -> Option<u32> {

@@ -1,42 +1,16 @@
-//! Outputs to the store: blobs, then the record. The only caller of `Writer::commit`.
-
-use std::path::Path;
+//! What a task delivered becomes the record of its action. The only caller of `Writer::commit`.
 
 use dag_cache::{Record, Writer};
 
-use crate::context::TaskCx;
+use crate::call::Delivery;
 use crate::plan::Work;
-use crate::registry::Step;
 use crate::task::TaskError;
 
-/// Keeps what a task has written: every declared output, and the record that names them (C2).
+/// Keeps what a task has delivered: the record that names its outputs (C2), whose blobs are there.
 ///
 /// Nothing is kept if a local file that the task may have read has changed meanwhile, since it is not known which
 /// content it saw.
-pub(crate) fn commit(
-    writer: &Writer,
-    step: &dyn Step,
-    work: &Work,
-    outputs: &Path,
-    cx: &TaskCx,
-) -> Result<Record, TaskError> {
-    let mut record = Record {
-        action: work.action.0,
-        manifest: work.manifest.bytes().to_vec(),
-        outputs: std::collections::BTreeMap::new(),
-        metrics: cx.metrics().clone(),
-        owed: cx.owed_records(),
-    };
-    for port in step.ports().outputs() {
-        let path = outputs.join(&port.name);
-        if !path.exists() {
-            return Err(TaskError::failed(format!(
-                "the task ended without writing its output `{}`",
-                port.name
-            )));
-        }
-        record.outputs.insert(port.name.clone(), writer.put_path(&path)?);
-    }
+pub(crate) fn commit(writer: &Writer, work: &Work, delivery: Delivery) -> Result<Record, TaskError> {
     let changed = work.sources.iter().flat_map(|source| &source.files).find(|file| !file.is_unchanged());
     if let Some(file) = changed {
         return Err(TaskError::input(
@@ -45,6 +19,9 @@ pub(crate) fn commit(
             "the file was changed while the task ran; nothing was kept",
         ));
     }
+    let Delivery { outputs, metrics, owed } = delivery;
+    let manifest = work.manifest.bytes().to_vec();
+    let record = Record { action: work.action.0, manifest, outputs, metrics, owed };
     writer.commit(&record)?;
     Ok(record)
 }

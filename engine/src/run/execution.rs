@@ -11,9 +11,10 @@ use dag_cache::{Lease, LeaseAttempt, Record};
 
 use super::meter::Meter;
 use super::schedule::Scheduler;
-use super::worker::{self, Control, Failure, Job, JobInput, Message};
+use super::worker::{self, Control, Failure, Job, Message};
 use super::{Outcome, Run, milliseconds, preflight};
 use crate::allowance::Allowance;
+use crate::call::CallInput;
 use crate::context::EnvLookup;
 use crate::estimate::{History, Metrics, Survey};
 use crate::event::{Counts, End, Ends, Event, NodeEstimate, Reporter, RunResult, Stamped};
@@ -300,7 +301,7 @@ impl<'a> Execution<'a> {
         let inputs = node.inputs.iter().filter_map(|input| {
             let source = self.run.graph.node(input.source);
             let coordinates = source.coordinates.iter();
-            Some(JobInput {
+            Some(CallInput {
                 port: input.port.to_string(),
                 coordinates: coordinates.map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
                 node: source.name.to_string(),
@@ -320,10 +321,17 @@ impl<'a> Execution<'a> {
         Job {
             node: number,
             step: Arc::clone(&node.step),
+            name: node.name.to_string(),
             inputs: inputs.collect(),
             files: files.collect(),
             seed: node.seed,
             options: Arc::clone(&node.run),
+            executor: node
+                .run
+                .executor
+                .as_ref()
+                .and_then(|placement| self.run.world.executors.get(&*placement.name).cloned()),
+            resources: node.resources(),
             env: Arc::clone(&self.env),
             allowance: Arc::clone(&self.allowance),
             writer: Arc::clone(&self.run.writer),

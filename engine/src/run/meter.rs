@@ -5,28 +5,25 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::context::Note;
-use crate::event::{Counts, Point};
+use crate::event::{Counts, News, Point};
 
 /// Sums up the notes of one task, from any thread.
 #[derive(Debug, Default)]
-pub(crate) struct Meter(Mutex<News>);
+pub struct Meter(Mutex<Told>);
 
-/// What is new since the last look.
+/// What was told since the last look.
 #[derive(Debug, Default)]
-pub(crate) struct News {
-    /// Totals, not only of what is new.
-    pub(crate) counts: Counts,
-    pub(crate) message: Option<String>,
-    pub(crate) points: Vec<Point>,
-    pub(crate) warnings: Vec<String>,
+struct Told {
+    news: News,
     any: bool,
 }
 
 impl Meter {
     /// Takes note.
-    pub(crate) fn note(&self, note: Note) {
-        let mut news = self.lock();
-        news.any = true;
+    pub fn note(&self, note: Note) {
+        let mut told = self.lock();
+        told.any = true;
+        let news = &mut told.news;
         let counts = &mut news.counts;
         match note {
             Note::Total { records } => counts.total = Some(records),
@@ -53,26 +50,37 @@ impl Meter {
     }
 
     /// What is new since the last call, if anything is.
-    pub(crate) fn news(&self) -> Option<News> {
-        let mut news = self.lock();
-        if !news.any {
+    pub fn news(&self) -> Option<News> {
+        let mut told = self.lock();
+        if !told.any {
             return None;
         }
-        let next = News { counts: news.counts.clone(), ..News::default() };
-        Some(std::mem::replace(&mut news, next))
+        told.any = false;
+        let next = News { counts: told.news.counts.clone(), ..News::default() };
+        Some(std::mem::replace(&mut told.news, next))
+    }
+
+    /// Takes over what a worker elsewhere has told; its counts are totals already.
+    pub(crate) fn take(&self, news: News) {
+        let mut told = self.lock();
+        told.any = true;
+        told.news.counts = news.counts;
+        told.news.message = news.message.or(told.news.message.take());
+        told.news.points.extend(news.points);
+        told.news.warnings.extend(news.warnings);
     }
 
     /// The totals by now.
-    pub(crate) fn counts(&self) -> Counts {
-        self.lock().counts.clone()
+    pub fn counts(&self) -> Counts {
+        self.lock().news.counts.clone()
     }
 
     /// Forgets the counts: another attempt begins, which counts from nothing.
     pub(crate) fn restart(&self) {
-        self.lock().counts = Counts::default();
+        self.lock().news.counts = Counts::default();
     }
 
-    fn lock(&self) -> MutexGuard<'_, News> {
+    fn lock(&self) -> MutexGuard<'_, Told> {
         // Every change is whole before anything could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,6 +13,7 @@ mod schedule;
 mod tests;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -20,11 +21,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dag_cache::{CacheError, Writer};
 
+pub use meter::Meter;
 pub use preflight::{MissingThing, preflight};
 pub use schedule::Capacity;
 
 use crate::context::Cancel;
 use crate::event::{Ends, Reporter, RunResult};
+use crate::executor::Executor;
 use crate::files;
 use crate::graph::Graph;
 use crate::journal::{self, Journal};
@@ -33,6 +36,9 @@ use crate::remote::Resolver;
 use crate::stat_cache::Clock;
 use crate::task::Environment;
 use execution::Execution;
+
+/// So many nodes are with one executor at a time: each takes a thread here that waits for it.
+const MOST_ELSEWHERE: u32 = 64;
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -62,6 +68,8 @@ pub struct World {
     pub environment: Arc<dyn Environment + Send + Sync>,
     /// Who knows what addresses of data elsewhere mean.
     pub resolver: Arc<dyn Resolver>,
+    /// Who runs tasks elsewhere, by name.
+    pub executors: BTreeMap<String, Arc<dyn Executor>>,
 }
 
 /// How the user stops a run.
@@ -126,12 +134,16 @@ impl Run<'_> {
         for (name, &count) in &self.graph.limits {
             self.settings.capacity.limits.entry(name.clone()).or_insert(count);
         }
+        for name in self.world.executors.keys() {
+            self.settings.capacity.limits.insert(preflight::executor_limit(name), MOST_ELSEWHERE);
+        }
         let environment = &*self.world.environment;
         let clock = &self.world.clock;
         let mut planner = Planner::new(self.graph, self.writer.view(), environment.root(), Arc::clone(clock))
             .with_resolver(Arc::clone(&self.world.resolver));
         let plan = planner.plan(&self.settings.selection)?;
-        let missing = preflight(self.graph, &plan, &self.settings.capacity, environment);
+        let missing =
+            preflight(self.graph, &plan, &self.settings.capacity, environment, &self.world.executors);
         if !missing.is_empty() {
             return Err(RunError::Missing(missing));
         }

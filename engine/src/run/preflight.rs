@@ -1,8 +1,13 @@
 //! What the nodes that will run need and that is not there: all of it at once, before anything is spent.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::schedule::{Capacity, Demand};
+use crate::executor::Executor;
 use crate::graph::{Graph, Node};
 use crate::plan::{Decision, Plan};
 use crate::task::Environment;
@@ -24,16 +29,22 @@ pub fn preflight(
     plan: &Plan,
     capacity: &Capacity,
     environment: &dyn Environment,
+    executors: &BTreeMap<String, Arc<dyn Executor>>,
 ) -> Vec<MissingThing> {
     let mut missing: indexmap::IndexMap<(String, String), Vec<String>> = indexmap::IndexMap::new();
     for planned in plan.nodes().iter().filter(|node| !matches!(node.decision, Decision::Hit(_))) {
         let node = graph.node(planned.id);
-        let mut needs: Vec<(String, String)> = node
-            .step
-            .preflight(&node.run.task, environment)
-            .into_iter()
-            .map(|missing| (missing.what, missing.help))
-            .collect();
+        let found = match &node.run.executor {
+            None => node.step.preflight(&node.run.task, environment),
+            Some(placement) => {
+                let there = Elsewhere { here: environment, gpus: node.resources().gpus as usize };
+                let executor = executors.get(&placement.name);
+                let own = executor.map(|executor| executor.preflight(&placement.options, environment));
+                own.into_iter().flatten().chain(node.step.preflight(&node.run.task, &there)).collect()
+            }
+        };
+        let mut needs: Vec<(String, String)> =
+            found.into_iter().map(|missing| (missing.what, missing.help)).collect();
         let unresolved = plan.missing().iter().filter(|(id, _)| *id == planned.id);
         needs.extend(unresolved.map(|(_, missing)| (missing.what.clone(), missing.help.clone())));
         if let Some((what, asked, offered)) = capacity.refuses(&demand(node)) {
@@ -47,8 +58,34 @@ pub fn preflight(
     missing.into_iter().map(|((what, help), nodes)| MissingThing { what, help, nodes }).collect()
 }
 
-/// What a node holds while it runs.
+/// The environment of a task that an executor runs: what it is given there, and programs that cannot be looked for here.
+struct Elsewhere<'a> {
+    here: &'a dyn Environment,
+    gpus: usize,
+}
+
+impl Environment for Elsewhere<'_> {
+    fn var(&self, name: &str) -> Option<String> {
+        self.here.var(name)
+    }
+    fn has_program(&self, _name: &str) -> bool {
+        true
+    }
+    fn gpus(&self) -> usize {
+        self.gpus
+    }
+    fn root(&self) -> &Path {
+        self.here.root()
+    }
+}
+
+/// What a node holds of this machine while it runs; nothing but a place among the jobs where an executor runs it.
 pub(crate) fn demand(node: &Node) -> Demand {
+    if let Some(placement) = &node.run.executor {
+        let mut limits = node.run.limits.clone();
+        limits.insert(executor_limit(&placement.name), 1);
+        return Demand { limits, ..Demand::default() };
+    }
     let resources = node.resources();
     Demand {
         cpus: resources.cpus,
@@ -56,4 +93,9 @@ pub(crate) fn demand(node: &Node) -> Demand {
         memory: resources.memory,
         limits: node.run.limits.clone(),
     }
+}
+
+/// The limit that the nodes of an executor count against. No file can name it, since it is no name.
+pub(crate) fn executor_limit(name: &str) -> String {
+    format!("executor {name}")
 }

@@ -63,6 +63,7 @@ impl Sandbox {
                 clock: clock(),
                 environment: Arc::new(environment),
                 resolver: Arc::new(NoResolver),
+                executors: BTreeMap::new(),
             },
             interrupt: self.interrupt.clone(),
         };

@@ -1,28 +1,30 @@
-//! Runs one step on its own thread: places its inputs, catches its panics, tries again as the policy allows, and sends
-//! one result.
+//! Runs one step on its own thread, or has it run elsewhere: catches its panics, tries again as the policy allows, and
+//! sends one result.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use dag_cache::{CacheError, Lease, Output, Record, Writer};
-use indexmap::IndexMap;
+use dag_cache::{Lease, Record, Writer};
 
 use super::commit::commit;
 use super::meter::Meter;
 use crate::allowance::Allowance;
-use crate::context::{Cancel, EnvLookup, Input, Progress, TaskCx};
+use crate::call::{Call, CallInput, Delivery, place_inputs};
+use crate::context::{Cancel, EnvLookup, Progress};
+use crate::executor::{Executor, Site};
 use crate::files;
-use crate::graph::RunOptions;
+use crate::graph::{Placement, RunOptions};
+use crate::order::{Order, without_secrets};
 use crate::plan::Work;
 use crate::registry::Step;
 use crate::seed;
-use crate::task::TaskError;
+use crate::task::{Resources, TaskError};
 
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
@@ -34,10 +36,14 @@ pub(crate) struct Job {
     pub(crate) node: u32,
     pub(crate) step: Arc<dyn Step>,
     pub(crate) work: Work,
-    pub(crate) inputs: Vec<JobInput>,
+    pub(crate) name: String,
+    pub(crate) inputs: Vec<CallInput>,
     pub(crate) files: BTreeMap<String, Vec<PathBuf>>,
     pub(crate) seed: Option<u64>,
     pub(crate) options: Arc<RunOptions>,
+    /// Who runs it, if not this process.
+    pub(crate) executor: Option<Arc<dyn Executor>>,
+    pub(crate) resources: Resources,
     pub(crate) env: EnvLookup,
     pub(crate) allowance: Arc<Allowance>,
     pub(crate) writer: Arc<Writer>,
@@ -51,14 +57,6 @@ pub(crate) struct Job {
     pub(crate) backoff: Duration,
     pub(crate) lease: Lease,
     pub(crate) results: Sender<Message>,
-}
-
-/// An artifact that enters a job.
-pub(crate) struct JobInput {
-    pub(crate) port: String,
-    pub(crate) coordinates: IndexMap<String, String>,
-    pub(crate) node: String,
-    pub(crate) output: Output,
 }
 
 /// Lets the run loop stop one attempt.
@@ -112,12 +110,11 @@ impl Job {
     }
 
     fn attempts(&self) -> Result<Record, Failure> {
-        let inputs = self.place_inputs()?;
         let mut attempt = 1;
         loop {
             let control = Arc::new(Control::default());
             let _ = self.results.send(Message::Attempt { node: self.node, control: Arc::clone(&control) });
-            let error = match catch_unwind(AssertUnwindSafe(|| self.attempt(&inputs, &control))) {
+            let error = match catch_unwind(AssertUnwindSafe(|| self.attempt(&control))) {
                 Ok(Ok(record)) => return Ok(record),
                 Ok(Err(error)) => error,
                 Err(panic) => return Err(Failure::Failed(panic_text(&*panic))),
@@ -131,6 +128,7 @@ impl Job {
                 TaskError::Cancelled => {
                     return Err(Failure::Failed("the task stopped without being asked to".to_owned()));
                 }
+                TaskError::InputLost(text) => return Err(Failure::InputLost(text)),
                 TaskError::Paused(text) => return Err(Failure::Paused(text)),
                 TaskError::Missing { what, help } => return Err(Failure::Failed(format!("{what} ({help})"))),
                 error => return Err(Failure::Failed(error.to_string())),
@@ -163,64 +161,80 @@ impl Job {
         full.mul_f64(1.0 - 0.5 * (mixed as f64 / u64::MAX as f64))
     }
 
-    fn attempt(&self, inputs: &BTreeMap<String, Vec<Input>>, control: &Control) -> Result<Record, TaskError> {
-        let outputs = self.folder.join("outputs");
-        let scratch = self.writer.view().layout().scratch(&self.work.action.0);
-        files::remove_tree(&outputs).map_err(|error| TaskError::io(&outputs, error))?;
-        for folder in [&outputs, &scratch] {
-            std::fs::create_dir_all(folder).map_err(|error| TaskError::io(folder, error))?;
-        }
+    fn attempt(&self, control: &Control) -> Result<Record, TaskError> {
+        let delivery = match &self.options.executor {
+            None => self.here(control)?,
+            Some(placement) => self.elsewhere(placement, control)?,
+        };
+        let record = commit(&self.writer, &self.work, delivery)?;
+        // What an action needed to go on is of no use once it is done; a left-over is only disk space.
+        let _ = files::remove_tree(&self.scratch());
+        Ok(record)
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.writer.view().layout().scratch(&self.work.action.0)
+    }
+
+    /// Calls the task on this thread.
+    fn here(&self, control: &Control) -> Result<Delivery, TaskError> {
         let meter = Arc::clone(&self.meter);
-        let mut cx = TaskCx {
-            inputs: inputs.clone(),
+        Call {
+            step: &*self.step,
+            inputs: place_inputs(self.writer.view(), &self.inputs, &self.folder.join("inputs"))?,
             files: self.files.clone(),
-            outputs: outputs.clone(),
-            scratch: scratch.clone(),
-            seed: self.seed.unwrap_or_default(),
+            seed: self.seed,
             run: self.options.task.clone(),
             env: Arc::clone(&self.env),
             writer: Arc::clone(&self.writer),
+            outputs: self.folder.join("outputs"),
+            scratch: self.scratch(),
             progress: Progress::to(move |note| meter.note(note)),
             cancel: control.cancel.clone(),
             threads: self.threads,
             gpus: self.gpus.clone(),
-            metrics: BTreeMap::new(),
-            owed: 0,
             allowance: Arc::clone(&self.allowance),
-        };
-        self.step.run(&mut cx)?;
-        let record = commit(&self.writer, &*self.step, &self.work, &outputs, &cx)?;
-        // What an action needed to go on is of no use once it is done; a left-over is only disk space.
-        let _ = files::remove_tree(&scratch);
-        Ok(record)
+            shard: None,
+        }
+        .make()
     }
 
-    /// Puts every input where the task finds it, hashed.
-    fn place_inputs(&self) -> Result<BTreeMap<String, Vec<Input>>, Failure> {
-        let folder = self.folder.join("inputs");
-        let failed =
-            |path: &Path, error: &std::io::Error| Failure::Failed(format!("{}: {error}", path.display()));
-        // A folder of this name can be left only by an earlier try of this very run.
-        files::remove_tree(&folder).map_err(|error| failed(&folder, &error))?;
-        std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))?;
-        let mut inputs: BTreeMap<String, Vec<Input>> = BTreeMap::new();
-        for (number, input) in self.inputs.iter().enumerate() {
-            let path = folder.join(format!("{number}-{}", input.port));
-            match self.writer.view().materialize(&input.output, &path) {
-                Ok(()) => {}
-                Err(error @ (CacheError::MissingBlob { .. } | CacheError::CorruptBlob { .. })) => {
-                    return Err(Failure::InputLost(error.to_string()));
-                }
-                Err(error) => return Err(Failure::Failed(error.to_string())),
-            }
-            inputs.entry(input.port.clone()).or_default().push(Input {
-                coordinates: input.coordinates.clone(),
-                node: input.node.clone(),
-                path,
-                digest: input.output.digest,
-            });
+    /// Has an executor do it.
+    fn elsewhere(&self, placement: &Placement, control: &Control) -> Result<Delivery, TaskError> {
+        let executor = self
+            .executor
+            .as_ref()
+            .ok_or_else(|| TaskError::failed(format!("there is no executor `{}`", placement.name)))?;
+        let (run, names, secrets) = without_secrets(&self.options.task, &self.options.secrets);
+        let order = Order::new(
+            self.work.action.0,
+            &*self.step,
+            run,
+            names,
+            self.seed,
+            self.inputs.clone(),
+            self.files.clone(),
+            self.resources,
+            &self.allowance,
+            self.options.shards.unwrap_or(1),
+        );
+        let meter = Arc::clone(&self.meter);
+        let site = Site {
+            node: self.name.clone(),
+            folder: self.writer.view().layout().job(&self.work.action.0),
+            view: self.writer.view().clone(),
+            secrets,
+            cancel: control.cancel.clone(),
+            tell: Arc::new(move |news| meter.take(news)),
+        };
+        let delivery = executor.execute(&order, &placement.options, &site);
+        // What the workers spent is spent, whatever came of it.
+        self.allowance.settle(0.0, self.meter.counts().spent as f64 / 1e6);
+        let delivery = delivery?;
+        for output in delivery.outputs.values() {
+            self.writer.view().check_output(output)?;
         }
-        Ok(inputs)
+        Ok(delivery)
     }
 }
 

@@ -175,17 +175,7 @@ fn choose_profile(
     };
     let profiles = tree.get("profiles").and_then(|field| field.tree.as_map());
     match profiles.and_then(|profiles| profiles.get(&name)) {
-        Some(field) if matches!(field.tree.value, Value::Null) => {
-            Ok(Some((name, Tree::empty_map(field.key))))
-        }
-        Some(field) if field.tree.as_map().is_some() => Ok(Some((name, field.tree.clone()))),
-        Some(field) => {
-            faults.push(Diagnostic::at(
-                field.tree.span,
-                format!("a profile is a map, not {}", field.tree.what()),
-            ));
-            Err(())
-        }
+        Some(field) => joined_profile(&name, field, profiles, faults).map(|tree| Some((name, tree))),
         None => {
             let names = profiles.into_iter().flat_map(Map::keys).map(|name| &**name);
             let fault = Diagnostic::at(span, format!("there is no profile `{name}`")).suggest(&name, names);
@@ -198,6 +188,49 @@ fn choose_profile(
             Err(())
         }
     }
+}
+
+/// A profile laid on the one it extends, and that on what it extends.
+fn joined_profile(
+    name: &Arc<str>,
+    field: &Field,
+    profiles: Option<&Map>,
+    faults: &mut Vec<Diagnostic>,
+) -> Result<Tree, ()> {
+    let (mut field, mut names, mut above) = (field, vec![Arc::clone(name)], Vec::new());
+    loop {
+        let tree = match &field.tree.value {
+            Value::Null => &Tree::empty_map(field.key),
+            Value::Map(_) => &field.tree,
+            _ => {
+                let message = format!("a profile is a map, not {}", field.tree.what());
+                faults.push(Diagnostic::at(field.tree.span, message));
+                return Err(());
+            }
+        };
+        let own = tree.as_map().into_iter().flatten().filter(|(name, _)| &***name != "extends");
+        let own: Map = own.map(|(name, field)| (Arc::clone(name), field.clone())).collect();
+        above.push(Tree::new(tree.span, Value::Map(own.into())));
+        let Some(extends) = tree.get("extends") else { break };
+        let at = |message: String| Diagnostic::at(extends.tree.span, message);
+        let Some(base) = extends.tree.as_text() else {
+            faults.push(at("a profile extends one other, by its name".to_owned()));
+            return Err(());
+        };
+        if names.contains(base) {
+            faults.push(at(format!("the profiles extend each other: {} → {base}", names.join(" → "))));
+            return Err(());
+        }
+        let Some(found) = profiles.and_then(|profiles| profiles.get(base)) else {
+            let known = profiles.into_iter().flat_map(Map::keys).map(|name| &**name);
+            faults.push(at(format!("there is no profile `{base}`")).suggest(base, known));
+            return Err(());
+        };
+        names.push(Arc::clone(base));
+        field = found;
+    }
+    let joined = above.into_iter().rev().reduce(|below, above| below.overlaid(&above));
+    Ok(joined.expect("a profile extends at least itself"))
 }
 
 /// An overlay with its free names under `params`, which is where they belong.

@@ -148,6 +148,24 @@ profiles:
 }
 
 #[test]
+fn a_profile_may_extend_another() {
+    let text = "nodes: { a: { task: t, with: { x: $(x), y: $(y), z: $(z) } } }
+profiles:
+  small: { params: { x: 1, y: 1, z: 1 } }
+  middle: { extends: small, y: 2 }
+  there: { extends: middle, params: { z: 3 }, run: { cpus: 1 } }
+  one: { extends: other }
+  other: { extends: one }
+  lost: { extends: smal }";
+    assert_eq!(World::of(text).profile("there").with("a"), json!({ "x": 1, "y": 2, "z": 3 }));
+    assert!(World::of(text).profile("there").load().unwrap().run.is_some());
+    let circle = World::of(text).profile("one").faults();
+    assert!(circle.contains("the profiles extend each other: one → other → one"), "{circle}");
+    let lost = World::of(text).profile("lost").faults();
+    assert!(lost.contains("there is no profile `smal`") && lost.contains("`small`"), "{lost}");
+}
+
+#[test]
 fn values_of_the_command_line_are_typed() {
     let world = World::of(
         "params: { a: { b: 1 }, c: [1], t: x }\nnodes: { n: { task: t, with: { b: $(a.b), c: $(c), t: $(t) } } }",

@@ -73,6 +73,10 @@ impl Task for Judge {
         params.by == By::Model && params.sampling().is_random() || second
     }
 
+    fn splits(params: &Params) -> bool {
+        params.by == By::Model
+    }
+
     fn preflight(params: &Params, run: &JudgeRun, environment: &dyn Environment) -> Vec<Missing> {
         let mut missing = match params.by {
             By::Rules => Vec::new(),
@@ -135,7 +139,10 @@ fn judge_by_model(params: &Params, material: &Material, cx: &mut TaskCx) -> Resu
         juror.ask(&mut records, cx, || Ok(controls.questions(material)))?;
         records.settle(cx, run.first.allowed_failures())?;
         owed += records.failures().len();
-        controls.finish(params, material, &juror, &records, cx)?;
+        // Of a share of the controls nothing follows yet.
+        if cx.shard().is_none() {
+            controls.finish(params, material, &juror, &records, cx)?;
+        }
     }
     let mut of_responses = juror.records(cx)?;
     let questions = || {
@@ -162,6 +169,12 @@ fn judge_by_model(params: &Params, material: &Material, cx: &mut TaskCx) -> Resu
         second = Some((other, records));
     }
 
+    if cx.shard().is_some() {
+        if let Some((_, records)) = &second {
+            records.settle(cx, run.second.allowed_failures())?;
+        }
+        return of_responses.settle(cx, run.first.allowed_failures());
+    }
     let mut output = Output::create(params, material, cx)?;
     for row in material.rows(params)? {
         let row = row?;

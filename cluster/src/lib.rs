@@ -1,0 +1,34 @@
+//! Executors: tasks that run elsewhere than in the process of `dag run`.
+//!
+//! ```text
+//! execute   slurm, ray    an order and the options of a node → what was delivered
+//! drive     drive         submits what is wanted, hears what came of it, submits again what was lost
+//! queue     queue         the contract of a scheduler: submit, find, states, cancel
+//! folder    folder        the files through which coordinator and workers speak; both sides
+//! work      work          the worker: carries out one part of an order, and says so in its folder
+//! ```
+//!
+//! Only the coordinator, the process of `dag run`, commits. A worker writes blobs and records into the store, and its
+//! exit file last. An attempt that still runs when another has taken its place can do no harm: its files have names of
+//! their own, and nobody reads them any more.
+
+mod copy;
+mod drive;
+mod folder;
+mod program;
+mod queue;
+mod slurm;
+mod work;
+
+use std::sync::Arc;
+
+use dag_engine::executor::Executor;
+
+pub use folder::Part;
+pub use slurm::Slurm;
+pub use work::{Duty, Ended, work};
+
+/// All executors there are.
+pub fn executors() -> Vec<Arc<dyn Executor>> {
+    vec![Arc::new(Slurm::default())]
+}
