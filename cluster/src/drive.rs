@@ -200,8 +200,8 @@ impl<'a> Driver<'a> {
                 End::Stopped => {
                     self.stopped.insert((part, submission));
                 }
-                End::Failed => return Err(TaskError::failed(self.about(part, &exit))),
-                End::Transient => return Err(TaskError::Transient(self.about(part, &exit))),
+                End::Failed => return Err(TaskError::failed(about(part, &exit))),
+                End::Transient => return Err(TaskError::Transient(about(part, &exit))),
                 End::InputLost => return Err(TaskError::InputLost(exit.error)),
                 End::Paused => return Err(TaskError::Paused(exit.error)),
             }
@@ -221,13 +221,6 @@ impl<'a> Driver<'a> {
             self.stopped.insert((part, self.latest(part).map_or(0, |latest| latest.submission.number)));
         }
         Ok(false)
-    }
-
-    fn about(&self, part: Part, exit: &Exit) -> String {
-        match part {
-            Part::Whole => exit.error.clone(),
-            Part::Shard(number) => format!("shard {number} on {}: {}", exit.host, exit.error),
-        }
     }
 
     /// Looks for submissions whose answer was lost: an earlier coordinator died, or the scheduler did not answer.
@@ -513,11 +506,19 @@ impl<'a> Driver<'a> {
             Some(id) => format!("{queue} {id}: {}", parts.join(", ")),
             None => format!("{queue}: submitting"),
         };
-        let last = self.attempts.iter().filter(|((part, _), _)| *part == Part::Whole).next_back();
+        let last = self.attempts.iter().rfind(|((part, _), _)| *part == Part::Whole);
         if let Some(message) = last.and_then(|(_, attempt)| attempt.message.as_deref()) {
             line = format!("{line}; {message}");
         }
         line
+    }
+}
+
+/// What a worker says went wrong, and which it was.
+fn about(part: Part, exit: &Exit) -> String {
+    match part {
+        Part::Whole => exit.error.clone(),
+        Part::Shard(number) => format!("shard {number} on {}: {}", exit.host, exit.error),
     }
 }
 

@@ -178,7 +178,7 @@ impl Generation {
         let generation = self.path.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("dag-{generation}-{number}");
         let submission = Submission { number, name, parts, id: None };
-        publish(&self.order_file(number), &order.write())?;
+        publish(&self.order_file(number), &order.write()?)?;
         let bytes = serde_json::to_vec(&submission).expect("a submission is plain data");
         publish(&self.path.join(format!("{number}.intent.json")), &bytes)?;
         Ok(submission)
@@ -288,7 +288,7 @@ impl NewsReader {
 pub(crate) fn nonce() -> io::Result<String> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }
 
 /// The text of a file; none where it is not there.

@@ -113,7 +113,7 @@ pub fn work(duty: Duty, registry: &Registry, writer: Arc<Writer>) -> std::io::Re
     });
     let _ = fs::remove_dir_all(&folder);
     let (end, error, delivery) = read_result(result, out_of_time.load(Ordering::Relaxed));
-    let counts = meter.news().map(|news| news.counts).unwrap_or_else(|| meter.counts());
+    let counts = meter.counts();
     let counts = share_of(News { counts, ..News::default() }, shard).counts;
     let exit =
         Exit { end, error: error.clone(), delivery, counts, host, seconds: began.elapsed().as_secs_f64() };

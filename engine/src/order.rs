@@ -85,8 +85,9 @@ impl Order {
     }
 
     /// Its bytes. They hold no secret.
-    pub fn write(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("an order is plain data")
+    pub fn write(&self) -> std::io::Result<Vec<u8>> {
+        // Only a path that is not UTF-8 cannot be written.
+        serde_json::to_vec_pretty(self).map_err(std::io::Error::other)
     }
 
     /// Does the task, or a shard of it. What a shard keeps are its records; it delivers nothing else.

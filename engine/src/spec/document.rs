@@ -174,20 +174,18 @@ fn choose_profile(
         return Ok(None);
     };
     let profiles = tree.get("profiles").and_then(|field| field.tree.as_map());
-    match profiles.and_then(|profiles| profiles.get(&name)) {
-        Some(field) => joined_profile(&name, field, profiles, faults).map(|tree| Some((name, tree))),
-        None => {
-            let names = profiles.into_iter().flat_map(Map::keys).map(|name| &**name);
-            let fault = Diagnostic::at(span, format!("there is no profile `{name}`")).suggest(&name, names);
-            let has_none = profiles.is_none_or(Map::is_empty);
-            faults.push(if has_none {
-                fault.help("the file has no `profiles:`; leave `--profile` out")
-            } else {
-                fault
-            });
-            Err(())
-        }
+    if let Some(field) = profiles.and_then(|profiles| profiles.get(&name)) {
+        return joined_profile(&name, field, profiles, faults).map(|tree| Some((name, tree)));
     }
+    let names = profiles.into_iter().flat_map(Map::keys).map(|name| &**name);
+    let fault = Diagnostic::at(span, format!("there is no profile `{name}`")).suggest(&name, names);
+    let has_none = profiles.is_none_or(Map::is_empty);
+    faults.push(if has_none {
+        fault.help("the file has no `profiles:`; leave `--profile` out")
+    } else {
+        fault
+    });
+    Err(())
 }
 
 /// A profile laid on the one it extends, and that on what it extends.
