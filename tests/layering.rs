@@ -24,7 +24,7 @@ const CONFINED: [(&str, &[&str]); 8] = [
     ("petgraph", &["engine"]),
     ("serde_yaml", &["engine"]),
     ("clap", &["."]),
-    ("tokio", &["tasks"]),
+    ("tokio", &["cluster", "tasks"]),
 ];
 
 /// The names under `[dependencies]` of a manifest; the root's other tables are not dependencies of the command line.

@@ -6,6 +6,7 @@
 //! queue     queue         the contract of a scheduler: submit, find, states, cancel
 //! folder    folder        the files through which coordinator and workers speak; both sides
 //! work      work          the worker: carries out one part of an order, and says so in its folder
+//! script    script        what a job's tasks run: a few lines of shell that start a worker
 //! ```
 //!
 //! Only the coordinator, the process of `dag run`, commits. A worker writes blobs and records into the store, and its
@@ -17,7 +18,10 @@ mod drive;
 mod folder;
 mod program;
 mod queue;
+mod ray;
+mod script;
 mod slurm;
+mod time;
 mod work;
 
 use std::sync::Arc;
@@ -25,10 +29,11 @@ use std::sync::Arc;
 use dag_engine::executor::Executor;
 
 pub use folder::Part;
+pub use ray::Ray;
 pub use slurm::Slurm;
 pub use work::{Duty, Ended, work};
 
 /// All executors there are.
 pub fn executors() -> Vec<Arc<dyn Executor>> {
-    vec![Arc::new(Slurm::default())]
+    vec![Arc::new(Ray), Arc::new(Slurm::default())]
 }

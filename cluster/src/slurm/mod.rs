@@ -1,7 +1,7 @@
 //! Slurm: a node's task as a job, and its shards as one array of jobs.
 
+mod array;
 mod options;
-mod script;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -22,8 +22,9 @@ use crate::drive::{Drive, drive};
 use crate::folder::{Generation, Part, Submission};
 use crate::program::run;
 use crate::queue::{Handle, Queue, Refused, Standings, Trouble};
+use crate::script::{Start, script};
+use array::indices;
 use options::Options;
-use script::{Start, indices, script};
 use tools::{is_passing, sacct, scancel, squeue, tool, words};
 
 /// The scheduler is asked at most so often, for all jobs of this process together: first often, then ever less.
@@ -102,13 +103,23 @@ impl Queue for Jobs<'_> {
             Refused::Wrong(format!("this program cannot be copied into the store: {error}"))
         })?;
         let file = generation.script_file(submission.number);
-        let start = Start { program: &program, store, node: &self.site.node };
-        fs::write(&file, script(self.options, generation, submission, &start))
+        let is_array = submission.parts != [Part::Whole];
+        let start = Start {
+            program: &program,
+            store,
+            node: &self.site.node,
+            prelude: self.options.prelude.as_deref(),
+            launcher: &self.options.launcher(store),
+            part: if is_array { "\"$SLURM_ARRAY_TASK_ID\"" } else { "whole" },
+            attempt: "\"${SLURM_JOB_ID}.${SLURM_RESTART_COUNT:-0}\"",
+            host: "\"${SLURMD_NODENAME:-$(hostname)}\"",
+            time: self.options.stop_after(),
+        };
+        fs::write(&file, script(generation, submission, &start))
             .map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))?;
         let mut command = tool("sbatch");
         command.args(["--parsable", "--requeue", "--open-mode=append", "--export=ALL"]);
         command.arg(format!("--job-name={}", submission.name));
-        let is_array = submission.parts != [Part::Whole];
         let log = if is_array { "%A_%a.log" } else { "%j.log" };
         command.arg(format!("--output={}", generation.logs().join(log).display()));
         if is_array {

@@ -1,10 +1,13 @@
 //! What `run: { executor: { slurm: … } }` holds, and how it is said to `sbatch`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dag_engine::task::Resources;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::time::Time;
 
 /// Where and how a node's jobs run. All of it is operational: none is in a key.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,34 +45,6 @@ pub(super) struct Options {
     pub(super) grace: Option<Time>,
 }
 
-/// A span of time: seconds, or a number with `s`, `m`, `h` or `d`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Time {
-    /// Seconds.
-    Seconds(u32),
-    /// A number with its unit.
-    Text(String),
-}
-
-impl Time {
-    /// The span; none where it is not one.
-    pub(super) fn span(&self) -> Option<Duration> {
-        let (number, unit) = match self {
-            Self::Seconds(seconds) => return Some(Duration::from_secs((*seconds).into())),
-            Self::Text(text) => text.split_at(text.len().checked_sub(1)?),
-        };
-        let factor = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86400,
-            _ => return None,
-        };
-        number.trim().parse::<u64>().ok()?.checked_mul(factor).map(Duration::from_secs)
-    }
-}
-
 impl Options {
     /// What is wrong with them beyond their types, as (pointer, message).
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
@@ -92,6 +67,22 @@ impl Options {
         let ahead = self.stop_ahead.as_ref().and_then(Time::span);
         let ahead = ahead.unwrap_or_else(|| (limit / 10).min(Duration::from_mins(2)));
         Some(limit.saturating_sub(ahead).max(limit / 10))
+    }
+
+    /// What the worker runs under: a container, where there is one.
+    pub(super) fn launcher(&self, store: &Path) -> Vec<String> {
+        let Some(image) = &self.container else { return Vec::new() };
+        let store = store.display();
+        let mounts = match &self.container_mounts {
+            Some(more) => format!("{store}:{store},{more}"),
+            None => format!("{store}:{store}"),
+        };
+        vec![
+            "srun".to_owned(),
+            "--ntasks=1".to_owned(),
+            format!("--container-image={image}"),
+            format!("--container-mounts={mounts}"),
+        ]
     }
 
     pub(super) fn grace(&self) -> Duration {
@@ -153,16 +144,6 @@ mod tests {
                 "--exclusive"
             ]
         );
-        assert_eq!(options.stop_after(), Some(Duration::from_secs(26 * 3600 - 120)));
-    }
-
-    #[test]
-    fn spans_of_time() {
-        let span = |text: &str| Time::Text(text.to_owned()).span().map(|span| span.as_secs());
-        assert_eq!(
-            [span("90s"), span("3m"), span("2h"), span("1d")],
-            [Some(90), Some(180), Some(7200), Some(86400)]
-        );
-        assert_eq!([span(""), span("m"), span("1w"), span("-1s"), span("1ß")], [None; 5]);
+        assert_eq!(options.stop_after(), Some(Duration::from_mins(26 * 60 - 2)));
     }
 }
