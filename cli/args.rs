@@ -70,6 +70,10 @@ pub enum Command {
     Diff(Diff),
     /// List runs and the state of their nodes, live or finished
     Status(Status),
+    /// Follow a run that goes on in another process, from its beginning to its end
+    Attach(Attach),
+    /// Ask a run of another process to stop, as Ctrl-C would
+    Stop(Stop),
     /// Show what happened in a run, as it was told then
     Log(Log),
     /// Show the records, metrics or files of an artifact
@@ -139,6 +143,9 @@ pub struct Run {
     /// Stop before the next record that would bring the run above so many dollars; what is done is kept
     #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
     pub budget: Option<f64>,
+    /// Start the run in the background and return; `dag attach` follows it
+    #[arg(long)]
+    pub detach: bool,
     /// Ask each model for N records only, keep them, and say from them what all would take
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub pilot: Option<u64>,
@@ -233,9 +240,28 @@ pub struct Status {
     pub limit: usize,
 }
 
+/// Arguments of `dag attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// The run, by its id; by default the newest
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+}
+
+/// Arguments of `dag stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// The run, by its id; by default the newest that goes on
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+}
+
 /// Arguments of `dag log`.
 #[derive(Debug, Args)]
 pub struct Log {
+    /// What the jobs of the nodes printed, where an executor ran them
+    #[arg(long, requires = "nodes")]
+    pub output: bool,
     /// Only what concerns these nodes
     #[arg(value_name = "NODE")]
     pub nodes: Vec<String>,

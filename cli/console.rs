@@ -46,6 +46,11 @@ impl<'p> Console<'p> {
         &self.state
     }
 
+    /// Takes note of an event without showing it.
+    pub fn take(&mut self, stamped: &Stamped) {
+        self.state.apply(stamped);
+    }
+
     /// Writes what stays, above the region.
     fn say(&mut self, text: &Text) {
         self.erase();

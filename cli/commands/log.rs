@@ -1,5 +1,8 @@
 //! `dag log`: what happened in a run, told again from its journal by the console that told it live.
 
+use std::fs;
+
+use dag_cache::Layout;
 use dag_engine::event::{Event, Stamped};
 use dag_engine::journal;
 use dag_engine::state::RunState;
@@ -25,6 +28,9 @@ pub fn run(arguments: &Log, context: &Context) -> Outcome {
                 arguments.nodes.iter().any(|wanted| node == wanted || node.split('@').next() == Some(wanted))
             })
     };
+    if arguments.output {
+        return context.printer.data(&printed(&RunState::of(&events), &arguments.nodes, layout));
+    }
     if context.json {
         return events
             .iter()
@@ -44,6 +50,21 @@ pub fn run(arguments: &Log, context: &Context) -> Outcome {
         text = text.then(summary(&state));
     }
     context.printer.data(&text)
+}
+
+/// What the jobs of nodes printed, each under the name of its file.
+fn printed(state: &RunState, wanted: &[String], layout: &Layout) -> Text {
+    let mut text = Text::new();
+    for (name, node) in &state.nodes {
+        let is_wanted = wanted.iter().any(|wanted| name == wanted || name.split('@').next() == Some(wanted));
+        let Some(action) = node.action.filter(|_| is_wanted) else { continue };
+        for file in dag_cluster::logs(&layout.job(&action.0)) {
+            let content = fs::read(&file).unwrap_or_default();
+            text = text.bold(name).faint(format!("  {}", file.display())).line();
+            text = text.then(Text::from(String::from_utf8_lossy(&content).into_owned()));
+        }
+    }
+    text
 }
 
 fn node_of(event: &Event) -> Option<&str> {

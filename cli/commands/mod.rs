@@ -1,6 +1,8 @@
 //! The commands: file name = command name.
 
+mod attach;
 mod check;
+mod detach;
 mod diff;
 mod explain;
 mod export;
@@ -30,6 +32,8 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Explain(arguments) => explain::run(arguments, context),
         Command::Diff(arguments) => diff::run(arguments, context),
         Command::Status(arguments) => status::run(arguments, context),
+        Command::Attach(arguments) => attach::attach(arguments, context),
+        Command::Stop(arguments) => attach::stop(arguments, context),
         Command::Log(arguments) => log::run(arguments, context),
         Command::Show(arguments) => show::run(arguments, context),
         Command::Report(arguments) => report::run(arguments, context),

@@ -11,6 +11,7 @@ use dag_engine::plan::Selection;
 use dag_engine::run::{Run, RunError, Settings, World};
 
 use crate::args;
+use crate::commands::detach::detach;
 use crate::commands::plan;
 use crate::console::{Console, summary};
 use crate::context::Context;
@@ -27,6 +28,9 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const NAMED: usize = 5;
 
 pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
+    if arguments.detach {
+        return detach(context);
+    }
     let compiled = compiled(&arguments.experiment, &context.registry())?;
     compiled.warn(context);
     let selection =

@@ -32,6 +32,8 @@ const LOOK_FOR: Duration = Duration::from_secs(15);
 const END: Duration = Duration::from_secs(90);
 /// A part may be lost so often.
 const MOST_LOSSES: u32 = 6;
+/// A part may be stopped so often without having got any further.
+const MOST_IN_VAIN: u32 = 4;
 /// So much of the end of what a worker printed goes into an error.
 const TAIL: usize = 2000;
 
@@ -78,6 +80,8 @@ struct Driver<'a> {
     /// Parts whose worker of this submission stopped before the end.
     stopped: BTreeSet<(Part, u32)>,
     losses: BTreeMap<Part, u32>,
+    /// How often in succession a part was stopped before it had got anywhere.
+    in_vain: BTreeMap<Part, u32>,
     /// Since when a part has been silent that should have spoken.
     silent: BTreeMap<Part, Instant>,
     attempts: BTreeMap<(Part, String), Attempt>,
@@ -128,6 +132,7 @@ impl<'a> Driver<'a> {
             done: BTreeMap::new(),
             stopped: BTreeSet::new(),
             losses: BTreeMap::new(),
+            in_vain: BTreeMap::new(),
             silent: BTreeMap::new(),
             attempts: BTreeMap::new(),
             warnings: Vec::new(),
@@ -198,6 +203,16 @@ impl<'a> Driver<'a> {
                     self.done.insert(part, exit);
                 }
                 End::Stopped => {
+                    let in_vain = self.in_vain.entry(part).or_default();
+                    *in_vain = if exit.counts.done > 0 { 0 } else { *in_vain + 1 };
+                    if *in_vain >= MOST_IN_VAIN {
+                        return Err(TaskError::failed(format!(
+                            "{} stopped {MOST_IN_VAIN} times without getting any further, the last time because {}; \
+                             give it more `time`",
+                            self.called(part),
+                            exit.error
+                        )));
+                    }
                     self.stopped.insert((part, submission));
                 }
                 End::Failed => return Err(TaskError::failed(about(part, &exit))),

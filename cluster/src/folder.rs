@@ -251,6 +251,15 @@ impl Generation {
     }
 }
 
+/// What the workers of an action printed: the files of its newest generation, in the order of their names.
+pub fn logs(folder: &Path) -> Vec<PathBuf> {
+    let newest = read(&folder.join("current")).ok().flatten();
+    let entries = newest.and_then(|name| fs::read_dir(folder.join(name.trim()).join("logs")).ok());
+    let mut files: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.sort_unstable();
+    files
+}
+
 /// The news of one attempt, as a worker appends them.
 pub(crate) struct NewsWriter(File);
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use dag_engine::executor::Executor;
 
-pub use folder::Part;
+pub use folder::{Part, logs};
 pub use ray::Ray;
 pub use slurm::Slurm;
 pub use work::{Duty, Ended, work};

@@ -62,6 +62,11 @@ pub fn list(layout: &Layout) -> Vec<String> {
     runs
 }
 
+/// The process of a run, on the machine where it was started.
+pub fn process_of(run: &str) -> Option<u32> {
+    u32::from_str_radix(run.split('-').nth(2)?, 16).ok()
+}
+
 /// Whether the process of the run `run` is alive.
 pub fn is_live(layout: &Layout, run: &str) -> bool {
     let Ok(file) = File::open(layout.journal(run)) else { return false };
