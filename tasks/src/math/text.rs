@@ -55,7 +55,7 @@ pub(super) fn choice(text: &str) -> Option<(String, &str)> {
     let after = rest[1..].trim_start();
     let mark = after.chars().next()?;
     let closes = mark == ')' || !open && matches!(mark, '.' | ':');
-    let behind = &after[1.min(after.len())..];
+    let behind = &after[mark.len_utf8()..];
     let content = behind.trim_start_matches(['.', ':']).trim();
     let joined = ["and", "or", ","].iter().any(|join| content.starts_with(join));
     // `C.5` is no choice, `(C) 5` and `C) 5` are.
@@ -110,6 +110,7 @@ mod tests {
         assert_eq!(choice("(A, B)"), None);
         assert_eq!(choice("C"), None);
         assert_eq!(choice("(C)"), None);
+        assert_eq!(choice("E√"), None);
     }
 
     #[test]
