@@ -1,6 +1,4 @@
 //! From the tree of an answer to its canonical form.
-use num_traits::Signed;
-
 use super::Policy;
 use super::evaluate::{Evaluator, FUEL, Fault, NEGATIVE, POINTS, negative};
 use super::expression::{Constant, Function, Join, Node};
@@ -416,7 +414,7 @@ pub(super) fn name(node: &Node) -> Option<String> {
 /// Whether the number is negative, where it is real.
 pub(super) fn sign(value: &Value) -> Option<bool> {
     match value {
-        Value::Exact(ratio) => Some(ratio.numerator.is_negative()),
+        Value::Exact(ratio) => Some(ratio.is_negative()),
         Value::Approximate(_) => value.to_real().map(|real| real.is_negative()),
     }
 }

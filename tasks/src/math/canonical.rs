@@ -12,8 +12,8 @@ const LONGEST_ANSWER: usize = 2000;
 #[derive(Debug, Clone)]
 pub struct Canonical {
     pub(super) form: Form,
-    /// The answer as text without typesetting and spaces.
-    pub(super) text: String,
+    /// The answer as text without typesetting.
+    stripped: String,
 }
 
 /// Why an answer has no canonical form.
@@ -29,6 +29,11 @@ impl Canonical {
     /// A text that is the same for equal answers.
     pub fn key(&self) -> String {
         self.form.key()
+    }
+
+    /// The answer as text without typesetting and spaces.
+    pub(super) fn text(&self) -> String {
+        self.stripped.replace(' ', "")
     }
 
     /// What the grader took the answer for, such as `number` or `set`.
@@ -62,8 +67,7 @@ pub(super) fn read(answer: &str, policy: &Policy, grouping: bool) -> Result<Cano
         return Err(Refusal::Empty);
     }
     let form = form(answer, &stripped, policy, grouping);
-    let text = stripped.chars().filter(|character| *character != ' ').collect();
-    Ok(Canonical { form, text })
+    Ok(Canonical { form, stripped })
 }
 
 fn form(answer: &str, stripped: &str, policy: &Policy, grouping: bool) -> Form {
@@ -79,7 +83,7 @@ fn form(answer: &str, stripped: &str, policy: &Policy, grouping: bool) -> Form {
         let rest = form(rest, rest, policy, grouping);
         return Form::Choice { letter, rest: Box::new(rest) };
     }
-    let plain = || stripped.chars().filter(|character| *character != ' ').collect();
+    let plain = || stripped.replace(' ', "");
     match mathematics(answer, policy, grouping) {
         Ok(form) => form,
         Err(Fault::Undefined) => Form::Other(plain()),
@@ -88,7 +92,8 @@ fn form(answer: &str, stripped: &str, policy: &Policy, grouping: bool) -> Form {
 }
 
 fn mathematics(answer: &str, policy: &Policy, grouping: bool) -> build::Built {
-    let tokens = lexer::tokens(answer, policy, grouping).map_err(|_| Fault::Beyond)?;
+    let answer = lexer::single_backslashes(answer);
+    let tokens = lexer::tokens(&answer, policy, grouping).map_err(|_| Fault::Beyond)?;
     let node = parser::parse(tokens, policy).map_err(|stop| match stop {
         Stop::NotMathematics => Fault::Undefined,
         Stop::TooDeep => Fault::Beyond,

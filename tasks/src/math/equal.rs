@@ -3,6 +3,7 @@
 //! Equal keys decide nearly always, so that equality is an equivalence and answers can be counted as votes. The rules below
 //! them compare what was written differently on purpose, as `2516_8` and `2516`; each is its own [`Rule`], so that it can be
 //! looked at, and the laxer ones are up to the policy.
+use super::expression::Numeral;
 use super::float::Float;
 use super::form::{Form, Number};
 use super::sets;
@@ -132,7 +133,7 @@ fn across(a: &Form, b: &Form, policy: &Policy) -> Option<Rule> {
             let same = number
                 .value
                 .exact()
-                .is_some_and(|ratio| ratio.is_whole() && ratio.numerator.to_string() == *digits);
+                .is_some_and(|ratio| ratio.is_whole() && ratio.numerator().to_string() == *digits);
             same.then_some(Rule::Base)
         }
         (Form::Choice { rest, .. }, other) => equal(rest, other, policy).map(|_| Rule::Choice),
@@ -141,7 +142,8 @@ fn across(a: &Form, b: &Form, policy: &Policy) -> Option<Rule> {
         }
         // `xy`, which may be a word or a product.
         (Form::Words(words), Form::Expression(_) | Form::Number(_)) if words.chars().count() <= 3 => {
-            let tokens = lexer::tokens(words, policy, false).ok()?;
+            let words = lexer::single_backslashes(words);
+            let tokens = lexer::tokens(&words, policy, false).ok()?;
             let form = super::build::form(&parser::parse(tokens, policy).ok()?, policy).ok()?;
             let understood = matches!(form, Form::Expression(_) | Form::Number(_));
             understood.then(|| equal(&form, b, policy)).flatten()
@@ -193,8 +195,9 @@ pub(super) fn decimal_comma(text: &str) -> Option<Form> {
     if !all_digits(whole) || !all_digits(places) || places.len() == 3 {
         return None;
     }
-    let read = super::numeral::read(&format!("{whole}.{places}"), false).ok()??;
-    let value = if text.starts_with('-') { read.numeral.value.negative() } else { read.numeral.value };
-    let number = Number { decimals: read.numeral.decimals, ..Number::new(Value::Exact(value)) };
+    let Numeral { value, decimals, .. } =
+        super::numeral::read(&format!("{whole}.{places}"), false).ok()??.numeral;
+    let value = if text.starts_with('-') { value.negative() } else { value };
+    let number = Number { decimals, ..Number::new(Value::Exact(value)) };
     Some(Form::Number(number))
 }

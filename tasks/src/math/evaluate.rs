@@ -244,9 +244,9 @@ impl<'a> Evaluator<'a> {
         if let Value::Exact(e) = exponent {
             if e.is_whole() {
                 if let Value::Exact(b) = base
-                    && let Some(power) = b.power(&e.numerator)
+                    && let Some(power) = b.power(e)
                 {
-                    self.spend(b.numerator.bits() / 64)?;
+                    self.spend(b.bits().0 / 64)?;
                     return Ok(Value::Exact(power));
                 }
                 return match exponent.small_exponent() {
@@ -257,15 +257,15 @@ impl<'a> Evaluator<'a> {
                     _ => Err(Fault::Beyond),
                 };
             }
-            if let Some(degree) = e.denominator.to_u32().filter(|degree| *degree <= 1000) {
+            if let Some(degree) = e.denominator().to_u32().filter(|degree| *degree <= 1000) {
                 if let Value::Exact(b) = base
                     && let Some(root) = b.root(degree)
                 {
-                    return self.power(&Value::Exact(root), &Value::Exact(Ratio::whole(e.numerator.clone())));
+                    return self.power(&Value::Exact(root), &Value::Exact(Ratio::large(e.numerator())));
                 }
                 if degree == 2 {
                     let root = self.root(base)?;
-                    return self.power(&root, &Value::Exact(Ratio::whole(e.numerator.clone())));
+                    return self.power(&root, &Value::Exact(Ratio::large(e.numerator())));
                 }
                 // The odd root of a negative number is meant to be the real one.
                 if let Some(real) = base.to_real()
@@ -273,7 +273,7 @@ impl<'a> Evaluator<'a> {
                     && degree.is_odd()
                 {
                     let power = self.power(&Value::real(real.negative()), exponent)?;
-                    return Ok(if e.numerator.is_odd() { negative(&power) } else { power });
+                    return Ok(if e.is_odd() { negative(&power) } else { power });
                 }
             }
         }

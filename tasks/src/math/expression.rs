@@ -1,6 +1,4 @@
 //! What an answer says, as a tree.
-use num_bigint::BigInt;
-
 use super::ratio::Ratio;
 
 /// A part of an answer. Numbers, lists and relations are one kind of tree because answers mix them: the ends of an
@@ -84,8 +82,13 @@ pub(super) struct Numeral {
 }
 
 impl Numeral {
-    pub(super) fn whole(number: impl Into<BigInt>) -> Self {
-        Self { value: Ratio::whole(number), decimals: 0, grouped: false, plain: true }
+    pub(super) fn whole(number: i64) -> Self {
+        Self::of(Ratio::whole(number))
+    }
+
+    /// A whole number of digits only.
+    pub(super) fn of(value: Ratio) -> Self {
+        Self { value, decimals: 0, grouped: false, plain: true }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Finding the answer of a response: a ladder of rungs, the first that holds is used and recorded.
 use std::borrow::Cow;
 
+use memchr::{memchr3, memmem, memrchr_iter, memrchr2_iter};
 use serde::{Deserialize, Serialize};
 
 use super::{Canonical, Policy, canonical, lenient};
@@ -174,8 +175,10 @@ fn joined(text: &str, boxes: &[Boxed]) -> Option<String> {
 pub fn after_thinking(response: &str) -> &str {
     const OPEN: &str = "<think>";
     const CLOSE: &str = "</think>";
-    let text = response.rfind(CLOSE).map_or(response, |at| &response[at + CLOSE.len()..]);
-    text.find(OPEN).map_or(text, |at| &text[..at])
+    let closes = |at: &usize| response[*at..].starts_with(CLOSE);
+    let close = memrchr_iter(b'<', response.as_bytes()).find(closes);
+    let text = close.map_or(response, |at| &response[at + CLOSE.len()..]);
+    memmem::find(text.as_bytes(), OPEN.as_bytes()).map_or(text, |at| &text[..at])
 }
 
 /// A box: what stands in it, and where it begins and ends.
@@ -204,8 +207,9 @@ fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
         }
     };
     // Most responses have no box, and most of the others one at their end.
-    let Some(mut at) = text.find(command) else { return boxes };
-    while at < bytes.len() {
+    let Some(mut at) = memmem::find(bytes, command.as_bytes()) else { return boxes };
+    while let Some(next) = bytes.get(at..).and_then(|rest| memchr3(b'\\', b'{', b'}', rest)) {
+        at += next;
         match bytes[at] {
             b'\\' if text[at..].starts_with(command) => {
                 let start = at;
@@ -226,15 +230,15 @@ fn boxes<'a>(text: &'a str, command: &str) -> Vec<Boxed<'a>> {
             }
             // An escaped brace is a character of the answer. The next byte is skipped whatever it is; inside a longer
             // character it is no brace. `\\boxed` is what a doubled backslash leaves of a box.
-            b'\\' if !text.get(at + 1..).is_some_and(|rest| rest.starts_with(command)) => at += 1,
+            b'\\' => at += usize::from(!text.get(at + 1..).is_some_and(|rest| rest.starts_with(command))),
             b'{' => depth += 1,
-            b'}' => {
+            // A closing one.
+            _ => {
                 depth = depth.saturating_sub(1);
                 if let Some((_, start, inside)) = open.pop_if(|(around, ..)| *around == depth) {
                     keep(start, &text[inside..at], at + 1);
                 }
             }
-            _ => {}
         }
         at += 1;
     }
@@ -257,23 +261,11 @@ fn rfind_ignoring_case(text: &str, phrase: &str) -> Option<usize> {
     let rank = |byte: u8| SELDOM_FIRST.iter().position(|other| *other == byte.to_ascii_lowercase());
     let ascii = phrase.bytes().enumerate().filter(|(_, byte)| byte.is_ascii());
     let (offset, byte) = ascii.min_by_key(|(_, byte)| rank(*byte).unwrap_or(0))?;
-    let (lower, upper) = (char::from(byte.to_ascii_lowercase()), char::from(byte.to_ascii_uppercase()));
-    let before = |end: usize, c: char| text[..end].rfind(c);
-    let mut found =
-        [before(text.len(), lower), if lower == upper { None } else { before(text.len(), upper) }];
-    loop {
-        let at = found.iter().flatten().copied().max()?;
-        let start = at.checked_sub(offset);
-        let part = start.and_then(|start| text.as_bytes().get(start..start + phrase.len()));
-        if part.is_some_and(|part| part.eq_ignore_ascii_case(phrase.as_bytes())) {
-            return start;
-        }
-        for (place, c) in found.iter_mut().zip([lower, upper]) {
-            if *place == Some(at) {
-                *place = before(at, c);
-            }
-        }
-    }
+    let places = memrchr2_iter(byte.to_ascii_lowercase(), byte.to_ascii_uppercase(), text.as_bytes());
+    places.filter_map(|at| at.checked_sub(offset)).find(|&start| {
+        let part = text.as_bytes().get(start..start + phrase.len());
+        part.is_some_and(|part| part.eq_ignore_ascii_case(phrase.as_bytes()))
+    })
 }
 
 #[cfg(test)]

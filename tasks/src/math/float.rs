@@ -62,9 +62,9 @@ impl Float {
 
     pub(super) fn from_ratio(ratio: &Ratio) -> Self {
         if ratio.is_whole() {
-            return Self::new(ratio.numerator.clone(), 0);
+            return Self::new(ratio.numerator(), 0);
         }
-        Self::new(ratio.numerator.clone(), 0).over(&Self::new(ratio.denominator.clone(), 0))
+        Self::new(ratio.numerator(), 0).over(&Self::new(ratio.denominator(), 0))
     }
 
     /// A number between 0 and 1 made of these bits.
@@ -335,7 +335,7 @@ impl Float {
             (p0, q0, p1, q1) = (p1, q1, p, q);
             (a, b) = (b, a % b);
         }
-        let magnitude = Ratio::new(BigInt::from(p1), BigInt::from(q1))?;
+        let magnitude = Ratio::quotient(p1.try_into().ok()?, q1.try_into().ok()?)?;
         let ratio = if self.is_negative() { magnitude.negative() } else { magnitude };
         self.minus(&Self::from_ratio(&ratio)).is_zero().then_some(ratio)
     }

@@ -103,12 +103,13 @@ impl Evaluator<'_> {
                 let up = function == Function::Ceiling;
                 let number = if up { negative(first) } else { first.clone() };
                 let floor = match &number {
-                    Value::Exact(ratio) => ratio.numerator.div_floor(&ratio.denominator),
+                    Value::Exact(ratio) => ratio.floor(),
                     Value::Approximate(_) => {
-                        number.to_real().and_then(|real| real.floor()).ok_or(Fault::Undefined)?
+                        let floor = number.to_real().and_then(|real| real.floor());
+                        Ratio::large(floor.ok_or(Fault::Undefined)?)
                     }
                 };
-                Ok(Value::Exact(Ratio::whole(if up { -floor } else { floor })))
+                Ok(Value::Exact(if up { floor.negative() } else { floor }))
             }
             Function::Factorial | Function::DoubleFactorial => {
                 let step = if function == Function::Factorial { 1 } else { 2 };
@@ -154,7 +155,7 @@ impl Evaluator<'_> {
             Function::Gcd | Function::Lcm => {
                 let mut total = BigInt::zero();
                 for value in &values {
-                    let number = value.exact().filter(Ratio::is_whole).ok_or(Fault::Undefined)?.numerator;
+                    let number = value.exact().filter(Ratio::is_whole).ok_or(Fault::Undefined)?.numerator();
                     self.spend(number.bits())?;
                     total = match (function, total.is_zero()) {
                         (_, true) => number.abs(),
@@ -162,7 +163,7 @@ impl Evaluator<'_> {
                         _ => total.lcm(&number),
                     };
                 }
-                Ok(Value::Exact(Ratio::whole(total)))
+                Ok(Value::Exact(Ratio::large(total)))
             }
             Function::RealPart => Ok(Value::real(first.to_complex().real)),
             Function::ImaginaryPart => Ok(Value::real(first.to_complex().imaginary)),
@@ -179,7 +180,7 @@ impl Evaluator<'_> {
                 return Err(Fault::Beyond);
             }
         }
-        Ok(Value::Exact(Ratio::whole(product)))
+        Ok(Value::Exact(Ratio::large(product)))
     }
 
     /// n (n - step) (n - 2 step) …, so many factors.
@@ -198,8 +199,8 @@ impl Evaluator<'_> {
         }
         product *= word;
         if product.bits() > super::ratio::MOST_BITS {
-            return self.approximate(Some(Complex::real(Float::from_ratio(&Ratio::whole(product)))));
+            return self.approximate(Some(Complex::real(Float::from_ratio(&Ratio::large(product)))));
         }
-        Ok(Value::Exact(Ratio::whole(product)))
+        Ok(Value::Exact(Ratio::large(product)))
     }
 }

@@ -5,6 +5,11 @@
 //! precedes what it is for ("**18 vlogs for the 72 of the month**"), but for an equation or a label, whose end counts
 //! ("**Total: 6 + 1 = 7**"). The number of a compound ("the 8-pack") counts only where there is no other.
 
+use std::sync::LazyLock;
+
+use memchr::memchr2;
+use regex::Regex;
+
 use super::{Rung, lexer};
 
 /// What a thousands separator may look like beside a plain comma: kinds of space that do not break, and LaTeX's.
@@ -49,21 +54,13 @@ pub(super) fn is_sentence(text: &str) -> bool {
 
 /// The sentence behind the last word for "answer" with a colon, in languages other than the prompts'.
 fn announced(text: &str) -> Option<&str> {
-    const ANSWER: [&str; 12] = [
-        "Réponse",
-        "réponse",
-        "Antwort",
-        "Respuesta",
-        "respuesta",
-        "Risposta",
-        "Resposta",
-        "Ответ",
-        "答案",
-        "答え",
-        "الإجابة",
-        "Cevap",
-    ];
-    let after = ANSWER.iter().filter_map(|word| text.rfind(word).map(|at| at + word.len())).max()?;
+    // One search for all of them; none overlaps another.
+    static ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+        let words =
+            "Réponse|réponse|Antwort|Respuesta|respuesta|Risposta|Resposta|Ответ|答案|答え|الإجابة|Cevap";
+        Regex::new(words).expect("a pattern of our own is valid")
+    });
+    let after = ANSWER.find_iter(text).last()?.end();
     let sentence = text[after..].trim_start_matches([' ', '*']).strip_prefix([':', '：'])?;
     let line = sentence.trim_start().lines().next()?;
     let end = [". ", "。"].iter().filter_map(|stop| line.find(stop)).min().unwrap_or(line.len());
@@ -80,7 +77,7 @@ fn formulas(text: &str) -> Vec<&str> {
     const LONGEST: usize = 600;
     let mut spans = Vec::new();
     let mut at = 0;
-    while let Some(next) = text[at..].find(['$', '\\']) {
+    while let Some(next) = memchr2(b'$', b'\\', &text.as_bytes()[at..]) {
         let start = at + next;
         let rest = &text[start..];
         let (open, close) = match rest.as_bytes().get(..2) {
@@ -113,13 +110,11 @@ fn formulas(text: &str) -> Vec<&str> {
 
 /// Not empty, and without words outside of `\text`.
 fn is_mathematics(span: &str) -> bool {
+    const STYLES: [&str; 5] = ["\\text", "\\begin", "\\end", "\\operatorname", "\\math"];
     let mut rest = span;
     let mut plain = String::with_capacity(span.len());
-    while let Some(at) = ["\\text", "\\begin", "\\end", "\\operatorname", "\\math"]
-        .iter()
-        .filter_map(|style| rest.find(style))
-        .min()
-    {
+    let is_style = |text: &str| STYLES.iter().any(|style| text.starts_with(style));
+    while let Some((at, _)) = rest.match_indices('\\').find(|(at, _)| is_style(&rest[*at..])) {
         plain.push_str(&rest[..at]);
         let after = &rest[at + 1..];
         rest = lexer::group(&after[lexer::command_name(after).len()..]).1;

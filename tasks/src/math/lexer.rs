@@ -1,4 +1,6 @@
 //! The LaTeX or plain text of an answer, cut into tokens that say the same in fewer forms.
+use std::borrow::Cow;
+
 use super::Policy;
 use super::expression::{Function, Numeral};
 use super::numeral::{self, TooLarge};
@@ -6,34 +8,33 @@ use super::vocabulary::{IGNORED, MARKS, PLAIN_COMMANDS, PROSE, SHORT_WORDS, STYL
 
 /// A token, and whether a space stood before it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Token {
-    pub(super) kind: Kind,
+pub(super) struct Token<'t> {
+    pub(super) kind: Kind<'t>,
     pub(super) spaced: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum Kind<'t> {
     /// A number, and its digits where it has no point.
-    Number(Numeral, String),
+    Number(Numeral, &'t str),
     /// A variable of one letter.
     Letter(char),
     /// A word of prose.
-    Word(String),
+    Word(&'t str),
     /// A command or function by its name.
-    Command(String),
+    Command(&'t str),
     /// Signs and brackets; see [`MARKS`](super::vocabulary::MARKS) for what stands for what.
     Mark(char),
-    Begin(String),
+    Begin(&'t str),
     End,
     /// `\\`.
     RowEnd,
 }
 
-/// Cuts an answer into tokens. `grouping` says whether `1,234` is one number.
-pub(super) fn tokens(text: &str, policy: &Policy, grouping: bool) -> Result<Vec<Token>, TooLarge> {
-    let text = single_backslashes(text);
-    let mut lexer = Lexer { policy, grouping, tokens: Vec::new(), spaced: false };
-    lexer.read(&text, false, 0)?;
+/// Cuts an answer with [`single_backslashes`] into tokens. `grouping` says whether `1,234` is one number.
+pub(super) fn tokens<'t>(text: &'t str, policy: &Policy, grouping: bool) -> Result<Vec<Token<'t>>, TooLarge> {
+    let mut lexer = Lexer { policy, grouping, tokens: Vec::with_capacity(text.len().min(32)), spaced: false };
+    lexer.read(text, false, 0)?;
     Ok(lexer.tokens)
 }
 
@@ -43,7 +44,7 @@ pub(super) fn command_name(text: &str) -> &str {
 }
 
 /// Some sources double every backslash: `\\frac` for `\frac`, `\\\\` for a row's end.
-fn single_backslashes(text: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn single_backslashes(text: &str) -> Cow<'_, str> {
     const OFTEN: [&str; 26] = [
         "frac", "dfrac", "tfrac", "begin", "left", "right", "sqrt", "text", "boxed", "pi", "le", "leq", "ge",
         "geq", "cdot", "times", "infty", "pm", "cup", "in", "circ", "mathrm", "end", "quad", "sin", "cos",
@@ -66,15 +67,15 @@ fn single_backslashes(text: &str) -> std::borrow::Cow<'_, str> {
     out.into()
 }
 
-struct Lexer<'a> {
-    policy: &'a Policy,
+struct Lexer<'t, 'p> {
+    policy: &'p Policy,
     grouping: bool,
-    tokens: Vec<Token>,
+    tokens: Vec<Token<'t>>,
     spaced: bool,
 }
 
-impl Lexer<'_> {
-    fn push(&mut self, kind: Kind) {
+impl<'t> Lexer<'t, '_> {
+    fn push(&mut self, kind: Kind<'t>) {
         self.tokens.push(Token { kind, spaced: std::mem::take(&mut self.spaced) });
     }
 
@@ -82,7 +83,7 @@ impl Lexer<'_> {
         self.tokens.last().is_some_and(|token| token.kind == Kind::Mark(mark))
     }
 
-    fn read(&mut self, text: &str, prose: bool, depth: usize) -> Result<(), TooLarge> {
+    fn read(&mut self, text: &'t str, prose: bool, depth: usize) -> Result<(), TooLarge> {
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
             let after = &rest[c.len_utf8()..];
@@ -108,7 +109,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn mark<'t>(&mut self, c: char, after: &'t str) -> &'t str {
+    fn mark(&mut self, c: char, after: &'t str) -> &'t str {
         let pair = |second: char| after.strip_prefix(second);
         match c {
             c if c.is_whitespace() || c == '~' => self.spaced = true,
@@ -151,7 +152,7 @@ impl Lexer<'_> {
             '：' => self.push(Kind::Mark(':')),
             '²' | '³' => {
                 self.push(Kind::Mark('^'));
-                self.push(Kind::Number(Numeral::whole(if c == '²' { 2 } else { 3 }), String::new()));
+                self.push(Kind::Number(Numeral::whole(if c == '²' { 2 } else { 3 }), ""));
             }
             // A full stop.
             '.' => self.spaced = true,
@@ -168,28 +169,28 @@ impl Lexer<'_> {
         self.push(Kind::Mark('°'));
     }
 
-    fn letters<'t>(&mut self, rest: &'t str, prose: bool) -> &'t str {
+    fn letters(&mut self, rest: &'t str, prose: bool) -> &'t str {
+        const COMMON: [&str; 5] = ["and", "or", "percent", "percentage", "pct"];
         let end = rest.char_indices().find(|(_, c)| !c.is_alphabetic()).map_or(rest.len(), |(at, _)| at);
         let (run, after) = rest.split_at(end);
         let mut chars = run.chars();
         let first = chars.next().unwrap_or_default();
         if let Some(name) = greek(first).filter(|_| chars.clone().next().is_none()) {
-            self.push(Kind::Command(name.to_owned()));
+            self.push(Kind::Command(name));
             return after;
         }
         if chars.next().is_none() {
             self.push(match first {
-                'ℝ' => Kind::Command("reals".to_owned()),
-                c if prose => Kind::Word(c.to_string()),
+                'ℝ' => Kind::Command("reals"),
+                _ if prose => Kind::Word(run),
                 c => Kind::Letter(c),
             });
             return after;
         }
-        let lower = run.to_ascii_lowercase();
-        if matches!(lower.as_str(), "and" | "or" | "percent" | "percentage" | "pct") {
-            self.push(Kind::Word(lower));
+        if let Some(common) = COMMON.iter().find(|word| word.eq_ignore_ascii_case(run)) {
+            self.push(Kind::Word(common));
         } else if prose {
-            self.push(Kind::Word(run.to_owned()));
+            self.push(Kind::Word(run));
         } else if let Some((_, mark)) = MARKS
             .iter()
             .find(|(name, _)| *name == run && PLAIN_COMMANDS.contains(&run))
@@ -197,7 +198,7 @@ impl Lexer<'_> {
         {
             self.push(Kind::Mark(*mark));
         } else if Function::named(run).is_some() || PLAIN_COMMANDS.contains(&run) && run != "in" {
-            self.push(Kind::Command(run.to_owned()));
+            self.push(Kind::Command(run));
         } else if UNITS.contains(&run)
             || SHORT_WORDS.contains(&run)
             || run.chars().count() > 3
@@ -212,20 +213,20 @@ impl Lexer<'_> {
     }
 
     /// `sinx`, or a word.
-    fn function_and_letters(&mut self, run: &str) {
+    fn function_and_letters(&mut self, run: &'t str) {
         const PREFIXES: [&str; 7] = ["sqrt", "arctan", "sin", "cos", "tan", "log", "exp"];
         let split = PREFIXES.iter().find_map(|name| Some((*name, run.strip_prefix(name)?)));
         match split {
             Some((name, argument)) if argument.chars().count() == 1 => {
-                self.push(Kind::Command(name.to_owned()));
+                self.push(Kind::Command(name));
                 self.push(Kind::Letter(argument.chars().next().unwrap_or_default()));
             }
-            _ => self.push(Kind::Word(run.to_owned())),
+            _ => self.push(Kind::Word(run)),
         }
     }
 
     /// What follows a backslash; gives what follows the command.
-    fn command<'t>(&mut self, rest: &'t str, prose: bool, depth: usize) -> Result<&'t str, TooLarge> {
+    fn command(&mut self, rest: &'t str, prose: bool, depth: usize) -> Result<&'t str, TooLarge> {
         let mut name = command_name(rest);
         if name.is_empty() {
             let Some(symbol) = rest.chars().next() else { return Ok(rest) };
@@ -235,7 +236,7 @@ impl Lexer<'_> {
                 '}' => self.push(Kind::Mark('⦄')),
                 '%' => self.push(Kind::Mark('%')),
                 '|' => self.push(Kind::Mark('|')),
-                '&' => self.push(Kind::Word("and".to_owned())),
+                '&' => self.push(Kind::Word("and")),
                 ',' | ';' | ':' | ' ' | '>' | '\n' => self.spaced = true,
                 _ => {}
             }
@@ -260,7 +261,7 @@ impl Lexer<'_> {
         if name == "mathbb" {
             let (content, rest) = group(after);
             match content.trim() {
-                "R" => self.push(Kind::Command("reals".to_owned())),
+                "R" => self.push(Kind::Command("reals")),
                 other => self.push(Kind::Letter(match other {
                     "Z" => 'ℤ',
                     "N" => 'ℕ',
@@ -280,7 +281,7 @@ impl Lexer<'_> {
                 if matches!(environment, "array" | "tabular") {
                     rest = group(rest).1;
                 }
-                self.push(Kind::Begin(environment.to_owned()));
+                self.push(Kind::Begin(environment));
                 rest
             }
             "end" => {
@@ -322,8 +323,8 @@ impl Lexer<'_> {
         })
     }
 
-    fn plain_command<'t>(&mut self, name: &str, after: &'t str) -> &'t str {
-        self.push(Kind::Command(name.to_owned()));
+    fn plain_command(&mut self, name: &'t str, after: &'t str) -> &'t str {
+        self.push(Kind::Command(name));
         after
     }
 
@@ -333,25 +334,19 @@ impl Lexer<'_> {
             && self.tokens[self.tokens.len() - 2..].iter().map(|token| &token.kind).eq(marks.iter())
     }
 
-    fn styled<'t>(
-        &mut self,
-        name: &str,
-        after: &'t str,
-        prose: bool,
-        depth: usize,
-    ) -> Result<&'t str, TooLarge> {
+    fn styled(&mut self, name: &str, after: &'t str, prose: bool, depth: usize) -> Result<&'t str, TooLarge> {
         let (content, rest) = group(after.strip_prefix('*').unwrap_or(after));
         let content = content.trim();
         let letters = content.chars().count() > 1 && content.chars().all(char::is_alphabetic);
         if name == "operatorname" && Function::named(content).is_some() {
-            self.push(Kind::Command(content.to_owned()));
+            self.push(Kind::Command(content));
         } else if letters && matches!(name, "mathrm" | "operatorname" | "mathsf") {
             self.spaced = true;
-            self.push(Kind::Word(content.to_owned()));
+            self.push(Kind::Word(content));
         } else if name == "mathrm" && content.len() == 1 && "mgslhJNWKVACLT".contains(content) {
             // Upright single letters are units where they follow a number.
             self.spaced = true;
-            self.push(Kind::Word(content.to_owned()));
+            self.push(Kind::Word(content));
         } else if depth < 16 {
             self.read(content, prose, depth + 1)?;
         } else {
@@ -360,7 +355,7 @@ impl Lexer<'_> {
         Ok(rest)
     }
 
-    fn argument<'t>(&mut self, after: &'t str, prose: bool, depth: usize) -> Result<&'t str, TooLarge> {
+    fn argument(&mut self, after: &'t str, prose: bool, depth: usize) -> Result<&'t str, TooLarge> {
         let (content, rest) = group(after);
         self.spaced = true;
         if depth < 16 {

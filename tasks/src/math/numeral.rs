@@ -1,15 +1,15 @@
 //! Numbers as people and models write them: thousands set apart, decimals that recur, powers of ten.
-use num_bigint::BigInt;
+use std::borrow::Cow;
 
 use super::expression::Numeral;
 use super::ratio::Ratio;
 
 /// A number at the start of a text.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct Read<'a> {
     pub(super) numeral: Numeral,
     /// Its digits and point, where it is nothing else.
-    pub(super) digits: String,
+    pub(super) digits: &'a str,
     /// The bytes it takes.
     pub(super) length: usize,
 }
@@ -23,18 +23,20 @@ const SEPARATORS: [&str; 12] =
 pub(super) struct TooLarge;
 
 /// Reads the number that begins the text, if one does.
-pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge> {
-    if let Some(c) = text.chars().next().filter(|c| matches!(c, '½' | '¼' | '¾' | '⅓' | '⅔')) {
-        let (numerator, denominator) = match c {
-            '½' => (1, 2),
-            '¼' => (1, 4),
-            '¾' => (3, 4),
-            '⅓' => (1, 3),
-            _ => (2, 3),
-        };
-        let value = Ratio::new(BigInt::from(numerator), BigInt::from(denominator)).ok_or(TooLarge)?;
+pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read<'_>>, TooLarge> {
+    let Some(c) = text.chars().next() else { return Ok(None) };
+    let fraction = match c {
+        '0'..='9' | '.' => None,
+        '½' => Ratio::quotient(1, 2),
+        '¼' => Ratio::quotient(1, 4),
+        '¾' => Ratio::quotient(3, 4),
+        '⅓' => Ratio::quotient(1, 3),
+        '⅔' => Ratio::quotient(2, 3),
+        _ => return Ok(None),
+    };
+    if let Some(value) = fraction {
         let numeral = Numeral { value, decimals: 0, grouped: false, plain: false };
-        return Ok(Some(Read { numeral, digits: String::new(), length: c.len_utf8() }));
+        return Ok(Some(Read { numeral, digits: "", length: c.len_utf8() }));
     }
     let digits_at =
         |at: usize| text.as_bytes()[at.min(text.len())..].iter().take_while(|b| b.is_ascii_digit()).count();
@@ -43,16 +45,18 @@ pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge>
     if first == 0 && !begins_with_point {
         return Ok(None);
     }
-    let mut digits = text[..first].to_owned();
+    let mut digits = Cow::Borrowed(&text[..first]);
     let mut at = first;
     let mut grouped = false;
-    if grouping && (1..=3).contains(&first) && !digits.starts_with('0') {
+    // A look at the next byte spares most numbers the search for a separator.
+    let may_group = || matches!(text.as_bytes().get(first), Some(b',' | b'{' | b'\\' | b' ' | 0x80..));
+    if grouping && (1..=3).contains(&first) && !digits.starts_with('0') && may_group() {
         let separator = SEPARATORS.iter().find(|separator| is_group(&text[at..], separator, &digits_at, at));
         while let Some(separator) =
             separator.filter(|separator| is_group(&text[at..], separator, &digits_at, at))
         {
             at += separator.len();
-            digits.push_str(&text[at..at + 3]);
+            digits.to_mut().push_str(&text[at..at + 3]);
             at += 3;
             grouped = true;
         }
@@ -63,10 +67,10 @@ pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge>
     if has_point {
         at += 1;
         let places = digits_at(at);
-        digits.push_str(&text[at..at + places]);
+        digits.to_mut().push_str(&text[at..at + places]);
         at += places;
         if let Some((period, length)) = bar(&text[at..]) {
-            digits.push_str(period);
+            digits.to_mut().push_str(period);
             recurring = period.len();
             at += length;
         } else if let Some(length) = ellipsis(&text[at..]) {
@@ -87,7 +91,7 @@ pub(super) fn read(text: &str, grouping: bool) -> Result<Option<Read>, TooLarge>
     let decimals = if recurring == 0 && (has_point || exponent_length > 0) { significant.max(1) } else { 0 };
     let numeral = Numeral { value, decimals, grouped, plain };
     let as_written = !grouped && recurring == 0 && exponent_length == 0;
-    let digits = if as_written { text[..at].to_owned() } else { String::new() };
+    let digits = if as_written { &text[..at] } else { "" };
     Ok(Some(Read { numeral, digits, length: at + exponent_length }))
 }
 
@@ -132,13 +136,14 @@ fn period(decimals: &str) -> usize {
 /// The value of digits of which `places` stand behind the point and the last `recurring` recur.
 fn value_of(digits: &str, places: usize, recurring: usize) -> Option<Ratio> {
     let all = Ratio::from_digits(digits)?;
+    let ten_to = |places: usize| Ratio::ten_to(places.try_into().ok()?);
     if recurring == 0 {
-        return Ratio::whole(all).over(&Ratio::ten_to(places)?);
+        return all.over(&ten_to(places)?);
     }
     // a.bccc… = (abc - ab) / (10^places - 10^(places - recurring)).
-    let before = Ratio::from_digits(&digits[..digits.len() - recurring]).unwrap_or_default();
-    let bottom = Ratio::ten_to(places)?.plus(&Ratio::ten_to(places - recurring)?.negative())?;
-    Ratio::whole(all - before).over(&bottom)
+    let before = Ratio::from_digits(&digits[..digits.len() - recurring]).unwrap_or(Ratio::whole(0));
+    let bottom = ten_to(places)?.plus(&ten_to(places - recurring)?.negative())?;
+    all.plus(&before.negative())?.over(&bottom)
 }
 
 /// The exponent of `e3`, `E-3`, and the bytes it takes.

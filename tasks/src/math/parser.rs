@@ -36,7 +36,7 @@ const JOINING: [&str; 17] = [
 ];
 
 pub(super) struct Parser<'a> {
-    pub(super) tokens: Vec<Token>,
+    pub(super) tokens: Vec<Token<'a>>,
     pub(super) at: usize,
     pub(super) policy: &'a Policy,
     depth: usize,
@@ -48,18 +48,18 @@ pub(super) struct Parser<'a> {
 }
 
 /// Reads a whole answer.
-pub(super) fn parse(tokens: Vec<Token>, policy: &Policy) -> Parsed {
+pub(super) fn parse<'a>(tokens: Vec<Token<'a>>, policy: &'a Policy) -> Parsed {
     let mut parser = Parser { tokens, at: 0, policy, depth: 0, chained: 0, bars: 0, reversed: false };
     let node = parser.list()?;
     if parser.at < parser.tokens.len() { Err(Stop::NotMathematics) } else { Ok(node) }
 }
 
-impl Parser<'_> {
-    pub(super) fn peek(&self) -> Option<&Kind> {
+impl<'a> Parser<'a> {
+    pub(super) fn peek(&self) -> Option<&Kind<'a>> {
         self.tokens.get(self.at).map(|token| &token.kind)
     }
 
-    pub(super) fn peek_at(&self, ahead: usize) -> Option<&Kind> {
+    pub(super) fn peek_at(&self, ahead: usize) -> Option<&Kind<'a>> {
         self.tokens.get(self.at + ahead).map(|token| &token.kind)
     }
 
@@ -80,7 +80,7 @@ impl Parser<'_> {
         if self.take(mark) { Ok(()) } else { Err(Stop::NotMathematics) }
     }
 
-    pub(super) fn word(&self) -> Option<&str> {
+    pub(super) fn word(&self) -> Option<&'a str> {
         match self.peek() {
             Some(Kind::Word(word)) => Some(word),
             _ => None,
@@ -107,10 +107,8 @@ impl Parser<'_> {
     /// A separator of items; whether it is "or".
     fn separator(&mut self) -> Option<bool> {
         let or = match self.peek()? {
-            Kind::Mark(',' | ';' | '∧') | Kind::RowEnd => false,
-            Kind::Mark('∨') => true,
-            Kind::Word(word) if word == "and" => false,
-            Kind::Word(word) if word == "or" => true,
+            Kind::Mark(',' | ';' | '∧') | Kind::RowEnd | Kind::Word("and") => false,
+            Kind::Mark('∨') | Kind::Word("or") => true,
             _ => return None,
         };
         self.at += 1;
@@ -165,8 +163,7 @@ impl Parser<'_> {
             sides.push(if self.word().is_some() { self.words()? } else { self.joined()? });
         }
         if relations.first() == Some(&Relation::Other("≡"))
-            && let Some(Kind::Command(name)) = self.peek()
-            && matches!(name.as_str(), "pmod" | "mod" | "bmod")
+            && let Some(Kind::Command("pmod" | "mod" | "bmod")) = self.peek()
         {
             self.at += 1;
             relations.push(Relation::Other("mod"));
@@ -236,18 +233,16 @@ impl Parser<'_> {
         let mut opened = 0_u32;
         loop {
             match self.peek() {
-                Some(Kind::Word(word)) if matches!(word.as_str(), "and" | "or") => break,
-                Some(Kind::Word(word))
-                    if JOINING.contains(&word.as_str()) && !matches!(value, Node::Number(_)) =>
-                {
+                Some(Kind::Word("and" | "or")) => break,
+                Some(Kind::Word(word)) if JOINING.contains(word) && !matches!(value, Node::Number(_)) => {
                     return Err(Stop::NotMathematics);
                 }
-                Some(Kind::Word(word)) if unit.is_empty() && JOINING.contains(&word.as_str()) => {
+                Some(Kind::Word(word)) if unit.is_empty() && JOINING.contains(word) => {
                     return Err(Stop::NotMathematics);
                 }
                 Some(Kind::Word(word)) => {
                     if let Some(power) = scale(word).filter(|_| unit.is_empty()) {
-                        let ten = Node::Number(super::expression::Numeral::whole(10_u64.pow(power)));
+                        let ten = Node::Number(super::expression::Numeral::whole(10_i64.pow(power)));
                         value = Node::Multiply(vec![value, ten]);
                     } else {
                         if !unit.is_empty() && !unit.ends_with('/') {
@@ -270,7 +265,7 @@ impl Parser<'_> {
                         }
                         _ => return Err(Stop::NotMathematics),
                     };
-                    unit.push_str(&format!("^{}", number.value.numerator));
+                    unit.push_str(&format!("^{}", number.value.numerator()));
                     self.at += length;
                 }
                 Some(Kind::Mark('/' | '*')) if !unit.is_empty() => unit.push('/'),
@@ -370,11 +365,9 @@ impl Parser<'_> {
                 self.chain()?;
                 let over = product_of(std::mem::take(&mut factors));
                 factors.push(Node::Divide(Box::new(over), Box::new(divisor)));
-            } else if let Some(Kind::Command(name)) = self.peek()
-                && matches!(name.as_str(), "choose" | "over")
-            {
+            } else if let Some(Kind::Command(name @ ("choose" | "over"))) = self.peek() {
                 // `{10 \choose 3}`, `{1 \over 2}`.
-                let choose = name == "choose";
+                let choose = *name == "choose";
                 self.at += 1;
                 let (top, bottom) = (product_of(factors), self.nested(Self::product)?);
                 return Ok(if choose {
@@ -408,9 +401,7 @@ impl Parser<'_> {
             Some(Kind::Number(..)) => !after_number || self.peek_at(1) == Some(&Kind::Mark('^')),
             Some(Kind::Letter('U')) => !matches!(before, Some(Node::Sequence { .. } | Node::Set(_))),
             Some(Kind::Letter(_)) => !(after_number && self.is_unit_letter()),
-            Some(Kind::Command(name)) => {
-                !matches!(name.as_str(), "pmod" | "mod" | "bmod" | "choose" | "over")
-            }
+            Some(Kind::Command(name)) => !matches!(*name, "pmod" | "mod" | "bmod" | "choose" | "over"),
             Some(Kind::Mark('[')) => !self.reversed,
             Some(Kind::Mark('(')) => !matches!(self.peek_at(1), Some(Kind::Word(_))),
             Some(Kind::Mark('|')) => self.bars == 0,

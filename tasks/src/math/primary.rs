@@ -13,7 +13,7 @@ impl Parser<'_> {
         match token.kind.clone() {
             Kind::Number(numeral, digits) => {
                 self.at += 1;
-                self.number(numeral, &digits)
+                self.number(numeral, digits)
             }
             Kind::Letter(letter) => {
                 self.at += 1;
@@ -21,7 +21,7 @@ impl Parser<'_> {
             }
             Kind::Command(name) => {
                 self.at += 1;
-                self.command(&name)
+                self.command(name)
             }
             Kind::Mark(mark) => {
                 self.at += 1;
@@ -29,7 +29,7 @@ impl Parser<'_> {
             }
             Kind::Begin(environment) => {
                 self.at += 1;
-                self.matrix(&environment)
+                self.matrix(environment)
             }
             Kind::Word(_) | Kind::End | Kind::RowEnd => Err(Stop::NotMathematics),
         }
@@ -46,7 +46,7 @@ impl Parser<'_> {
         }
         let begin = self.at;
         let fraction = match self.peek() {
-            Some(Kind::Command(name)) if name == "frac" => {
+            Some(Kind::Command("frac")) => {
                 self.at += 1;
                 let (top, bottom) = (self.argument()?, self.argument()?);
                 Some((top, bottom))
@@ -69,7 +69,7 @@ impl Parser<'_> {
             return Ok(Node::Number(numeral));
         };
         // `2 \frac{5}{3}` is a product, if anything.
-        let proper = top.plain && bottom.plain && top.value.numerator < bottom.value.numerator;
+        let proper = top.plain && bottom.plain && top.value.numerator() < bottom.value.numerator();
         let mixed = top.value.over(&bottom.value).and_then(|part| part.plus(&numeral.value));
         match mixed {
             Some(value) if proper && self.policy.mixed_numbers => {
@@ -183,10 +183,9 @@ impl Parser<'_> {
             && digits.bytes().all(|byte| byte.is_ascii_digit())
         {
             let (first, rest) = digits.split_at(1);
-            let numeral = |digits: &str| Ratio::from_digits(digits).map(Numeral::whole).ok_or(Stop::TooDeep);
+            let numeral = |digits: &str| Ratio::from_digits(digits).map(Numeral::of).ok_or(Stop::TooDeep);
             let node = Node::Number(numeral(first)?);
-            self.tokens[self.at] =
-                Token { kind: Kind::Number(numeral(rest)?, rest.to_owned()), spaced: false };
+            self.tokens[self.at] = Token { kind: Kind::Number(numeral(rest)?, rest), spaced: false };
             return Ok(node);
         }
         self.nested(Self::primary)
@@ -383,7 +382,7 @@ impl Parser<'_> {
             // `(204)_5`.
             Node::Number(numeral) if self.mark() == Some('_') && numeral.plain => {
                 self.at += 1;
-                self.base(&numeral.value.numerator.to_string())
+                self.base(&numeral.value.numerator().to_string())
             }
             one if (open, close) == ('(', ')') || (open, close) == ('[', ']') => match one {
                 // Rows in brackets are a matrix in plain text: [[1, 2], [3, 4]].

@@ -41,8 +41,13 @@ pub(super) fn strip(answer: &str) -> String {
     // For each open brace, whether it belongs to a style command and falls away with it.
     let mut braces: Vec<bool> = Vec::new();
     let mut rest = answer;
-    while let Some(character) = rest.chars().next() {
-        rest = &rest[character.len_utf8()..];
+    // Nearly all characters stay, so they are taken by the run.
+    while let Some(at) = rest.find(is_typesetting) {
+        let (run, marked) = rest.split_at(at);
+        text.push_str(run);
+        let mut characters = marked.chars();
+        let Some(character) = characters.next() else { break };
+        rest = characters.as_str();
         match character {
             '\\' => rest = strip_command(rest, &mut text, &mut braces),
             '{' if rest.starts_with(",}") => {
@@ -54,17 +59,40 @@ pub(super) fn strip(answer: &str) -> String {
                 text.push('{');
             }
             // An exponent stays with its unit: `\text{cm}^2`.
-            '}' if braces.pop() == Some(true) => text.push_str(if rest.starts_with('^') { "" } else { " " }),
-            '}' => text.push('}'),
-            // Signs of currencies have a block of their own, but for the oldest.
-            '$' | '¢'..='¥' | '\u{20a0}'..='\u{20cf}' | '°' | '~' => {}
+            '}' => match braces.pop() {
+                Some(true) if rest.starts_with('^') => {}
+                Some(true) => space(&mut text),
+                _ => text.push('}'),
+            },
             '−' | '–' => text.push('-'),
             '×' | '·' => text.push('*'),
-            character if character.is_whitespace() => text.push(' '),
-            character => text.push(character),
+            character if character.is_whitespace() => space(&mut text),
+            _ => {}
         }
     }
-    tidy(&text)
+    text.push_str(rest);
+    // No full stop or comma at the end.
+    while text.ends_with(['.', ',', ' ', ';']) || (text.ends_with('\\') && !text.ends_with("\\\\")) {
+        text.pop();
+    }
+    text
+}
+
+/// Whether a character does not stay as it is.
+fn is_typesetting(character: char) -> bool {
+    match character {
+        '\\' | '{' | '}' | '$' | '~' | '°' | '−' | '–' | '×' | '·'
+        // Signs of currencies have a block of their own, but for the oldest.
+        | '¢'..='¥' | '\u{20a0}'..='\u{20cf}' => true,
+        character => character.is_whitespace(),
+    }
+}
+
+/// One space between words, none before them.
+fn space(text: &mut String) {
+    if !text.is_empty() && !text.ends_with(' ') {
+        text.push(' ');
+    }
 }
 
 /// Handles what follows a backslash and gives what follows the command.
@@ -76,7 +104,7 @@ fn strip_command<'a>(rest: &'a str, text: &mut String, braces: &mut Vec<bool>) -
             let Some(symbol) = rest.chars().next() else { return rest };
             match symbol {
                 // `\,` and `\!` separate digits; the others separate words. `\(` and `\[` delimit.
-                ',' | ';' | ':' | ' ' => text.push(' '),
+                ',' | ';' | ':' | ' ' => space(text),
                 '!' | '(' | ')' | '[' | ']' | '$' => {}
                 '%' => text.push('%'),
                 // A brace that is part of the answer, as in a set, is kept escaped.
@@ -90,13 +118,13 @@ fn strip_command<'a>(rest: &'a str, text: &mut String, braces: &mut Vec<bool>) -
         name if STYLES.contains(&name) => match after.trim_start().strip_prefix('{') {
             Some(inside) => {
                 braces.push(true);
-                text.push(' ');
+                space(text);
                 inside
             }
             None => after,
         },
         name if SPACING.contains(&name) => {
-            text.push(' ');
+            space(text);
             after
         }
         "dfrac" | "tfrac" | "cfrac" | "frac" => {
@@ -129,16 +157,6 @@ fn strip_command<'a>(rest: &'a str, text: &mut String, braces: &mut Vec<bool>) -
             after
         }
     }
-}
-
-/// Single spaces, no full stop or comma at the end.
-fn tidy(text: &str) -> String {
-    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
-    let mut text = words.join(" ");
-    while text.ends_with(['.', ',', ' ', ';']) || (text.ends_with('\\') && !text.ends_with("\\\\")) {
-        text.pop();
-    }
-    text
 }
 
 #[cfg(test)]

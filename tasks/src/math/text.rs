@@ -19,6 +19,11 @@ const NO_SOLUTION: [&str; 12] = [
 
 /// Words in lower case without a leading article; the letter of a choice without its parentheses.
 pub(super) fn words(text: &str) -> Option<Form> {
+    // Most answers are mathematics, which the first digit or sign tells.
+    let is_wordlike = |byte: u8| byte.is_ascii_alphabetic() || !byte.is_ascii() || b" -'()".contains(&byte);
+    if !text.bytes().all(is_wordlike) {
+        return None;
+    }
     let text = text.to_lowercase();
     let inner = text.strip_prefix('(').and_then(|text| text.strip_suffix(')')).unwrap_or(&text).trim();
     let text = if inner.chars().count() == 1 { inner } else { text.as_str() };
@@ -55,7 +60,7 @@ pub(super) fn choice(text: &str) -> Option<(String, &str)> {
     let after = rest[1..].trim_start();
     let mark = after.chars().next()?;
     let closes = mark == ')' || !open && matches!(mark, '.' | ':');
-    let behind = &after[1.min(after.len())..];
+    let behind = &after[mark.len_utf8()..];
     let content = behind.trim_start_matches(['.', ':']).trim();
     let joined = ["and", "or", ","].iter().any(|join| content.starts_with(join));
     // `C.5` is no choice, `(C) 5` and `C) 5` are.
@@ -65,6 +70,9 @@ pub(super) fn choice(text: &str) -> Option<(String, &str)> {
 
 /// `3:30`, `08:34 P.M.`, `12:00:05`.
 pub(super) fn time(text: &str) -> Option<(u32, Option<bool>)> {
+    if !text.contains(':') && !text.trim_end_matches(['.', ' ']).ends_with(['m', 'M']) {
+        return None;
+    }
     let text = text.to_lowercase().replace(['.', ' '], "");
     let (digits, half) = if let Some(rest) = text.strip_suffix("am") {
         (rest, Some(false))
@@ -110,6 +118,7 @@ mod tests {
         assert_eq!(choice("(A, B)"), None);
         assert_eq!(choice("C"), None);
         assert_eq!(choice("(C)"), None);
+        assert_eq!(choice("E√"), None);
     }
 
     #[test]

@@ -1,6 +1,4 @@
 //! Values of expressions: exact where they are rational and small, else to 192 bits.
-use num_traits::ToPrimitive;
-
 use super::complex::Complex;
 use super::float::{AGREEMENT, Float};
 use super::ratio::Ratio;
@@ -63,7 +61,7 @@ impl Value {
     /// Digits, for work to be paid by.
     pub(super) fn bits(&self) -> u64 {
         match self {
-            Self::Exact(ratio) => ratio.numerator.bits() + ratio.denominator.bits(),
+            Self::Exact(ratio) => ratio.bits().0 + ratio.bits().1,
             Self::Approximate(_) => 0,
         }
     }
@@ -72,11 +70,11 @@ impl Value {
     pub(super) fn spelled(&self) -> String {
         if let Some(ratio) = self.exact() {
             // Thousands of digits are written faster in base 16.
-            let is_long = ratio.numerator.bits() + ratio.denominator.bits() > 1024;
+            let is_long = ratio.bits().0 + ratio.bits().1 > 1024;
             return if is_long {
-                format!("{:#x}/{:#x}", ratio.numerator, ratio.denominator)
+                format!("{:#x}/{:#x}", ratio.numerator(), ratio.denominator())
             } else {
-                format!("{}/{}", ratio.numerator, ratio.denominator)
+                ratio.to_string()
             };
         }
         let complex = self.to_complex();
@@ -85,7 +83,7 @@ impl Value {
         let grid = real.magnitude().max(imaginary.magnitude()) - AGREEMENT.cast_signed();
         let part = |number: &Float| {
             if let Some(ratio) = number.rational() {
-                return format!("{}/{}", ratio.numerator, ratio.denominator);
+                return ratio.to_string();
             }
             let (mantissa, exponent) = number.rounded(grid);
             format!("~{mantissa}*2^{exponent}")
@@ -96,10 +94,10 @@ impl Value {
     /// What people read: some digits of it.
     pub(super) fn shown(&self) -> String {
         if let Some(ratio) = self.exact() {
-            let text = ratio.numerator.to_string();
+            let text = ratio.numerator().to_string();
             let text =
                 if text.len() > 40 { format!("{}… ({} digits)", &text[..20], text.len()) } else { text };
-            return if ratio.is_whole() { text } else { format!("{text}/{}", ratio.denominator) };
+            return if ratio.is_whole() { text } else { format!("{text}/{}", ratio.denominator()) };
         }
         let complex = self.to_complex();
         let part = |number: &Float| number.shown();
@@ -113,8 +111,8 @@ impl Value {
     /// A small whole exponent.
     pub(super) fn small_exponent(&self) -> Option<i64> {
         match self {
-            Self::Exact(ratio) if ratio.is_whole() => ratio.numerator.to_i64(),
-            _ => None,
+            Self::Exact(ratio) => ratio.to_i64(),
+            Self::Approximate(_) => None,
         }
     }
 }
