@@ -3,22 +3,25 @@
 //! The model directory carries `training/loss.jsonl` and `training/summary.json`: what was trained on and how far the loss
 //! fell, never how long it took.
 
+mod course;
 mod embedded;
+mod external;
 mod kept;
 mod log;
 mod packs;
 mod params;
 pub mod visits;
 
-use std::path::Path;
-
 use dag_engine::task::{
-    ArtifactType, Estimate, EstimateInputs, Fault, Ports, Resources, Task, TaskCx, TaskError,
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileKind, FileRef, Missing, Ports, Resources,
+    Task, TaskCx, TaskError,
 };
-use dag_lm::tokenizer::Tokenizer;
 
 use params::Size;
-pub use params::{Auto, Lora, Optimizer, Params, Recompute, Run, Schedule};
+pub use params::{
+    Auto, Backend, DataForm, Lora, Optimizer, Parallel, Params, Precision, Recompute, Run, Schedule,
+    StopSignal, Trainer,
+};
 
 /// The task kind.
 pub struct Train;
@@ -46,8 +49,28 @@ impl Task for Train {
         true
     }
 
-    fn resources(_: &Params) -> Resources {
-        Resources { cpus: 2, ..Resources::default() }
+    fn files(params: &Params) -> Vec<FileRef> {
+        let file =
+            |pointer: String, path: &String| FileRef { pointer, pattern: path.clone(), kind: FileKind::File };
+        let Some(trainer) = &params.trainer else { return Vec::new() };
+        let script = trainer.script.iter().map(|path| file("/trainer/script".to_owned(), path));
+        let others = trainer.files.iter().map(|(name, path)| file(format!("/trainer/files/{name}"), path));
+        script.chain(others).collect()
+    }
+
+    fn resources(params: &Params) -> Resources {
+        match params.backend {
+            Backend::Embedded => Resources { cpus: 2, ..Resources::default() },
+            Backend::Torchrun => Resources::default(),
+            Backend::Nemo => Resources { gpus: 1, ..Resources::default() },
+        }
+    }
+
+    fn preflight(params: &Params, run: &Run, environment: &dyn Environment) -> Vec<Missing> {
+        match params.backend {
+            Backend::Embedded => Vec::new(),
+            Backend::Torchrun | Backend::Nemo => external::preflight(run, environment),
+        }
     }
 
     fn estimate(params: &Params, inputs: &EstimateInputs) -> Estimate {
@@ -62,23 +85,12 @@ impl Task for Train {
     }
 
     fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
-        embedded::run(params, cx)
+        let run: Run = cx.run_options()?;
+        match params.backend {
+            Backend::Embedded => embedded::run(params, &run, cx),
+            Backend::Torchrun | Backend::Nemo => external::run(params, &run, cx),
+        }
     }
-}
-
-/// The packs hold ids: under another vocabulary they would mean other text.
-fn check_tokenizer(base: &Path, packs: &Path) -> Result<(), TaskError> {
-    let digest = |path: &Path| {
-        Tokenizer::load(path)
-            .map(|tokenizer| tokenizer.digest())
-            .map_err(|error| TaskError::input(path, None, error.to_string()))
-    };
-    if digest(base)? == digest(packs)? {
-        return Ok(());
-    }
-    Err(TaskError::failed(
-        "the packs were made with another tokenizer than the base model's; pack with `tokenizer:` of this base",
-    ))
 }
 
 #[cfg(test)]

@@ -5,38 +5,27 @@ use std::path::Path;
 use dag_engine::task::{TaskCx, TaskError};
 use dag_lm::device::Device;
 use dag_lm::model::{Config, Places};
-use dag_lm::tokenizer::Tokenizer;
 use dag_lm::train::{self, Trainer};
 
+use super::course::Course;
 use super::kept::Kept;
 use super::log::{Log, summary, write_training};
-use super::packs::Packs;
 use super::params::{Params, Run};
-use crate::records::draw;
 
 /// Parameters above which a CPU is no place to train: some hours at the sizes this runtime is made for.
 const MOST_ON_A_CPU: u64 = 200_000_000;
 
+/// What is said of a base above that, and what to do about it.
+pub(super) const TOO_LARGE: &str =
+    "the embedded trainer is for models up to 200 million parameters; this base is larger";
+pub(super) const CHOOSE: &str =
+    "choose `backend: nemo` or `backend: torchrun`, which train on GPUs from the same packs";
+
 /// Trains on the threads of this machine.
-pub(super) fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
-    let run: Run = cx.run_options()?;
-    let base = cx.input("base")?.path.clone();
-    let packs = cx.input("packs")?.path.clone();
-    check_size(&base)?;
-    super::check_tokenizer(&base, &packs)?;
-    let mut packs = Packs::open(&packs, cx)?;
-    let seed = draw(cx.seed(), params.seed);
-    let steps = params.steps(packs.size()).ok_or_else(|| {
-        TaskError::failed("the packs do not tell their tokens and examples; say `steps` or `epochs` instead")
-    })?;
-    let config = params.config(steps, seed);
+pub(super) fn run(params: &Params, run: &Run, cx: &mut TaskCx) -> Result<(), TaskError> {
+    check_size(&cx.input("base")?.path)?;
+    let Course { base, tokenizer, mut packs, seed, config } = Course::of(params, cx)?;
     let failed = |error: train::TrainError| TaskError::failed(error.to_string());
-    if let Some(step) = params.keep.iter().find(|&&step| step >= config.steps) {
-        let what = format!("step {step} is to be kept, and there are {} steps", config.steps);
-        return Err(TaskError::failed(what));
-    }
-    let tokenizer =
-        Tokenizer::load(&base).map_err(|error| TaskError::input(&base, None, error.to_string()))?;
     let device = Device::Cpu { threads: cx.threads().max(1) };
     let mut trainer = Trainer::new(&base, &config, &device).map_err(failed)?;
     let mut log = Log::open(cx.scratch())?;
@@ -83,8 +72,10 @@ pub(super) fn run(params: &Params, cx: &mut TaskCx) -> Result<(), TaskError> {
     trainer.save_model(&folder).map_err(failed)?;
     tokenizer.save(&folder).map_err(|error| TaskError::failed(error.to_string()))?;
     kept.hand_over(cx)?;
-    let summary = summary(params, &config, trainer.position(), &packs, &log);
-    write_training(&folder.join("training"), &summary, &log)?;
+    let losses: Vec<f64> = log.steps.iter().map(|stats| stats.loss).collect();
+    let loss_tokens = log.steps.iter().map(|stats| stats.loss_tokens).sum();
+    let summary = summary(params, &config, trainer.position(), &packs, &losses, loss_tokens);
+    write_training(&folder.join("training"), &summary, log.text()?)?;
     for name in ["steps", "epochs", "loss_tokens", "final_loss"] {
         cx.metric(name, summary[name].clone());
     }
@@ -97,8 +88,5 @@ fn check_size(base: &Path) -> Result<(), TaskError> {
     if Places::new(&config).total() as u64 <= MOST_ON_A_CPU {
         return Ok(());
     }
-    Err(TaskError::Missing {
-        what: "the embedded trainer is for models up to 200 million parameters; this base is larger".into(),
-        help: "train it with a trainer of the field as a `command` on the same packs, on GPUs".into(),
-    })
+    Err(TaskError::Missing { what: TOO_LARGE.into(), help: CHOOSE.into() })
 }

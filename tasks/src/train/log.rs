@@ -59,42 +59,42 @@ impl Log {
     }
 }
 
-/// What was trained on and how far the loss fell.
+/// What was trained on and how far the loss fell, told by the loss of every step.
 pub(super) fn summary(
     params: &Params,
     config: &TrainConfig,
     position: Position,
     packs: &Packs,
-    log: &Log,
+    losses: &[f64],
+    loss_tokens: u64,
 ) -> Value {
-    let mean =
-        |steps: &[StepStats]| steps.iter().map(|stats| stats.loss).sum::<f64>() / steps.len().max(1) as f64;
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
     // A single step is noise; the first and the last twentieth are not.
-    let window = (log.steps.len() / 20).max(1).min(log.steps.len());
+    let window = (losses.len() / 20).max(1).min(losses.len());
     let epochs = position.packs as f64 / packs.store.len() as f64;
     let per_epoch = |name: &str| packs.stats.get(name).and_then(Value::as_f64);
     json!({
         "steps": position.step,
         "batch": params.batch,
         "epochs": epochs,
-        "loss_tokens": log.steps.iter().map(|stats| stats.loss_tokens).sum::<u64>(),
+        "loss_tokens": loss_tokens,
         "tokens": per_epoch("tokens").map(|tokens| (tokens * epochs).round() as u64),
         "examples": packs.stats.get("examples"),
         "unique_problems": packs.stats.get("unique_problems"),
         "exposures": per_epoch("examples").map(|examples| (examples * epochs).round() as u64),
-        "first_loss": mean(&log.steps[..window]),
-        "final_loss": mean(&log.steps[log.steps.len() - window..]),
+        "first_loss": mean(&losses[..window]),
+        "final_loss": mean(&losses[losses.len() - window..]),
         "optimizer": config,
         "schedule": params.schedule,
     })
 }
 
 /// Writes both into the folder of the model.
-pub(super) fn write_training(folder: &Path, summary: &Value, log: &Log) -> Result<(), TaskError> {
+pub(super) fn write_training(folder: &Path, summary: &Value, log: String) -> Result<(), TaskError> {
     fs::create_dir_all(folder).map_err(|error| TaskError::io(folder, error))?;
     let summary =
         serde_json::to_string_pretty(summary).map_err(|error| TaskError::failed(error.to_string()))?;
-    for (name, text) in [("loss.jsonl", log.text()?), ("summary.json", summary + "\n")] {
+    for (name, text) in [("loss.jsonl", log), ("summary.json", summary + "\n")] {
         let path = folder.join(name);
         fs::write(&path, text).map_err(|error| TaskError::io(path, error))?;
     }

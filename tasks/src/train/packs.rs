@@ -16,13 +16,17 @@ pub(super) struct Packs {
     pub(super) store: TokenReader,
     pub(super) starts: Vec<Vec<u32>>,
     pub(super) stats: Value,
+    /// How many tokens of each are labels.
+    pub(super) loss_tokens: Vec<u64>,
+    /// How many tokens each has.
+    pub(super) tokens: Vec<u64>,
 }
 
 impl Packs {
     pub(super) fn open(folder: &Path, cx: &TaskCx) -> Result<Self, TaskError> {
         let table = TableReader::open(folder.join("packs.parquet"))?;
         let mut writer = TokenWriter::create(cx.scratch().join("packs.tokens"))?;
-        let mut starts = Vec::new();
+        let (mut starts, mut loss_tokens, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for (number, row) in (1..).zip(table.rows_of(&["tokens", "loss_mask", "starts"])?) {
             let row = row?;
             let list = |name| {
@@ -40,6 +44,8 @@ impl Packs {
             }
             let mask: Vec<u8> = mask.into_iter().map(|mask| u8::from(mask != 0)).collect();
             writer.push(&tokens, &mask)?;
+            loss_tokens.push(mask.iter().map(|mask| u64::from(*mask)).sum());
+            lengths.push(tokens.len() as u64);
             starts.push(list("starts")?);
         }
         if starts.is_empty() {
@@ -49,7 +55,7 @@ impl Packs {
         let text = fs::read(&path).map_err(|error| TaskError::io(&path, error))?;
         let stats = serde_json::from_slice(&text)
             .map_err(|error| TaskError::input(&path, None, error.to_string()))?;
-        Ok(Self { store: writer.finish()?, starts, stats })
+        Ok(Self { store: writer.finish()?, starts, stats, loss_tokens, tokens: lengths })
     }
 
     pub(super) fn size(&self) -> Size {

@@ -4,14 +4,22 @@ use std::collections::BTreeSet;
 
 use dag_engine::task::Fault;
 use dag_lm::train::{self, TrainConfig};
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The params of `train`. How long is one of `steps`, `epochs`, `tokens` and `examples`: what is the same for two arms is what
 /// they are matched by.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
+    /// What trains: what is built in, for small models on a CPU, or a program on GPUs.
+    #[serde(default)]
+    pub backend: Backend,
+    /// Which program it is, where none is built in.
+    #[serde(default)]
+    pub trainer: Option<Trainer>,
     /// The optimiser.
     #[serde(default)]
     pub optimizer: Optimizer,
@@ -64,6 +72,68 @@ pub struct Params {
     /// Another number takes the packs in another order, and starts adapters from other weights.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// What trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The trainer that is built in.
+    #[default]
+    Embedded,
+    /// A script of your own, started by `torchrun` or as `run: { launch }` says.
+    Torchrun,
+    /// NeMo-Automodel, with a recipe that is written here.
+    Nemo,
+}
+
+/// A trainer that is a program: all of it that decides the model. How and where it is started stands under `run:`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trainer {
+    /// The script, for `backend: torchrun`. Its content decides reuse, not its path.
+    #[serde(default)]
+    pub script: Option<String>,
+    /// Files that lie beside the script under these names, such as modules that it imports.
+    #[serde(default)]
+    pub files: IndexMap<String, String>,
+    /// Which versions of what it is built on: an image, a lock file, `torch 2.8`. For `backend: nemo` the version of
+    /// NeMo-Automodel, which is held against what it says of itself.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The numbers that weights and moments are kept in, and those that are computed with.
+    #[serde(default)]
+    pub precision: Precision,
+    /// How the packs are handed to a script.
+    #[serde(default)]
+    pub data: DataForm,
+    /// What else decides the model: hyperparameters of the script's own, or fields of the recipe by their dotted names.
+    #[serde(default)]
+    pub options: Map<String, Value>,
+}
+
+/// The numbers of a training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Weights and moments in 32 bits, products in bfloat16.
+    #[default]
+    Mixed,
+    /// Everything in bfloat16: half the memory, and small updates are rounded away.
+    Bf16,
+    /// Everything in 32 bits.
+    Fp32,
+}
+
+/// How packs are handed over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DataForm {
+    /// Shards of safetensors with tokens, loss masks and where samples start, and the order in which packs are taken.
+    #[default]
+    Safetensors,
+    /// Those, and `packs.idx.parquet` as Megatron-Bridge reads packed data.
+    Megatron,
 }
 
 /// Low-rank adapters: `alpha/rank · B·A` beside the weight of every target (arXiv 2106.09685), without dropout.
@@ -129,6 +199,58 @@ pub struct Run {
     /// Whether activations are computed again on the way back instead of kept: a tenth of the memory for about a quarter more
     /// time. `auto`, the default, does so for passes whose activations would take more than 2 GiB. No byte depends on it.
     pub recompute: Recompute,
+    /// For a trainer that is a program: what starts it, on each machine. The program and its arguments follow. `{nodes}`,
+    /// `{processes}` (on each machine), `{endpoint}` (where they meet) and `{job}` are filled in. By default `torchrun` with these.
+    pub launch: Option<Vec<String>>,
+    /// Machines; by default those of the Slurm allocation, or one. More than one are reached by `srun`.
+    pub nodes: Option<u32>,
+    /// Processes on each machine; by default one for each GPU.
+    pub processes_per_node: Option<u32>,
+    /// Further options for `srun`.
+    pub srun: Vec<String>,
+    /// The port at which machines meet (default 29500).
+    pub port: Option<u16>,
+    /// Seconds that a program gets for a last checkpoint when the run is stopped (default 600).
+    pub grace: Option<f64>,
+    /// What asks it to (default `term`).
+    pub stop_signal: StopSignal,
+    /// Environment variables for it that decide nothing, such as `NCCL_DEBUG`.
+    pub env: IndexMap<String, String>,
+    /// Environment variables that are handed through to it.
+    pub pass_env: Vec<String>,
+    /// How NeMo spreads one model over GPUs; what is left of them takes packs side by side.
+    pub parallel: Parallel,
+    /// Fields of NeMo's recipe that decide nothing but speed and memory, by their dotted names.
+    pub recipe: Map<String, Value>,
+}
+
+/// What asks a program to write a checkpoint and end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StopSignal {
+    /// SIGTERM.
+    #[default]
+    Term,
+    /// SIGUSR1.
+    Usr1,
+    /// SIGINT.
+    Int,
+}
+
+/// Over how many GPUs one model is spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Parallel {
+    /// Each matrix.
+    pub tensor: u32,
+    /// Each pack.
+    pub context: u32,
+}
+
+impl Default for Parallel {
+    fn default() -> Self {
+        Self { tensor: 1, context: 1 }
+    }
 }
 
 /// Whether activations are computed again.
@@ -272,5 +394,66 @@ pub(super) fn faults(params: &Params) -> Vec<Fault> {
         );
         require(!lora.targets.is_empty(), "/lora/targets", "adapters are of at least one projection");
     }
+    faults.extend(faults_of_backend(params));
     faults
+}
+
+/// What does not fit the trainer that is chosen.
+fn faults_of_backend(params: &Params) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let Some(trainer) = &params.trainer else {
+        let help = match params.backend {
+            Backend::Embedded => return faults,
+            Backend::Torchrun => "`trainer: { script: train.py }`",
+            Backend::Nemo => "`trainer: { version: 0.5.0 }`, the version of NeMo-Automodel that is installed",
+        };
+        faults.push(Fault::new("/backend", "this backend needs to know its trainer").help(help));
+        return faults;
+    };
+    let mut fault = |pointer: &str, message: &str| faults.push(Fault::new(pointer, message));
+    match params.backend {
+        Backend::Embedded => {
+            fault("/trainer", "the trainer that is built in has no options of this kind; choose a `backend`");
+        }
+        Backend::Torchrun => {
+            if trainer.script.as_ref().is_none_or(String::is_empty) {
+                fault("/trainer/script", "`backend: torchrun` starts a script");
+            }
+            for name in trainer.files.keys().filter(|name| !is_plain(name)) {
+                fault(&format!("/trainer/files/{name}"), "this is no file name");
+            }
+        }
+        Backend::Nemo => {
+            if trainer.script.is_some() || !trainer.files.is_empty() {
+                fault("/trainer/script", "`backend: nemo` starts NeMo-Automodel and no script");
+            }
+            if trainer.version.as_ref().is_none_or(String::is_empty) {
+                fault(
+                    "/trainer/version",
+                    "the version of NeMo-Automodel decides the model, so it must be said",
+                );
+            }
+            if trainer.data != DataForm::Safetensors {
+                fault("/trainer/data", "NeMo-Automodel gets its packs in one form");
+            }
+            if params.lora.is_some() {
+                fault(
+                    "/lora",
+                    "adapters are not trained with `backend: nemo`; use `torchrun`, or train all weights",
+                );
+            }
+            if !params.keep.is_empty() {
+                fault(
+                    "/keep",
+                    "earlier steps are not kept with `backend: nemo`; train once for each, or use `torchrun`",
+                );
+            }
+        }
+    }
+    faults
+}
+
+/// Whether a name is that of a file in a folder, and leads nowhere else.
+fn is_plain(name: &str) -> bool {
+    std::path::Path::new(name).file_name().is_some_and(|plain| plain == name) && name != "training.json"
 }

@@ -1,0 +1,1 @@
+//! Trainings with a program that stands in for the real ones.
