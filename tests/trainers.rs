@@ -108,7 +108,8 @@ fn a_killed_trainer_goes_on_and_ends_in_the_same_model() {
     child.wait().unwrap();
     // What stopped it stands under `run:`, so the action is the same.
     write(&killed, "", "");
-    killed.dag(&["run", FILE]).expect(0);
+    let ran = killed.dag(&["run", FILE, "--json"]).expect(0);
+    assert!(ran.stdout.contains("\"reused\":6"), "it did not go on after step 6:\n{}", ran.stdout);
     assert!(model(&killed) == expected, "the model depends on the interruption");
 }
 
