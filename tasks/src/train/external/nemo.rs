@@ -159,7 +159,8 @@ pub(super) fn recipe(
             "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
             "collate_fn": collate,
             "shuffle": false,
-            "num_workers": 1,
+            // Workers are spawned, and could not import a data set that is a file beside the recipe.
+            "num_workers": 0,
         },
         "loss_fn": {
             "_target_": if is_fused {

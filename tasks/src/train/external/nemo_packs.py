@@ -42,11 +42,7 @@ class Packs:
         for shard in self.index["shards"]:
             self.first.append(self.first[-1] + shard["packs"])
         self.order = np.array(tensors(os.path.join(folder, self.index["order"]["file"]))["order"]).reshape(-1)
-        # Maps are opened where they are read: in the workers of the loader.
         self.shards = {}
-
-    def __getstate__(self):
-        return {**self.__dict__, "shards": {}}
 
     def __len__(self):
         return len(self.order)

@@ -55,15 +55,14 @@ fn every_hyperparameter_is_in_the_recipe() {
     let other = params(&json!({ "schedule": "constant", "clip_norm": 0, "trainer": {
         "version": "0.5.0", "precision": "bf16", "options": { "model.attn_implementation": "sdpa" },
     } }));
-    let run =
-        json!({ "parallel": { "tensor": 2 }, "recompute": false, "recipe": { "dataloader.num_workers": 4 } });
+    let run = json!({ "parallel": { "tensor": 2 }, "recompute": false, "recipe": { "dataloader.pin_memory": true } });
     let other = written(&base, &other, run, 8).unwrap();
     for line in [
         "  attn_implementation: \"sdpa\"",
         "  torch_dtype: \"bfloat16\"",
         "  max_norm: 1.0e+30",
         "  lr_decay_style: \"constant\"",
-        "  num_workers: 4",
+        "  pin_memory: true",
         "  tp_size: 2",
         "  activation_checkpointing: false",
         "  _target_: \"nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy\"",
