@@ -35,6 +35,7 @@ mod store;
 mod support;
 mod tls;
 mod trace;
+mod trainers;
 
 /// A file that is not listed would never be compiled, and its tests would pass by not existing.
 #[test]

@@ -20,7 +20,14 @@ const FILE: &str = "experiments/mistral-nemo.yaml";
 /// Problems in the made split, each with three responses: 2,043 rows for the 2,044,407 of the real one.
 const PROBLEMS: u32 = 681;
 /// Everything by 1,000, and a training and an evaluation that only show that they run.
-const SMALL: [&str; 12] = [
+const SMALL: [&str; 18] = [
+    // The trainer that is built in, for there are no GPUs here.
+    "--set",
+    "train.backend=embedded",
+    "--set",
+    "train.trainer=null",
+    "--set",
+    "trainer_run=null",
     "--set",
     "take=300",
     "--set",

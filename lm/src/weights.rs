@@ -160,6 +160,48 @@ impl Weights {
         self.index.contains_key(name)
     }
 
+    /// The names of all tensors and their shapes, sorted by name.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.names().filter_map(|name| Some((name, self.shape(name)?)))
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.shards[*self.index.get(name)?].metadata.info(name)?.shape)
+    }
+
+    /// The element type of every tensor as the file names it: `BF16`.
+    pub fn element_types(&self) -> impl Iterator<Item = &'static str> {
+        let infos = self.index.iter().filter_map(|(name, &shard)| self.shards[shard].metadata.info(name));
+        infos.map(|info| match info.dtype {
+            Dtype::F32 => "F32",
+            Dtype::BF16 => "BF16",
+            Dtype::F16 => "F16",
+            _ => "of another type",
+        })
+    }
+
+    /// Whether the index of shards, if there is one, names each tensor in the file that holds it, and no other.
+    pub fn check_index(&self) -> Result<(), WeightsError> {
+        let path = self.directory.join(WEIGHTS_INDEX_FILE);
+        if self.directory.join(WEIGHTS_FILE).is_file() {
+            return Ok(());
+        }
+        let entries = weight_map(&path)?;
+        let fault = |reason: String| Err(WeightsError::Index { path: path.clone(), reason });
+        for (name, file) in &entries {
+            let shard = self.index.get(name).map(|&shard| &self.shards[shard].path);
+            let holds = shard.and_then(|path| path.file_name()).zip(file.as_str());
+            if holds.is_none_or(|(held, named)| held != named) {
+                return fault(format!("it names `{name}` in {file}, which does not hold it"));
+            }
+        }
+        match self.names().find(|name| !entries.contains_key(*name)) {
+            Some(name) => fault(format!("it does not name `{name}`, which a shard holds")),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a tensor is there in the shape and in an element type that can be computed with; reads no element.
     pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), WeightsError> {
         self.typed(name, expected).map(|_| ())
@@ -263,6 +305,18 @@ impl Shard {
     }
 }
 
+/// Which file holds which tensor, as an index of shards says.
+fn weight_map(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>, WeightsError> {
+    let text = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+    let fault = |reason: String| WeightsError::Index { path: path.to_owned(), reason };
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
+    match index.get_mut("weight_map").map(serde_json::Value::take) {
+        Some(serde_json::Value::Object(entries)) => Ok(entries),
+        _ => Err(fault("it has no object `weight_map`".to_owned())),
+    }
+}
+
 /// The safetensors files of a model directory, in the order of their names.
 fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let single = directory.join(WEIGHTS_FILE);
@@ -273,15 +327,9 @@ fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     if !path.is_file() {
         return Err(WeightsError::Absent(directory.to_owned()));
     }
-    let text = std::fs::read(&path).map_err(|source| WeightsError::Io { path: path.clone(), source })?;
-    let index: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(|error| WeightsError::Index { path: path.clone(), reason: error.to_string() })?;
-    let entries = index["weight_map"].as_object().ok_or_else(|| WeightsError::Index {
-        path: path.clone(),
-        reason: "it has no object `weight_map`".to_owned(),
-    })?;
+    let entries = weight_map(&path)?;
     let mut files = BTreeSet::new();
-    for (name, file) in entries {
+    for (name, file) in &entries {
         // Only plain names: an index must not lead out of its directory.
         let Some(plain) = file.as_str().filter(|file| Path::new(file).file_name() == Some(file.as_ref()))
         else {

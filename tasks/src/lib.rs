@@ -15,6 +15,7 @@ pub mod mix;
 pub mod model;
 pub mod pack;
 pub mod packing;
+mod process;
 mod purse;
 pub mod records;
 pub mod report;

@@ -7,7 +7,6 @@
 //! is what is declared. That is a convention and no sandbox: a program that reads more breaks its own reuse.
 
 mod placeholder;
-mod process;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -20,6 +19,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::process::{HANDED_THROUGH, Program, Stop, last_line_to};
 use placeholder::{Paths, Word};
 
 /// The params of `command`.
@@ -78,10 +78,6 @@ pub struct Run {
     /// Further environment variables that are handed through and decide nothing, such as a proxy or a token.
     pub pass_env: Vec<String>,
 }
-
-/// Environment variables that every program gets, where they are set.
-const HANDED_THROUGH: [&str; 7] =
-    ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "CUDA_VISIBLE_DEVICES"];
 
 impl Params {
     /// All outputs, the printed one last.
@@ -207,8 +203,8 @@ impl Task for Command {
         } else {
             stdout.try_clone().map_err(|error| TaskError::io(&log, error))?
         };
-        let program = process::Program { argv, env, folder, stdout, stderr, log };
-        program.run(&cx.cancel_token(), cx.progress())?;
+        let program = Program { argv, env, folder, stdout, stderr, log: log.clone(), stop: Stop::default() };
+        program.run(&cx.cancel_token(), last_line_to(cx.progress(), &log))?;
         for name in &params.outputs {
             let path = cx.output(name);
             if fs::symlink_metadata(&path).is_err() {

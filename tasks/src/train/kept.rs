@@ -23,7 +23,8 @@ impl<'a> Kept<'a> {
         Self { folder: scratch.join("kept"), steps }
     }
 
-    fn path(&self, step: u64) -> PathBuf {
+    /// Where the model of a step lies.
+    pub(super) fn path(&self, step: u64) -> PathBuf {
         self.folder.join(port(step))
     }
 

@@ -3,10 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dag_lm::train::{self, StepStats};
+use serde_json::{Value, json};
+
+use super::log::Log;
 use super::*;
 use crate::model::ModelTask;
 use crate::pack::Pack;
-use crate::table::{Schema, TableWriter};
+use crate::table::{Row, Schema, TableWriter};
 
 /// A base model and packs below `dir`.
 fn material(dir: &Path) -> (PathBuf, PathBuf) {
