@@ -120,8 +120,25 @@ fn section(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 1 }),
             "named limits and their capacity, for `run: { limits }`",
         ),
+        "remote" => remote(),
         _ => json!({ "$ref": "#/$defs/engine", "description": "how nodes are run; defaults, in no key" }),
     }
+}
+
+fn remote() -> Value {
+    let address =
+        json!({ "type": "string", "description": "s3://bucket/folder, gs://…, az://…, file:///folder" });
+    let option = |about: &str| json!({ "type": "boolean", "default": true, "description": about });
+    let options = json!({
+        "type": "object",
+        "properties": {
+            "url": address,
+            "sign": or_variable(option("whether records must be signed with DAG_REMOTE_KEY")),
+            "write": or_variable(option("whether what is made goes there")),
+        },
+        "additionalProperties": false,
+    });
+    json!({ "anyOf": [address, options, { "type": "null" }], "description": "where results are shared; in no key" })
 }
 
 fn node(kinds: &[Value], by_kind: &[Value]) -> Value {
