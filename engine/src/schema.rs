@@ -381,6 +381,8 @@ mod tests {
             "nodes: { a: { task: sample, with: { model: $(model), temperature: $(t), stop: [a, $(stop)] } } }",
             "nodes: { a: { task: sample, with: $(all), run: { gpus: $(gpus), memory: 8GiB } } }",
             "name: x\nextends: y.yaml\nprofile: p\nprofiles: { p: { take: 1, nodes: { a: { with: { x: 1 } }, b: null } } }",
+            "remote: s3://bucket/folder",
+            "remote: { url: $(place), sign: false, write: $(w) }\nprofiles: { alone: { remote: null } }",
             "seed: 1\narms: { r1: { traces: x } }\naxes: { s: { range: 10 }, t: [1, 2], u: { a: { b: 1 } } }\nlimits: { server: 2 }\nrun: { cpus: 2, sample: {} }",
             "nodes: { a: { task: sample, over: [s], inputs: { p: [x@*, y], q: null }, when: $(s.on) } }",
         ] {
