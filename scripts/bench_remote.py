@@ -33,7 +33,9 @@ def free_port():
 
 def timed(command, **options):
     began = time.monotonic()
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
+    if done.returncode != 0:
+        raise SystemExit(f"{command[0]} failed: {done.stderr}")
     return time.monotonic() - began
 
 

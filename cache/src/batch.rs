@@ -191,7 +191,10 @@ impl Shared {
         let mut shards = BTreeSet::new();
         for blob in &blobs {
             let path = layout.blob(blob);
-            sync_file(&path)?;
+            // A record of a shared cache may be here without its blobs, and then without their directories.
+            if !sync_file(&path)? {
+                continue;
+            }
             let shard = atomic::parent(&path);
             shards.extend([shard.to_owned(), atomic::parent(shard).to_owned()]);
         }
@@ -215,11 +218,12 @@ fn rename(from: &Path, to: &PathBuf) -> Result<bool, CacheError> {
     }
 }
 
-/// Syncs a file's bytes; one that is not there has nothing to sync.
-fn sync_file(path: &Path) -> Result<(), CacheError> {
+/// Syncs a file's bytes; false for one that is not there, which has nothing to sync.
+fn sync_file(path: &Path) -> Result<bool, CacheError> {
     match File::open(path).and_then(|file| file.sync_all()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::io("sync", path)(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CacheError::io("sync", path)(error)),
     }
 }
 

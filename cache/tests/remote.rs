@@ -190,6 +190,22 @@ fn a_partial_result_is_neither_given_nor_kept_when_a_whole_one_is_there() {
 }
 
 #[test]
+fn a_record_becomes_durable_without_its_blobs() {
+    let place = Place::default();
+    let (made, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let writer = place.writer(made.path());
+    commit(&writer, 1, 0);
+    writer.finish().unwrap();
+    let writer = place.writer(fresh.path());
+    writer.view().ask(&[action(1)]);
+    writer.keep_learned().unwrap();
+    // Before anything made the directory of blobs.
+    writer.sync().unwrap();
+    assert!(writer.view().layout().record(&action(1)).exists());
+    assert!(!writer.view().layout().blobs().exists());
+}
+
+#[test]
 fn a_place_that_is_down_is_left_alone_after_three_questions() {
     let place = Place::default();
     place.0.is_down.store(true, Ordering::SeqCst);
