@@ -37,6 +37,9 @@ pub struct Global {
     /// The store; by default the nearest `.dag` at or above the current directory, else a new one in it
     #[arg(long, global = true, value_name = "DIR", env = "DAG_STORE", hide_env_values = true)]
     pub store: Option<PathBuf>,
+    /// The shared cache, as `s3://bucket/folder`, instead of the file's `remote:`; `none` does without one
+    #[arg(long, global = true, value_name = "URL", env = "DAG_REMOTE", hide_env_values = true)]
+    pub remote: Option<String>,
     /// Write JSON to stdout, for programs; `run` then writes one event a line
     #[arg(long, global = true)]
     pub json: bool,
@@ -95,6 +98,10 @@ pub enum Command {
     Schema(Schema),
     /// Copy an artifact out of the store
     Export(Export),
+    /// Give results to the shared cache: records, bytes and responses
+    Push(Push),
+    /// Take results from the shared cache, bytes included
+    Pull(Pull),
     /// Remove what no run needs any more; shows it first
     Gc(Gc),
     /// Hash everything in the store again and report what is damaged
@@ -441,6 +448,49 @@ pub struct Export {
     /// Where to put the file or directory; must not exist
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
+}
+
+/// What `dag push` and `dag pull` are about.
+#[derive(Debug, Args)]
+pub struct Sharing {
+    /// The experiment file, or the id of a run
+    #[arg(value_name = "FILE|RUN")]
+    pub what: PathBuf,
+    /// The nodes, as in `dag plan`; by default every node
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// The profile to use instead of the file's own choice
+    #[arg(long, short, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Set a param, as in `--set train.steps=100`; may be repeated, and wins over the file
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Only nodes of this arm; may be repeated
+    #[arg(long, value_name = "ARM")]
+    pub arm: Vec<String>,
+}
+
+/// Arguments of `dag push`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is there already is left out, so a push that was interrupted goes on where it was.
+Only nodes that are up to date are given. Partial results, with records that are owed, stay here.")]
+pub struct Push {
+    #[command(flatten)]
+    pub sharing: Sharing,
+    /// Leave out what models have answered, which is kept per model and not per node
+    #[arg(long)]
+    pub no_responses: bool,
+}
+
+/// Arguments of `dag pull`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+`dag run` takes what it needs by itself; this takes everything, to work without the shared cache later.
+Responses of a model come when a node is going to ask that model.")]
+pub struct Pull {
+    #[command(flatten)]
+    pub sharing: Sharing,
 }
 
 /// Arguments of `dag gc`.

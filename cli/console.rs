@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dag_cache::RemoteReport;
 use dag_engine::event::{Counts, End, Event, Reporter, RunResult, Stamped};
 use dag_engine::state::{NodeState, Phase, RunState};
 
 use crate::context::Context;
 use crate::printer::Printer;
 use crate::text::Text;
-use crate::words::{count, duration, grouped, money, short};
+use crate::words::{bytes, count, duration, grouped, money, short};
 
 /// The region is drawn again after so many milliseconds at the earliest.
 const REDRAW: u64 = 100;
@@ -164,6 +165,7 @@ pub fn lines(stamped: &Stamped, state: &RunState, progress: bool, live: bool) ->
             finished(node, *end, counts, *seconds, *owed, error.as_deref())
         }
         Event::Warning { text: warning } => text.warn("warning: ").plain(warning).line(),
+        Event::Shared(shared) => troubles(shared),
         Event::NodePlanned { .. } | Event::RunFinished { .. } => text,
     }
 }
@@ -349,12 +351,53 @@ fn bar(counts: &Counts) -> String {
     "█".repeat(full) + &"░".repeat(BAR - full)
 }
 
+/// What was wrong with a shared cache, a line per kind.
+pub fn troubles(shared: &RemoteReport) -> Text {
+    shared.troubles.iter().fold(Text::new(), |text, trouble| {
+        let what = format!(
+            "{} of {} {}",
+            count(trouble.count, "object"),
+            shared.url,
+            trouble.kind.words(trouble.count)
+        );
+        text.warn("warning: ").plain(format!("{what}; first {}", trouble.example)).line()
+    })
+}
+
+/// `3 nodes, 5 blobs (2.1 MiB) from s3://team/dag`, as far as anything went either way.
+pub fn shared_words(shared: &RemoteReport) -> Option<String> {
+    let ways = [
+        (shared.records, shared.blobs, shared.segments, shared.bytes, "from"),
+        (shared.given_records, shared.given_blobs, shared.given_segments, shared.given_bytes, "to"),
+    ];
+    let told = ways.into_iter().filter_map(|(records, blobs, segments, size, way)| {
+        let things = [
+            (records, count(records, "node")),
+            (blobs, count(blobs, "blob")),
+            (segments, format!("{} of responses", count(segments, "segment"))),
+        ];
+        let things: Vec<String> =
+            things.into_iter().filter(|(number, _)| *number > 0).map(|(_, words)| words).collect();
+        (!things.is_empty()).then(|| format!("{} ({}) {way} {}", things.join(", "), bytes(size), shared.url))
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+fn shared_line(state: &RunState) -> Text {
+    match state.shared.as_ref().and_then(shared_words) {
+        Some(words) => Text::new().plain(words).line(),
+        None => Text::new(),
+    }
+}
+
 /// What a run came to.
 pub fn summary(state: &RunState) -> Text {
     let ends = &state.ends;
     let text = Text::new();
     if state.result == Some(RunResult::Done) && ends.hit == state.total {
-        return text.good(format!("{}, all up to date; 0 ran", count(state.total, "node"))).line();
+        let line = text.good(format!("{}, all up to date; 0 ran", count(state.total, "node"))).line();
+        return line.then(shared_line(state));
     }
     let mut parts = vec![format!("{} ran", grouped(ends.ran)), format!("{} up to date", grouped(ends.hit))];
     for (number, what) in [(ends.failed, "failed"), (ends.skipped, "skipped"), (ends.cancelled, "not run")] {
@@ -386,7 +429,8 @@ pub fn summary(state: &RunState) -> Text {
         Some(RunResult::Failed) => text.bad(line),
         Some(RunResult::Cancelled | RunResult::Paused) | None => text.warn(line),
     }
-    .line();
+    .line()
+    .then(shared_line(state));
     if owed > 0 {
         text = text
             .warn(format!("{} failed and are owed: the next run asks for those alone", count(owed, "record")))

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use dag_cache::View;
+use dag_cache::{Remote, View, Writer};
 use dag_engine::Registry;
 use dag_engine::executor::Executor;
 use dag_engine::remote::Resolver;
+use dag_engine::spec::RemoteSpec;
 
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::printer::Printer;
+use crate::shared;
+use crate::text::Text;
 
 /// The folder a store has where nobody named one.
 const STORE: &str = ".dag";
@@ -25,6 +28,10 @@ pub struct Context {
     pub json: bool,
     /// The root of the store; it need not exist.
     pub store: PathBuf,
+    /// The shared cache as the command line or the environment names it.
+    remote: Option<String>,
+    /// The shared cache, once somebody said what an experiment names.
+    shared: OnceLock<Option<Remote>>,
 }
 
 impl Context {
@@ -36,7 +43,8 @@ impl Context {
             Some(store) => store.clone(),
             None => nearest_store(&working_directory()?),
         };
-        Ok(Self { printer, json: global.json, store })
+        let remote = global.remote.clone().filter(|remote| !remote.is_empty());
+        Ok(Self { printer, json: global.json, store, remote, shared: OnceLock::new() })
     }
 
     /// The task kinds.
@@ -56,9 +64,40 @@ impl Context {
         Arc::new(dag_tasks::hub::Remote::new(Arc::new(variable)))
     }
 
-    /// A reader of the store.
+    /// A reader of the store, and of the shared cache where [`Self::share`] found one.
     pub fn view(&self) -> View {
-        View::open(&self.store)
+        View::open(&self.store).with_remote(self.shared())
+    }
+
+    /// A writer of the store, which shares in the same way.
+    pub fn writer(&self) -> Result<Writer, Failure> {
+        Ok(Writer::open(&self.store)?.with_remote(self.shared()))
+    }
+
+    /// The shared cache that [`Self::share`] found.
+    pub fn shared(&self) -> Option<Remote> {
+        self.shared.get().cloned().flatten()
+    }
+
+    /// Opens the shared cache that the command line, the environment or an experiment names, in this order; the first call
+    /// decides. Without its key it is left alone, and that is said.
+    pub fn share(&self, spec: Option<&RemoteSpec>) -> Result<(), Failure> {
+        if self.shared.get().is_some() {
+            return Ok(());
+        }
+        let opened = shared::open(self.remote.as_deref(), spec)?;
+        if let Some(shared::Opened::Without { url, why }) = &opened {
+            let text =
+                Text::new().warn("warning: ").plain(format!("the shared cache {url} is not used: {why}"));
+            self.printer.note(&text.line());
+        }
+        let remote = match opened {
+            Some(shared::Opened::With(remote)) => Some(remote),
+            _ => None,
+        };
+        // Another thread cannot have been faster: there is one.
+        let _ = self.shared.set(remote);
+        Ok(())
     }
 
     /// The time.

@@ -209,6 +209,8 @@ impl Compiled {
 
     /// A planner of this graph on the store.
     pub fn planner(&self, context: &Context) -> Planner<'_> {
+        // A faulty address is told by the commands that run or plan; the others do without.
+        let _ = context.share(self.graph.remote.as_ref());
         Planner::new(&self.graph, &context.view(), &self.root, Arc::new(Context::system_time))
             .with_resolver(Context::resolver())
     }

@@ -15,6 +15,7 @@ mod failure;
 mod grid;
 mod interrupt;
 mod printer;
+mod shared;
 mod text;
 mod words;
 

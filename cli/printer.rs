@@ -1,8 +1,8 @@
 //! The one place that writes to stdout and stderr: data to stdout, everything else to stderr.
 
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::text::{Text, obeyed};
 pub struct Printer {
     out_color: bool,
     error_color: bool,
-    closed: Cell<bool>,
+    closed: AtomicBool,
 }
 
 impl Printer {
@@ -28,7 +28,7 @@ impl Printer {
         Self {
             out_color: wanted(io::stdout().is_terminal()),
             error_color: wanted(io::stderr().is_terminal()),
-            closed: Cell::new(false),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -60,14 +60,14 @@ impl Printer {
     }
 
     fn data_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        if self.closed.get() {
+        if self.closed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.closed.set(true);
+                self.closed.store(true, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => Err(Failure::failed(format!("failed to write to stdout: {error}"))),

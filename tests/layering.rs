@@ -1,4 +1,5 @@
-//! The edges between the crates are the allowed ones: `cli → { tasks → { engine, lm }, cluster → engine }`, and `engine → cache`.
+//! The edges between the crates are the allowed ones: `cli → { tasks → { engine, lm }, cluster → engine, remote }`, and
+//! `{ engine, cluster, remote } → cache`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,17 +7,18 @@ use std::path::Path;
 
 /// Manifest folder, and the crates of ours that it may name. The command line may also name what lies below `tasks`,
 /// but neither the model runtime nor the libraries that only one crate is meant to know.
-const ALLOWED: [(&str, &[&str]); 6] = [
-    (".", &["dag-tasks", "dag-cluster", "dag-engine", "dag-cache"]),
+const ALLOWED: [(&str, &[&str]); 7] = [
+    (".", &["dag-tasks", "dag-cluster", "dag-engine", "dag-cache", "dag-remote"]),
     ("cluster", &["dag-engine", "dag-cache"]),
     ("tasks", &["dag-engine", "dag-lm"]),
     ("engine", &["dag-cache"]),
     ("lm", &[]),
     ("cache", &[]),
+    ("remote", &["dag-cache"]),
 ];
 
 /// Libraries that belong to some crates only.
-const CONFINED: [(&str, &[&str]); 8] = [
+const CONFINED: [(&str, &[&str]); 9] = [
     ("sled", &["cache"]),
     ("candle-core", &["lm"]),
     ("candle-nn", &["lm"]),
@@ -24,7 +26,8 @@ const CONFINED: [(&str, &[&str]); 8] = [
     ("petgraph", &["engine"]),
     ("serde_yaml", &["engine"]),
     ("clap", &["."]),
-    ("tokio", &["cluster", "tasks"]),
+    ("tokio", &["cluster", "remote", "tasks"]),
+    ("object_store", &["remote"]),
 ];
 
 /// The names under `[dependencies]` of a manifest; the root's other tables are not dependencies of the command line.

@@ -26,6 +26,7 @@ mod money;
 mod paper;
 mod published;
 mod regrade;
+mod remote;
 mod report;
 mod reuse;
 mod served;

@@ -48,6 +48,16 @@ pub(crate) fn fetched(path: &str) -> Option<PathBuf> {
     present("DAG_TEST_MODELS", "target/test-models", path, "run `python3 scripts/fetch_test_models.py`")
 }
 
+/// A program that `scripts/fetch_test_tools.sh` installs, or `None`, said aloud, where it is not there.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    present(
+        "DAG_TEST_TOOLS",
+        "target/test-tools",
+        &format!("bin/{name}"),
+        "run `scripts/fetch_test_tools.sh`",
+    )
+}
+
 /// `path` in the folder that a variable names, else in `folder` seen from the repository.
 #[expect(clippy::disallowed_methods, reason = "the data lies where the caller of the tests says")]
 #[expect(clippy::print_stderr, reason = "a test that skips says so")]

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::boot::boot;
 use crate::guard::lock;
 use crate::{CacheError, Digest, Layout, Output, OutputKind, Record, View, atomic, crash, layout};
 
@@ -53,7 +52,7 @@ impl Batch {
     pub(crate) fn open(view: &View) -> Result<Self, CacheError> {
         let shared = Shared { view: view.clone(), state: Mutex::default(), syncing: Mutex::new(()) };
         let batch = Self { shared: Arc::new(shared) };
-        if let Some(boot) = boot() {
+        if let Some(boot) = view.layout().boot() {
             for path in atomic::list(&view.layout().provisional(boot))? {
                 if let Some(action) = path.file_name().and_then(layout::named) {
                     batch.add(action);
@@ -81,7 +80,7 @@ impl Batch {
         }
         self.failure()?;
         let path = layout.record(action);
-        match boot() {
+        match layout.boot() {
             // Readers look for the final name first, so a record that replaces one goes there at once.
             Some(boot) if !path.exists() => {
                 write(layout, &bytes, &layout.provisional(boot).join(action.to_string()))?;
@@ -150,8 +149,8 @@ impl Shared {
 
     /// Syncs the outputs of some provisional records and the records, then gives them their final names, durably.
     fn promote(&self, actions: &BTreeSet<Digest>) -> Result<(), CacheError> {
-        let Some(boot) = boot() else { return Ok(()) };
         let layout = self.view.layout();
+        let Some(boot) = layout.boot() else { return Ok(()) };
         let provisional = layout.provisional(boot);
         let all_at_once = actions.len() > ONE_BY_ONE && sync_file_system(layout.root())?;
         if !all_at_once {
@@ -189,13 +188,21 @@ impl Shared {
         for output in outputs {
             blobs.insert(output.digest);
             if output.kind == OutputKind::Tree {
-                blobs.extend(self.view.tree(&output.digest)?.into_iter().map(|file| file.digest));
+                match self.view.tree(&output.digest) {
+                    Ok(files) => blobs.extend(files.into_iter().map(|file| file.digest)),
+                    // Collected, or not fetched yet: a record may be there without its blobs.
+                    Err(CacheError::MissingBlob { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         let mut shards = BTreeSet::new();
         for blob in &blobs {
             let path = layout.blob(blob);
-            sync_file(&path)?;
+            // A record of a shared cache may be here without its blobs, and then without their directories.
+            if !sync_file(&path)? {
+                continue;
+            }
             let shard = atomic::parent(&path);
             shards.extend([shard.to_owned(), atomic::parent(shard).to_owned()]);
         }
@@ -219,11 +226,12 @@ fn rename(from: &Path, to: &PathBuf) -> Result<bool, CacheError> {
     }
 }
 
-/// Syncs a file's bytes; one that is not there has nothing to sync.
-fn sync_file(path: &Path) -> Result<(), CacheError> {
+/// Syncs a file's bytes; false for one that is not there, which has nothing to sync.
+fn sync_file(path: &Path) -> Result<bool, CacheError> {
     match File::open(path).and_then(|file| file.sync_all()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CacheError::io("sync", path)(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(CacheError::io("sync", path)(error)),
     }
 }
 

@@ -74,7 +74,7 @@ fn open_regular(path: &Path) -> Result<File, CacheError> {
     if metadata.is_file() { Ok(file) } else { Err(refused()) }
 }
 
-fn publish(layout: &Layout, staged: Staged, digest: &Digest) -> Result<(), CacheError> {
+pub(crate) fn publish(layout: &Layout, staged: Staged, digest: &Digest) -> Result<(), CacheError> {
     crash::point("blob.written");
     // Not synced here: the record that names the blob syncs it before it gets its own name.
     staged.publish_unsynced(&layout.blob(digest), READ_ONLY)?;

@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::boot::boot;
 use crate::summary::Snapshot;
 use crate::view::check_version;
 use crate::{
@@ -108,7 +107,7 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
     let mut left_over = vec![layout.tmp(), layout.quarantine()];
     // Those of another boot count no more, unless it is that of another machine which is running.
     let mut provisional = atomic::list(&layout.all_provisional())?;
-    provisional.retain(|directory| boot().is_none_or(|boot| !directory.ends_with(boot)));
+    provisional.retain(|directory| layout.boot().is_none_or(|boot| !directory.ends_with(boot)));
     left_over.extend(provisional);
     for directory in left_over {
         for path in atomic::list(&directory)? {
@@ -148,7 +147,7 @@ pub fn apply(plan: &GcPlan) -> Result<GcDone, CacheError> {
     for candidate in &plan.strays {
         let path = &candidate.path;
         let went = match () {
-            () if path.starts_with(&leases) => lease::remove_dead(path)?,
+            () if path.starts_with(&leases) => lease::remove_dead(&plan.layout, path)?,
             () if path.starts_with(&scratch) => remove_scratch(&plan.layout, path)?,
             () => atomic::remove(path).map(|()| true)?,
         };

@@ -50,6 +50,10 @@ pub(crate) fn with<T>(
     faults: &mut Vec<Fault>,
     work: impl Fn(&Index) -> sled::Result<T>,
 ) -> Result<Option<T>, CacheError> {
+    // Its lock is one of the kernel's, and its memory is not the other machines'.
+    if layout.is_shared() {
+        return Ok(None);
+    }
     let lock = match lock(layout) {
         Ok(Some(lock)) => lock,
         Ok(None) => return Ok(None),

@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
-use crate::Digest;
+use crate::boot::boot;
+use crate::{Digest, here};
 
 /// The first line of the version file. Bumped when a program that knows only the old layout would do harm.
 pub(crate) const VERSION: &str = "dag-store 1";
@@ -12,12 +14,24 @@ pub(crate) const VERSION: &str = "dag-store 1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     root: PathBuf,
+    shared: Arc<OnceLock<bool>>,
 }
 
 impl Layout {
     /// The layout of the store at `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), shared: Arc::default() }
+    }
+
+    /// Whether several machines may be at work on the store, so that kernel locks and boots tell nothing. Found out once.
+    pub fn is_shared(&self) -> bool {
+        *self.shared.get_or_init(|| here::is_shared(&self.root))
+    }
+
+    /// The machine's boot, where what is only visible may be told from what is durable by it: not where other machines
+    /// look too.
+    pub(crate) fn boot(&self) -> Option<&'static str> {
+        if self.is_shared() { None } else { boot() }
     }
 
     /// The store itself.
@@ -103,6 +117,11 @@ impl Layout {
     /// Holds what is kept of every run, as two files and no directory: a run that finds everything done should cost little.
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
+    }
+
+    /// Says, on a shared file system, that a run is going on.
+    pub(crate) fn presence_of_run(&self, run: &str) -> PathBuf {
+        self.root.join(format!("leases/run-{run}"))
     }
 
     /// The events of one run.

@@ -1,22 +1,31 @@
-//! Leases: one kernel lock per action being executed, which dies with its process (C5).
+//! Leases: the right to execute an action, one at a time (C5).
 //!
-//! The lock file says who holds it, for messages only. It is removed by its holder while still locked; whoever opened it
-//! before finds, after getting the lock, that the name is gone or names another file, and tries again. Kernel locks are
-//! kept on a local disk; where they do nothing, two processes may execute one action, which is harmless.
+//! On a local disk it is a kernel lock, which dies with its process. The lock file says who holds it, for messages only. It
+//! is removed by its holder while still locked; whoever opened it before finds, after getting the lock, that the name is
+//! gone or names another file, and tries again. On a shared file system, where kernel locks may do nothing, it is a
+//! [`Presence`]. Either way two processes that execute one action do harmless work twice.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::log::is_at;
+use crate::presence::{self, Attempt, Presence};
 use crate::{CacheError, Digest, Layout, atomic};
 
 /// The right to execute an action; given back when dropped.
 #[derive(Debug)]
 pub struct Lease {
-    path: PathBuf,
-    _file: File,
+    _held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// A lock of the kernel on this file.
+    Lock(PathBuf, #[expect(dead_code, reason = "it holds the lock while it is open")] File),
+    /// A file that others believe.
+    Presence(#[expect(dead_code, reason = "it is given back when it is dropped")] Presence),
 }
 
 /// What came of asking for a lease.
@@ -33,6 +42,12 @@ pub enum LeaseAttempt {
 
 pub(crate) fn take(layout: &Layout, action: &Digest, holder: &str) -> Result<LeaseAttempt, CacheError> {
     let path = layout.lease(action);
+    if layout.is_shared() {
+        return Ok(match presence::take(&path, holder)? {
+            Attempt::Held(presence) => LeaseAttempt::Held(Lease { _held: Held::Presence(presence) }),
+            Attempt::Busy(holder) => LeaseAttempt::Busy { holder },
+        });
+    }
     loop {
         let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = match open() {
@@ -59,15 +74,17 @@ pub(crate) fn take(layout: &Layout, action: &Digest, holder: &str) -> Result<Lea
                 file.write_all(holder.as_bytes())
             };
             sign().map_err(CacheError::io("write", &path))?;
-            return Ok(LeaseAttempt::Held(Lease { path, _file: file }));
+            return Ok(LeaseAttempt::Held(Lease { _held: Held::Lock(path, file) }));
         }
     }
 }
 
-impl Drop for Lease {
+impl Drop for Held {
     fn drop(&mut self) {
-        // Removed while locked. A file left behind is unlocked, so it stops nobody; `gc` removes it.
-        let _ = fs::remove_file(&self.path);
+        if let Self::Lock(path, _) = self {
+            // Removed while locked. A file left behind is unlocked, so it stops nobody; `gc` removes it.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -82,6 +99,12 @@ pub(crate) struct Found {
 pub(crate) fn all(layout: &Layout) -> Result<Vec<Found>, CacheError> {
     let mut found = Vec::new();
     for path in atomic::list(&layout.leases())? {
+        if layout.is_shared() {
+            let Some(holder) = presence::holder(&path)? else { continue };
+            let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(holder.since);
+            found.push(Found { path, since: (!holder.is_dead()).then_some(since) });
+            continue;
+        }
         let Some(file) = open_existing(&path)? else { continue };
         let since = match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {
@@ -96,7 +119,10 @@ pub(crate) fn all(layout: &Layout) -> Result<Vec<Found>, CacheError> {
 }
 
 /// Removes a lease file whose holder is dead; false when it is held again.
-pub(crate) fn remove_dead(path: &Path) -> Result<bool, CacheError> {
+pub(crate) fn remove_dead(layout: &Layout, path: &Path) -> Result<bool, CacheError> {
+    if layout.is_shared() {
+        return presence::remove_dead(path);
+    }
     let Some(file) = open_existing(path)? else { return Ok(false) };
     if file.try_lock().is_err() || !is_at(&file, path).map_err(CacheError::io("inspect", path))? {
         return Ok(false);
@@ -127,7 +153,7 @@ mod tests {
         let LeaseAttempt::Busy { holder } = take(&layout, &action, "run 2").unwrap() else { panic!("held") };
         assert_eq!(holder, "run 1");
         assert!(all(&layout).unwrap()[0].since.is_some());
-        assert!(!remove_dead(&layout.lease(&action)).unwrap());
+        assert!(!remove_dead(&layout, &layout.lease(&action)).unwrap());
         drop(lease);
         assert!(all(&layout).unwrap().is_empty());
         assert!(matches!(take(&layout, &action, "run 2").unwrap(), LeaseAttempt::Held(_)));

@@ -22,11 +22,14 @@ mod digest;
 mod error;
 pub mod gc;
 mod guard;
+mod here;
 mod index;
 mod layout;
 mod lease;
 mod log;
+mod presence;
 mod record;
+mod remote;
 mod summary;
 mod touch;
 mod tree;
@@ -40,7 +43,12 @@ pub use error::{CacheError, Fault};
 pub use layout::Layout;
 pub use lease::{Lease, LeaseAttempt};
 pub use log::RecordLog;
+pub use presence::Presence;
 pub use record::{Output, OutputKind, Record};
+pub use remote::{
+    Body, KeyError, Objects, Piece, Remote, RemoteError, RemoteOptions, RemoteReport, SigningKey, Trouble,
+    TroubleKind,
+};
 pub use summary::Summary;
 pub use tree::TreeFile;
 pub use view::{Logged, Moment, View};

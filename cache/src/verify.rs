@@ -181,7 +181,7 @@ impl Check {
                 self.report.leases += 1;
             } else {
                 self.left_over(&found.path, "a lease of a process that is dead");
-                if self.rebuild && lease::remove_dead(&found.path)? {
+                if self.rebuild && lease::remove_dead(&self.layout, &found.path)? {
                     self.repaired(&found.path, "removed");
                 }
             }

@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::boot::boot;
 use crate::guard::lock;
 use crate::log::{self, Reader};
 use crate::summary::{Snapshot, Stamp};
 use crate::{
-    CacheError, Digest, Fault, Layout, Output, OutputKind, Record, Summary, TreeFile, atomic, blob, layout,
-    tree,
+    CacheError, Digest, Fault, Layout, Output, OutputKind, Record, Remote, Summary, TreeFile, atomic, blob,
+    layout, tree,
 };
 
 /// A reader of the store at one root, which need not exist yet. Cheap to clone; clones share what they found out.
 #[derive(Clone)]
 pub struct View {
     inner: Arc<Inner>,
+    /// Where what is not here may be.
+    remote: Option<Remote>,
 }
 
 struct Inner {
@@ -71,6 +72,38 @@ impl View {
                 faults: Mutex::new(faults),
                 checked: Mutex::default(),
             }),
+            remote: None,
+        }
+    }
+
+    /// The same reader, which looks for what is not here in a shared cache: records when it is told to
+    /// ([`View::ask`]), blobs when their bytes are needed, responses when a stream is opened.
+    #[must_use]
+    pub fn with_remote(mut self, remote: Option<Remote>) -> Self {
+        self.remote = remote;
+        self
+    }
+
+    /// The shared cache, if there is one.
+    pub fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref()
+    }
+
+    /// Asks the shared cache for the records of actions, many at once and each once; whether there is one to ask. What can
+    /// be used is found by [`View::summary`] and [`View::record`] from then on.
+    pub fn ask(&self, actions: &[Digest]) -> bool {
+        let Some(remote) = &self.remote else { return false };
+        if self.inner.readable {
+            remote.ask_records(self.layout(), actions);
+        }
+        true
+    }
+
+    /// Looks in the shared cache for the blobs of outputs that are not here, many at once, so that
+    /// [`View::has_output`] need not ask for each.
+    pub fn ask_outputs(&self, outputs: &[Output]) {
+        if let Some(remote) = &self.remote {
+            remote.ask_outputs(self.layout(), outputs);
         }
     }
 
@@ -88,14 +121,30 @@ impl View {
         lock(&self.inner.faults).insert(fault);
     }
 
-    /// The record of an action. One that is damaged is a miss and a fault.
+    /// The record of an action, of this store or of the shared cache as far as that was asked. One that is damaged is a
+    /// miss and a fault.
     pub fn record(&self, action: &Digest) -> Result<Option<Record>, CacheError> {
+        let here = self.record_here(action)?;
+        Ok(match &here {
+            Some(record) if record.owed == 0 => here,
+            _ => self.learned(action).map(|record| Record::clone(&record)).or(here),
+        })
+    }
+
+    /// The record of an action that the shared cache gave.
+    fn learned(&self, action: &Digest) -> Option<Arc<Record>> {
+        self.remote.as_ref()?.learned(action)
+    }
+
+    /// The record of an action in this store.
+    pub(crate) fn record_here(&self, action: &Digest) -> Result<Option<Record>, CacheError> {
         if !self.inner.readable {
             return Ok(None);
         }
         let path = self.layout().record(action);
         // Looked for under its final name once more, in case it got that between the first two looks.
-        let provisional = boot().map(|boot| self.layout().provisional(boot).join(action.to_string()));
+        let provisional =
+            self.layout().boot().map(|boot| self.layout().provisional(boot).join(action.to_string()));
         for path in [Some(&path), provisional.as_ref(), Some(&path)].into_iter().flatten() {
             let Some(bytes) = atomic::read(path)? else { continue };
             return match Record::decode(action, &bytes) {
@@ -118,6 +167,14 @@ impl View {
     /// [`View::summary`] as of one moment: each directory of records is looked at once. What is committed later may be
     /// missed; what was there is found.
     pub fn summary_at(&self, moment: &mut Moment, action: &Digest) -> Result<Option<Summary>, CacheError> {
+        let here = self.summary_here(moment, action)?;
+        Ok(match &here {
+            Some(summary) if summary.owed == 0 => here,
+            _ => self.learned(action).map(|record| Summary::from(Record::clone(&record))).or(here),
+        })
+    }
+
+    fn summary_here(&self, moment: &mut Moment, action: &Digest) -> Result<Option<Summary>, CacheError> {
         if !self.inner.readable {
             return Ok(None);
         }
@@ -127,7 +184,7 @@ impl View {
                 None
             })
         });
-        let Some(snapshot) = snapshot else { return Ok(self.record(action)?.map(Summary::from)) };
+        let Some(snapshot) = snapshot else { return Ok(self.record_here(action)?.map(Summary::from)) };
         let byte = action.as_bytes()[0];
         let look = || -> Result<bool, CacheError> {
             let shard = self.layout().record_shard(byte);
@@ -144,8 +201,11 @@ impl View {
         match snapshot.find(action) {
             Some(entry) if unchanged || entry.holds(self.layout(), action) => Ok(Some(entry.summary)),
             // Looked at again afterwards, in case the record moved from one place to the other in between.
-            None if unchanged && !self.is_provisional(action) && look()? => Ok(None),
-            _ => Ok(self.record(action)?.map(Summary::from)),
+            // Other machines' file systems may show a directory as it was a moment ago.
+            None if unchanged && !self.layout().is_shared() && !self.is_provisional(action) && look()? => {
+                Ok(None)
+            }
+            _ => Ok(self.record_here(action)?.map(Summary::from)),
         }
     }
 
@@ -155,15 +215,33 @@ impl View {
     }
 
     fn is_provisional(&self, action: &Digest) -> bool {
-        boot().is_some_and(|boot| self.layout().provisional(boot).join(action.to_string()).exists())
+        self.layout()
+            .boot()
+            .is_some_and(|boot| self.layout().provisional(boot).join(action.to_string()).exists())
     }
 
-    /// Whether every blob of the output exists with its size. Their bytes are not read, but for a tree's list.
+    /// Whether every blob of the output exists with its size, here or in the shared cache. Their bytes are not read, but
+    /// for a tree's list.
     pub fn has_output(&self, output: &Output) -> bool {
+        let has = |digest: &Digest, bytes: u64| {
+            let there = || self.remote.as_ref().is_some_and(|remote| remote.has_blob(digest, bytes));
+            blob::has(self.layout(), digest, bytes) || there()
+        };
         match output.kind {
-            OutputKind::File => blob::has(self.layout(), &output.digest, output.bytes),
-            OutputKind::Tree => self.tree(&output.digest).is_ok_and(|files| {
-                files.iter().all(|file| blob::has(self.layout(), &file.digest, file.bytes))
+            OutputKind::File => has(&output.digest, output.bytes),
+            OutputKind::Tree => self
+                .tree(&output.digest)
+                .is_ok_and(|files| files.iter().all(|file| has(&file.digest, file.bytes))),
+        }
+    }
+
+    /// Whether every blob of the output exists with its size in this store.
+    pub fn is_here(&self, output: &Output) -> bool {
+        let here = |digest: &Digest, bytes: u64| blob::has(self.layout(), digest, bytes);
+        match output.kind {
+            OutputKind::File => here(&output.digest, output.bytes),
+            OutputKind::Tree => blob::read(self.layout(), &output.digest).is_ok_and(|list| {
+                tree::decode(&list).is_ok_and(|files| files.iter().all(|file| here(&file.digest, file.bytes)))
             }),
         }
     }
@@ -175,6 +253,34 @@ impl View {
             OutputKind::Tree => {
                 self.tree(&output.digest)?.iter().try_for_each(|file| self.check(&file.digest))
             }
+        }
+    }
+
+    /// Fetches what this store lacks of some outputs from the shared cache.
+    pub fn bring(&self, outputs: &[Output]) -> Result<(), CacheError> {
+        let Some(remote) = &self.remote else { return Ok(()) };
+        let mut blobs = Vec::new();
+        for output in outputs {
+            match output.kind {
+                OutputKind::File => blobs.push((output.digest, output.bytes)),
+                OutputKind::Tree => match self.tree(&output.digest) {
+                    Ok(files) => blobs.extend(files.into_iter().map(|file| (file.digest, file.bytes))),
+                    // Its list is missing there too, or wrong: then so is the output, which whoever needs it will find.
+                    Err(CacheError::MissingBlob { .. } | CacheError::CorruptBlob { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        blobs.sort_unstable();
+        blobs.dedup();
+        remote.bring_all(self.layout(), &blobs)
+    }
+
+    /// Fetches a blob that is not here from the shared cache, if it is there.
+    fn bring_blob(&self, digest: &Digest) -> Result<(), CacheError> {
+        match &self.remote {
+            Some(remote) if !self.blob_path(digest).exists() => remote.bring(self.layout(), digest, None),
+            _ => Ok(()),
         }
     }
 
@@ -191,6 +297,7 @@ impl View {
 
     /// A blob's bytes, hashed.
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, CacheError> {
+        self.bring_blob(digest)?;
         blob::read(self.layout(), digest)
     }
 
@@ -210,6 +317,7 @@ impl View {
 
     /// Copies the output to `to`, hashing what was copied. The copies are writable. `to` must not exist.
     pub fn export(&self, output: &Output, to: &Path) -> Result<(), CacheError> {
+        self.bring(std::slice::from_ref(output))?;
         match output.kind {
             OutputKind::File => blob::copy(self.layout(), &output.digest, to),
             OutputKind::Tree => {
@@ -220,6 +328,7 @@ impl View {
     }
 
     fn place(&self, output: &Output, to: &Path, put: &Put<'_>) -> Result<(), CacheError> {
+        self.bring(std::slice::from_ref(output))?;
         match output.kind {
             OutputKind::File => {
                 self.check(&output.digest)?;
@@ -235,6 +344,7 @@ impl View {
 
     /// Hashes a blob, once for as long as this process sees the same file.
     fn check(&self, digest: &Digest) -> Result<(), CacheError> {
+        self.bring_blob(digest)?;
         let path = self.blob_path(digest);
         let seen = || -> Option<Seen> {
             let of = fs::metadata(&path).ok()?;
@@ -253,6 +363,10 @@ impl View {
 
     /// What is stored of one stream of records.
     pub fn logged(&self, stream: &Digest) -> Result<Logged, CacheError> {
+        if let Some(remote) = &self.remote {
+            // Where nothing can be written, what is here has to do.
+            let _ = remote.bring_stream(self.layout(), stream);
+        }
         Ok(Logged(Reader::open(self.layout(), stream)?))
     }
 

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::atomic::{self, Staged};
 use crate::batch::Batch;
-use crate::boot::boot;
 use crate::guard::lock;
 use crate::index::{self, Index};
+use crate::remote::{Gift, Uploads};
 use crate::view::check_version;
 use crate::{
-    CacheError, Digest, Fault, LeaseAttempt, Output, OutputKind, Record, RecordLog, TreeFile, View, blob,
-    layout, lease, log, summary, touch, tree,
+    CacheError, Digest, Fault, LeaseAttempt, Output, OutputKind, Record, RecordLog, Remote, RemoteReport,
+    TreeFile, View, blob, layout, lease, log, summary, touch, tree,
 };
 
 /// Opening the index costs some 30 ms, so a run opens it only when it changed at least so many records or log entries.
@@ -31,6 +31,8 @@ pub struct Writer {
     changed: AtomicBool,
     /// The streams open in this process, so that all tasks of it share one segment of each.
     logs: Mutex<BTreeMap<Digest, Weak<RecordLog>>>,
+    /// Gives what is made here to the shared cache.
+    uploads: Option<Arc<Uploads>>,
 }
 
 impl Writer {
@@ -46,7 +48,22 @@ impl Writer {
         }
         let batch = Batch::open(&view)?;
         let changed = AtomicBool::new(!batch.is_empty());
-        Ok(Self { batch, changed, view, logs: Mutex::default() })
+        Ok(Self { batch, changed, view, logs: Mutex::default(), uploads: None })
+    }
+
+    /// The same writer, which shares: what is not here is looked for in the shared cache, and what is made here goes there,
+    /// where that is wanted, in the background.
+    #[must_use]
+    pub fn with_remote(mut self, remote: Option<Remote>) -> Self {
+        let writes = remote.clone().filter(Remote::is_written);
+        self.uploads = writes.map(|remote| Arc::new(Uploads::new(remote, self.view.clone())));
+        self.view = self.view.clone().with_remote(remote);
+        self
+    }
+
+    /// What went between this store and the shared cache, if there is one.
+    pub fn remote_report(&self) -> Option<RemoteReport> {
+        self.view.remote().map(Remote::report)
     }
 
     /// Reads the same store.
@@ -83,13 +100,38 @@ impl Writer {
     /// process on return and survives the death of this one; it is durable a moment later, or after [`Self::sync`].
     pub fn commit(&self, record: &Record) -> Result<(), CacheError> {
         for (port, output) in &record.outputs {
-            if !self.view.has_output(output) {
+            if !self.view.is_here(output) {
                 let what = format!("the blob of its output `{port}` is not in the store");
                 return Err(CacheError::BadRecord { action: record.action, what });
             }
         }
         self.changed.store(true, Ordering::Relaxed);
-        self.batch.commit(record)
+        self.batch.commit(record)?;
+        if let Some(uploads) = &self.uploads {
+            uploads.give(Gift::Record(record.action));
+        }
+        Ok(())
+    }
+
+    /// Keeps the records that the shared cache gave, so that they are hits without it; their blobs come when they are
+    /// needed, as those that were collected here.
+    pub fn keep_learned(&self) -> Result<(), CacheError> {
+        for record in self.view.remote().map(Remote::all_learned).unwrap_or_default() {
+            if self.view.record_here(&record.action)?.is_none_or(|here| here.owed > 0) {
+                self.changed.store(true, Ordering::Relaxed);
+                self.batch.commit(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the records of actions to the shared cache, with the blobs they name, and if `responses` all that models
+    /// have answered; what is there already is left out.
+    pub fn push(&self, actions: &[Digest], responses: bool) -> Result<(), CacheError> {
+        match self.view.remote() {
+            Some(remote) => remote.push(&self.view, actions, responses),
+            None => Ok(()),
+        }
     }
 
     /// Makes outputs that were put before durable, for a process on another machine that is going to name them.
@@ -114,7 +156,7 @@ impl Writer {
     pub fn forget(&self, action: &Digest) -> Result<(), CacheError> {
         let layout = self.view.layout();
         self.changed.store(true, Ordering::Relaxed);
-        if let Some(boot) = boot() {
+        if let Some(boot) = layout.boot() {
             atomic::remove(&layout.provisional(boot).join(action.to_string()))?;
         }
         let path = layout.record(action);
@@ -138,6 +180,9 @@ impl Writer {
             return Ok(open);
         }
         let layout = self.view.layout();
+        if let Some(remote) = self.view.remote() {
+            remote.bring_stream(layout, stream)?;
+        }
         let directory = layout.log(stream);
         let about_file = log::about_file(&directory);
         if !about_file.exists() {
@@ -146,7 +191,12 @@ impl Writer {
             staged.write_all(format!("{about:#}\n").as_bytes())?;
             staged.publish_unsynced(&about_file, 0o644)?;
         }
-        let open = Arc::new(RecordLog::open(layout, stream)?);
+        let mut open = RecordLog::open(layout, stream)?;
+        if let Some(uploads) = &self.uploads {
+            let (uploads, stream) = (Arc::clone(uploads), *stream);
+            open = open.on_sealed(Box::new(move |file| uploads.give(Gift::Segment(stream, file))));
+        }
+        let open = Arc::new(open);
         logs.insert(*stream, Arc::downgrade(&open));
         Ok(open)
     }
@@ -173,11 +223,15 @@ impl Writer {
     /// Ends a run: makes everything durable, seals the logs that are open and brings the summary up to date, so that the
     /// next run is fast; after many changes the index too. Nothing is lost without it.
     pub fn finish(&self) -> Result<(), CacheError> {
+        self.keep_learned()?;
         self.batch.sync()?;
         let open: Vec<_> = lock(&self.logs).values().filter_map(Weak::upgrade).collect();
         let mut changes = 0;
         for log in open {
             changes += log.finish()?;
+        }
+        if let Some(uploads) = &self.uploads {
+            uploads.finish();
         }
         // A run that found everything done leaves the summary as it found it. What another process commits meanwhile, that
         // process adds.

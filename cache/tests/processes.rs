@@ -23,6 +23,15 @@ fn start(role: &str, root: &Path, crash: Option<String>) -> Child {
     command.spawn().unwrap()
 }
 
+/// The same as a process of another machine, on a store that machines share.
+fn start_on(machine: &str, role: &str, root: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "as_another_process", "--nocapture"]).env(ROLE, role).env(ROOT, root);
+    command.env("DAG_STORE_SHARED", "1").env("DAG_TEST_MACHINE", machine).env("DAG_TEST_PRESENCE", "20,400");
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command.spawn().unwrap()
+}
+
 fn manifest(number: u32) -> Vec<u8> {
     format!("manifest {number}").into_bytes()
 }
@@ -133,6 +142,39 @@ fn as_another_process() {
             gc::apply(&plan).unwrap();
         }
         "fill" => fill(root),
+        "hold" => {
+            let writer = Writer::open(root).unwrap();
+            let log = writer.record_log(&stream(), &json!({})).unwrap();
+            log.put(&Digest::of(b"kept"), b"paid for").unwrap();
+            let LeaseAttempt::Held(_lease) = writer.lease(&Digest::of(&manifest(0)), "a holder").unwrap()
+            else {
+                panic!()
+            };
+            std::fs::write(root.join("held"), "").unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+        "take" => {
+            let writer = Writer::open(root).unwrap();
+            let began = std::time::Instant::now();
+            let mut waits = 0_u32;
+            while matches!(writer.lease(&Digest::of(&manifest(0)), "me").unwrap(), LeaseAttempt::Busy { .. })
+            {
+                waits += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let told = json!({ "waits": waits, "milliseconds": began.elapsed().as_millis() as u64 });
+            std::fs::write(root.join("taken"), told.to_string()).unwrap();
+        }
+        "segments" => {
+            // Enough small segments that a merge is due.
+            for number in 0..9_u8 {
+                let writer = Writer::open(root).unwrap();
+                let log = writer.record_log(&stream(), &json!({})).unwrap();
+                log.put(&Digest::of(&[number]), b"x").unwrap();
+            }
+        }
         role => panic!("no role `{role}`"),
     }
 }
@@ -149,6 +191,102 @@ fn four_processes_share_the_work_and_nothing_is_done_twice() {
     assert_eq!(report.faults, []);
     assert_eq!((report.records, report.blobs), (u64::from(ACTIONS), u64::from(ACTIONS)));
     assert_eq!(report.entries, u64::from(ACTIONS), "every response was made once");
+}
+
+#[test]
+fn machines_share_the_work_on_a_shared_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let machines = ["one", "two", "three"];
+    let children: Vec<Child> = machines.iter().map(|machine| start_on(machine, "work", dir.path())).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    check(dir.path());
+    let report = verify::verify(dir.path(), false).unwrap();
+    assert_eq!(report.faults, []);
+    assert_eq!(report.records, u64::from(ACTIONS));
+    assert_eq!(report.entries, u64::from(ACTIONS), "every response was made once");
+    assert!(!dir.path().join("index").exists() && !dir.path().join("index.lock").exists(), "no sled");
+    let named = |folder: &str| {
+        let entries = std::fs::read_dir(dir.path().join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(named("leases"), [""; 0]);
+    assert!(!dir.path().join("provisional").exists());
+    let left: Vec<String> = named(&format!("logs/{}", stream()));
+    assert!(!left.iter().any(|name| name.ends_with(".writer")), "{left:?}");
+}
+
+/// Waits until a killed child runs no more.
+fn wait_until_over(child: &Child) {
+    let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    while !state().contains(") Z ") {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Starts a holder, lets it hold, kills it if it is to die, and gives what one who takes the lease tells.
+fn taken_from(holder: &str, dies: bool, taker: &str) -> Option<serde_json::Value> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut held = start_on(holder, "hold", dir.path());
+    while !dir.path().join("held").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    if dies {
+        held.kill().unwrap();
+        // Until it is waited for it is a process that is over, which counts as gone.
+        wait_until_over(&held);
+    }
+    let mut take = start_on(taker, "take", dir.path());
+    let took = if dies {
+        take.wait().unwrap().success()
+    } else {
+        // Three times as long as a silence counts as death: it must not be taken from one that beats.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+        take.try_wait().unwrap().is_some()
+    };
+    // Whoever is still there goes now; killing one that is gone is no error.
+    for mut child in [take, held] {
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    took.then(|| serde_json::from_slice(&std::fs::read(dir.path().join("taken")).unwrap()).unwrap())
+}
+
+#[test]
+fn the_lease_of_a_dead_process_is_taken_at_once_on_its_machine_and_after_silence_elsewhere() {
+    let near = taken_from("one", true, "one").unwrap();
+    assert_eq!(near["waits"], 0, "{near}");
+    let far = taken_from("one", true, "two").unwrap();
+    assert!(far["milliseconds"].as_u64().unwrap() >= 400, "{far}");
+}
+
+#[test]
+fn the_lease_of_a_living_process_stays_its_own() {
+    assert_eq!(taken_from("one", false, "one"), None);
+    assert_eq!(taken_from("one", false, "two"), None);
+}
+
+#[test]
+fn an_open_segment_is_merged_only_where_its_writer_is_known_to_be_dead() {
+    for (machine, survives) in [("two", true), ("one", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut held = start_on("one", "hold", dir.path());
+        while !dir.path().join("held").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        held.kill().unwrap();
+        held.wait().unwrap();
+        let open = dir.path().join(format!("logs/{}/00000001.segment", stream()));
+        assert!(open.exists());
+        assert!(start_on(machine, "segments", dir.path()).wait().unwrap().success());
+        assert_eq!(open.exists(), survives, "seen from machine {machine}");
+        // Merged or not, what was paid for is there.
+        assert_eq!(
+            View::open(dir.path()).find_logged(&Digest::of(b"kept")).unwrap(),
+            Some(b"paid for".to_vec())
+        );
+    }
 }
 
 #[test]

@@ -75,6 +75,8 @@ fn node_of(event: &Event) -> Option<&str> {
         | Event::NodeRetried { node, .. }
         | Event::NodeProgress { node, .. }
         | Event::NodeFinished { node, .. } => Some(node),
-        Event::RunStarted { .. } | Event::Warning { .. } | Event::RunFinished { .. } => None,
+        Event::RunStarted { .. } | Event::Shared(_) | Event::Warning { .. } | Event::RunFinished { .. } => {
+            None
+        }
     }
 }

@@ -14,6 +14,7 @@ mod plan;
 mod report;
 mod run;
 mod schema;
+mod sharing;
 mod show;
 mod status;
 mod trace;
@@ -43,6 +44,8 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Check(arguments) => check::run(arguments, context),
         Command::Schema(arguments) => schema::run(arguments, context),
         Command::Export(arguments) => export::run(arguments, context),
+        Command::Push(arguments) => sharing::push(arguments, context),
+        Command::Pull(arguments) => sharing::pull(arguments, context),
         Command::Gc(arguments) => gc::run(arguments, context),
         Command::Verify(arguments) => verify::run(arguments, context),
         Command::Worker(arguments) => worker::run(arguments, context),

@@ -20,6 +20,7 @@ use crate::words::{count, duration, grouped, money, short};
 pub fn run(arguments: &args::Plan, context: &Context) -> Outcome {
     let compiled = compiled(&arguments.experiment, &context.registry())?;
     compiled.warn(context);
+    context.share(compiled.graph.remote.as_ref())?;
     let selection =
         Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
     show(compiled, &selection, arguments.expand, context)

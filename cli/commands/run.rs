@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dag_cache::Writer;
 use dag_engine::artifact::ArtifactType;
 use dag_engine::event::{Reporter, RunResult, Stamped};
 use dag_engine::graph::NodeId;
@@ -33,12 +32,13 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
     }
     let compiled = compiled(&arguments.experiment, &context.registry())?;
     compiled.warn(context);
+    context.share(compiled.graph.remote.as_ref())?;
     let selection =
         Selection { targets: compiled.nodes(&arguments.nodes)?, rerun: compiled.nodes(&arguments.rerun)? };
     let surroundings = Surroundings::at(compiled.root.clone());
     let run = Run {
         graph: &compiled.graph,
-        writer: Arc::new(Writer::open(&context.store)?),
+        writer: Arc::new(context.writer()?),
         settings: Settings {
             selection: selection.clone(),
             keep_going: arguments.keep_going,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use dag_cache::Digest;
+use dag_cache::{Digest, RemoteReport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -179,6 +179,8 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// What went between the store and the shared cache, and what was wrong with it.
+    Shared(RemoteReport),
     /// The last event.
     RunFinished {
         /// How the run ended.

@@ -1,6 +1,6 @@
 //! The journal: the events of one run, a JSON line each, appended as they happen.
 //!
-//! While the run lives its process holds a kernel lock on the file, so that `dag status` can tell a run that goes on
+//! While the run lives its process holds a kernel lock on the file, or on a shared file system a [`Presence`], so that `dag status` can tell a run that goes on
 //! from one that died. A reader takes a torn last line for one that is not written yet, and skips lines that it does not
 //! understand, which a newer program has written.
 
@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-use dag_cache::Layout;
+use dag_cache::{Layout, Presence};
 
 use crate::event::Stamped;
 
@@ -17,6 +17,8 @@ use crate::event::Stamped;
 pub struct Journal {
     file: File,
     line: Vec<u8>,
+    /// Where a lock would not tell other machines that the run lives.
+    _presence: Option<Presence>,
 }
 
 impl Journal {
@@ -31,9 +33,12 @@ impl Journal {
             }
             match OpenOptions::new().append(true).create_new(true).open(layout.journal(&run)) {
                 Ok(file) => {
-                    // A reader that looks whether we live holds the lock for a moment.
-                    file.lock()?;
-                    return Ok((run, Self { file, line: Vec::new() }));
+                    let presence = Presence::of_run(layout, &run).map_err(io::Error::other)?;
+                    if presence.is_none() {
+                        // A reader that looks whether we live holds the lock for a moment.
+                        file.lock()?;
+                    }
+                    return Ok((run, Self { file, line: Vec::new(), _presence: presence }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !layout.runs().exists() => {
@@ -69,6 +74,9 @@ pub fn process_of(run: &str) -> Option<u32> {
 
 /// Whether the process of the run `run` is alive.
 pub fn is_live(layout: &Layout, run: &str) -> bool {
+    if let Some(alive) = Presence::is_run_alive(layout, run) {
+        return alive;
+    }
     let Ok(file) = File::open(layout.journal(run)) else { return false };
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }

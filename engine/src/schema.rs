@@ -123,8 +123,25 @@ fn section(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 1 }),
             "named limits and their capacity, for `run: { limits }`",
         ),
+        "remote" => remote(),
         _ => json!({ "$ref": "#/$defs/engine", "description": "how nodes are run; defaults, in no key" }),
     }
+}
+
+fn remote() -> Value {
+    let address =
+        json!({ "type": "string", "description": "s3://bucket/folder, gs://…, az://…, file:///folder" });
+    let option = |about: &str| json!({ "type": "boolean", "default": true, "description": about });
+    let options = json!({
+        "type": "object",
+        "properties": {
+            "url": address,
+            "sign": or_variable(option("whether records must be signed with DAG_REMOTE_KEY")),
+            "write": or_variable(option("whether what is made goes there")),
+        },
+        "additionalProperties": false,
+    });
+    json!({ "anyOf": [address, options, { "type": "null" }], "description": "where results are shared; in no key" })
 }
 
 fn node(kinds: &[Value], by_kind: &[Value]) -> Value {
@@ -390,6 +407,8 @@ mod tests {
             "nodes: { a: { task: sample, with: { model: $(model), temperature: $(t), stop: [a, $(stop)] } } }",
             "nodes: { a: { task: sample, with: $(all), run: { gpus: $(gpus), memory: 8GiB } } }",
             "name: x\nextends: y.yaml\nprofile: p\nprofiles: { p: { take: 1, nodes: { a: { with: { x: 1 } }, b: null } } }",
+            "remote: s3://bucket/folder",
+            "remote: { url: $(place), sign: false, write: $(w) }\nprofiles: { alone: { remote: null } }",
             "seed: 1\narms: { r1: { traces: x } }\naxes: { s: { range: 10 }, t: [1, 2], u: { a: { b: 1 } } }\nlimits: { server: 2 }\nrun: { cpus: 2, sample: {} }",
             "nodes: { a: { task: sample, over: [s], inputs: { p: [x@*, y], q: null }, when: $(s.on) } }",
         ] {

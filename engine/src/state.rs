@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use dag_cache::Digest;
+use dag_cache::{Digest, RemoteReport};
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
@@ -36,6 +36,9 @@ pub struct RunState {
     pub nodes: IndexMap<String, NodeState>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What went between the store and the shared cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<RemoteReport>,
     /// How it ended, if it has.
     pub result: Option<RunResult>,
     /// Seconds it took, if it has ended.
@@ -198,6 +201,7 @@ impl RunState {
                 node.message = None;
             }
             Event::Warning { text } => self.warnings.push(text.clone()),
+            Event::Shared(shared) => self.shared = Some(shared.clone()),
             Event::RunFinished { result, ends, seconds } => {
                 self.result = Some(*result);
                 self.ends = *ends;

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::frame::{self, Kind};
 use super::segment::{self, Appender, Segment};
+use crate::presence::{self, Attempt, Presence};
 use crate::{CacheError, Digest, Fault, atomic, crash};
 
 /// Merge when this many small segments have no writer.
@@ -18,27 +19,22 @@ const SMALL_BYTES: u64 = 32 << 20;
 
 /// Merges the small segments of a stream that nobody writes, if there are enough. Damaged entries are left behind and
 /// reported.
-pub(crate) fn merge(directory: &Path, stream: &Digest) -> Result<Vec<Fault>, CacheError> {
-    let gate_path = directory.join("merge.lock");
+pub(crate) fn merge(directory: &Path, stream: &Digest, shared: bool) -> Result<Vec<Fault>, CacheError> {
     if atomic::list(directory)?.iter().filter(|path| segment::number_of(path).is_some()).count() < MERGE_FROM
     {
         return Ok(Vec::new());
     }
-    let gate = OpenOptions::new().create(true).truncate(false).write(true).open(&gate_path);
-    let gate = gate.map_err(CacheError::io("create", &gate_path))?;
     // One process merges a stream at a time; the others need not wait for it.
-    if !segment::lock_exclusively(&gate, &gate_path).map_err(CacheError::io("lock", &gate_path))? {
-        return Ok(Vec::new());
-    }
-    let victims = lock_small(directory)?;
+    let Some(_gate) = gate(directory, shared)? else { return Ok(Vec::new()) };
+    let victims = lock_small(directory, stream, shared)?;
     let mut faults = Vec::new();
     if victims.len() < MERGE_FROM {
         return Ok(faults);
     }
-    let mut merged = Appender::create(directory, stream)?;
+    let mut merged = Appender::create(directory, stream, shared)?;
     let mut intents = BTreeSet::new();
     let mut copied = Vec::new();
-    for (path, _lock) in &victims {
+    for Victim { path, .. } in &victims {
         // One of another version is not ours to remove.
         let Some(victim) = Segment::open(path, stream, &mut faults)? else { continue };
         copied.push(path);
@@ -60,15 +56,43 @@ pub(crate) fn merge(directory: &Path, stream: &Digest) -> Result<Vec<Fault>, Cac
     merged.seal()?;
     crash::point("log.merged");
     for path in copied {
-        atomic::remove(path)?;
+        segment::remove(path)?;
         crash::point("log.removed");
     }
     atomic::sync_dir(directory)?;
     Ok(faults)
 }
 
-/// The small segments without a writer, locked so that no other merge takes them.
-fn lock_small(directory: &Path) -> Result<Vec<(std::path::PathBuf, File)>, CacheError> {
+/// The right to merge a stream.
+enum Gate {
+    Lock(#[expect(dead_code, reason = "it holds the lock while it is open")] File),
+    Presence(#[expect(dead_code, reason = "it is given back when it is dropped")] Presence),
+}
+
+fn gate(directory: &Path, shared: bool) -> Result<Option<Gate>, CacheError> {
+    if shared {
+        return Ok(match presence::take(&directory.join("merge.presence"), "a merge")? {
+            Attempt::Held(presence) => Some(Gate::Presence(presence)),
+            Attempt::Busy(_) => None,
+        });
+    }
+    let path = directory.join("merge.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(CacheError::io("create", &path))?;
+    let ours = segment::lock_exclusively(&file, &path).map_err(CacheError::io("lock", &path))?;
+    Ok(ours.then_some(Gate::Lock(file)))
+}
+
+/// A segment that is going to be merged.
+struct Victim {
+    path: PathBuf,
+    /// Open, and so locked, while it is merged.
+    _file: File,
+}
+
+/// The small segments without a writer, locked so that no other merge takes them. On a `shared` file system no lock says
+/// so: there it is those that are sealed, or whose writer is known to be dead.
+fn lock_small(directory: &Path, stream: &Digest, shared: bool) -> Result<Vec<Victim>, CacheError> {
     let mut locked = Vec::new();
     for path in atomic::list(directory)? {
         if segment::number_of(&path).is_none() {
@@ -76,10 +100,18 @@ fn lock_small(directory: &Path) -> Result<Vec<(std::path::PathBuf, File)>, Cache
         }
         let Ok(file) = File::open(&path) else { continue };
         let metadata = file.metadata().map_err(CacheError::io("inspect", &path))?;
-        if metadata.len() < SMALL_BYTES
-            && segment::lock_exclusively(&file, &path).map_err(CacheError::io("lock", &path))?
-        {
-            locked.push((path, file));
+        if metadata.len() >= SMALL_BYTES {
+            continue;
+        }
+        let free = if shared {
+            let sealed =
+                Segment::open(&path, stream, &mut Vec::new())?.is_some_and(|segment| segment.is_sealed());
+            sealed || segment::is_signed_by_the_dead(&path)
+        } else {
+            segment::lock_exclusively(&file, &path).map_err(CacheError::io("lock", &path))?
+        };
+        if free {
+            locked.push(Victim { path, _file: file });
         }
     }
     Ok(locked)

@@ -40,7 +40,11 @@ pub struct RecordLog {
     own: Mutex<Option<Own>>,
     claims: Mutex<BTreeSet<Digest>>,
     released: Condvar,
+    sealed: Option<Sealed>,
 }
+
+/// Hears of every segment that this process has sealed, and gets it open for reading.
+pub(crate) type Sealed = Box<dyn Fn(fs::File) + Send + Sync>;
 
 /// The segment this process appends to; made by the first entry.
 struct Own {
@@ -56,7 +60,14 @@ impl RecordLog {
             own: Mutex::new(None),
             claims: Mutex::default(),
             released: Condvar::new(),
+            sealed: None,
         })
+    }
+
+    /// Has `sealed` hear of what is sealed from now on.
+    pub(crate) fn on_sealed(mut self, sealed: Sealed) -> Self {
+        self.sealed = Some(sealed);
+        self
     }
 
     /// The payload stored under `key` by any process. A damaged entry is missing and a fault.
@@ -155,11 +166,23 @@ impl RecordLog {
     pub(crate) fn finish(&self) -> Result<usize, CacheError> {
         let mut own = lock(&self.own);
         let Some(finished) = own.take() else { return Ok(0) };
-        let sealed = finished.appender.seal();
+        let sealed = self.seal_one(finished.appender);
         self.reader.set_own(None);
         drop(own);
         let count = sealed?;
         self.merge()?;
+        Ok(count)
+    }
+
+    /// Seals a segment and tells of it before a merge may take it.
+    fn seal_one(&self, appender: Appender) -> Result<usize, CacheError> {
+        let path = appender.path().to_owned();
+        let count = appender.seal()?;
+        if let Some(sealed) = &self.sealed
+            && count > 0
+        {
+            sealed(fs::File::open(&path).map_err(CacheError::io("open", &path))?);
+        }
         Ok(count)
     }
 
@@ -170,7 +193,7 @@ impl RecordLog {
 
     /// Merges small segments of processes that are done when there are many of them.
     fn merge(&self) -> Result<(), CacheError> {
-        let faults = merge::merge(self.reader.directory(), &self.reader.stream())?;
+        let faults = merge::merge(self.reader.directory(), &self.reader.stream(), self.reader.is_shared())?;
         for fault in faults {
             self.reader.report(fault);
         }
@@ -186,14 +209,18 @@ impl RecordLog {
         if guard.as_ref().is_some_and(|own| own.appender.bytes() > SEGMENT_BYTES)
             && let Some(full) = guard.take()
         {
-            full.appender.seal()?;
+            self.seal_one(full.appender)?;
             self.reader.set_own(None);
         }
         let own = match &mut *guard {
             Some(own) if own.appender.find(key).is_some() => return Ok(()),
             Some(own) => own,
             none => {
-                let appender = Appender::create(self.reader.directory(), &self.reader.stream())?;
+                let appender = Appender::create(
+                    self.reader.directory(),
+                    &self.reader.stream(),
+                    self.reader.is_shared(),
+                )?;
                 self.reader.set_own(Some(appender.number()));
                 none.insert(Own { appender, unsynced: 0, first_unsynced: Instant::now() })
             }
@@ -257,6 +284,36 @@ pub(crate) struct SegmentFile {
     pub(crate) number: u32,
     pub(crate) inode: u64,
     path: PathBuf,
+}
+
+/// The sealed segments of every stream.
+pub(crate) fn sealed(layout: &Layout) -> Result<Vec<(Digest, PathBuf)>, CacheError> {
+    let mut sealed = Vec::new();
+    for file in segments(layout)? {
+        let segment = segment::Segment::open(&file.path, &file.stream, &mut Vec::new())?;
+        if segment.is_some_and(|segment| segment.is_sealed()) {
+            sealed.push((file.stream, file.path));
+        }
+    }
+    Ok(sealed)
+}
+
+/// Makes a segment that came from elsewhere one of the stream's own; else says what is wrong with it.
+pub(crate) fn take_in(
+    layout: &Layout,
+    stream: &Digest,
+    mut staged: atomic::Staged,
+) -> Result<Result<(), String>, CacheError> {
+    let mut faults = Vec::new();
+    let segment = segment::Segment::open(staged.path(), stream, &mut faults)?;
+    if let Some(fault) = faults.first() {
+        return Ok(Err(fault.what.clone()));
+    }
+    if !segment.is_some_and(|segment| segment.is_sealed()) {
+        return Ok(Err("it is not a whole segment".to_owned()));
+    }
+    staged.file().sync_all().map_err(CacheError::io("sync", staged.path()))?;
+    segment::link(&layout.log(stream), staged.path()).map(Ok)
 }
 
 /// Where an entry was found once.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -18,6 +19,8 @@ const LIST_EVERY: u32 = 64;
 pub(crate) struct Reader {
     directory: PathBuf,
     stream: Digest,
+    /// Whether other machines write here too.
+    shared: bool,
     state: Mutex<State>,
 }
 
@@ -33,13 +36,18 @@ struct State {
 
 impl Reader {
     pub(crate) fn open(layout: &Layout, stream: &Digest) -> Result<Self, CacheError> {
-        let reader = Self { directory: layout.log(stream), stream: *stream, state: Mutex::default() };
+        let (directory, shared) = (layout.log(stream), layout.is_shared());
+        let reader = Self { directory, stream: *stream, shared, state: Mutex::default() };
         reader.refresh(&mut lock(&reader.state))?;
         Ok(reader)
     }
 
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     pub(crate) fn stream(&self) -> Digest {
@@ -87,7 +95,19 @@ impl Reader {
                 found
             };
             // Read without the lock: a look-up must not wait for another one's disk.
-            match place.read(&self.stream, key)? {
+            let read = match place.read(&self.stream, key) {
+                // Another machine has merged the segment and removed it: what was there is elsewhere now.
+                Err(CacheError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::StaleNetworkFileHandle =>
+                {
+                    let mut state = lock(&self.state);
+                    state.segments.remove(&number);
+                    state.listed = None;
+                    continue;
+                }
+                other => other?,
+            };
+            match read {
                 Ok(payload) => return Ok(Some(payload)),
                 Err(fault) => {
                     let mut state = lock(&self.state);

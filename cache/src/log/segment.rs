@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::frame::{self, HEADER, Header, Kind};
-use crate::{CacheError, Digest, Fault, atomic, crash};
+use crate::{CacheError, Digest, Fault, atomic, crash, presence};
 
 const MAGIC: &[u8; 6] = b"DAGLOG";
 const VERSION: u16 = 1;
@@ -34,9 +34,29 @@ pub(crate) fn path_of(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:08}.segment"))
 }
 
-/// Whether some process is appending to the segment.
+/// Beside a segment on a shared file system: who is appending to it.
+fn signature_of(path: &Path) -> PathBuf {
+    path.with_extension("writer")
+}
+
+/// Whether some process is appending to the segment, or may be: of a process of another machine nothing else is known.
 pub(crate) fn is_living(path: &Path) -> bool {
+    let signature = signature_of(path);
+    if signature.exists() {
+        return !matches!(presence::holder(&signature), Ok(Some(holder)) if holder.is_dead());
+    }
     File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Whether a segment on a shared file system was left by a process that is known to be dead.
+pub(crate) fn is_signed_by_the_dead(path: &Path) -> bool {
+    matches!(presence::holder(&signature_of(path)), Ok(Some(holder)) if holder.is_dead())
+}
+
+/// Removes a segment that was merged, then what says whose it was.
+pub(crate) fn remove(path: &Path) -> Result<(), CacheError> {
+    atomic::remove(path)?;
+    atomic::remove(&signature_of(path))
 }
 
 /// Locks a file for this process alone; false when another one holds it, or when the name has meanwhile become that
@@ -56,6 +76,25 @@ pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a finished segment the next free number of a stream.
+pub(crate) fn link(directory: &Path, from: &Path) -> Result<(), CacheError> {
+    let mut number = highest(directory)?;
+    loop {
+        number += 1;
+        let path = path_of(directory, number);
+        match std::fs::hard_link(from, &path) {
+            Ok(()) => return atomic::sync_dir(directory),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(CacheError::io("create", &path)(error)),
+        }
+    }
+}
+
+/// The highest number of a segment in a stream's directory.
+fn highest(directory: &Path) -> Result<u32, CacheError> {
+    Ok(atomic::list(directory)?.iter().filter_map(|path| number_of(path)).max().unwrap_or(0))
 }
 
 /// Where an entry is.
@@ -325,20 +364,31 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    /// Begins a new segment with the next free number.
-    pub(crate) fn create(directory: &Path, stream: &Digest) -> Result<Self, CacheError> {
-        let mut number =
-            atomic::list(directory)?.iter().filter_map(|path| number_of(path)).max().unwrap_or(0);
+    /// Begins a new segment with the next free number. On a `shared` file system a file beside it says whose it is, from
+    /// before it exists until it is sealed.
+    pub(crate) fn create(directory: &Path, stream: &Digest, shared: bool) -> Result<Self, CacheError> {
+        let mut number = highest(directory)?;
         loop {
             number += 1;
             let path = path_of(directory, number);
+            let signature = shared.then(|| signature_of(&path));
+            if let Some(signature) = &signature {
+                match presence::sign(signature) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                    Err(error) => return Err(CacheError::io("create", signature)(error)),
+                }
+            }
             let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
                 Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    signature.as_deref().map_or(Ok(()), atomic::remove)?;
+                    continue;
+                }
                 Err(error) => return Err(CacheError::io("create", &path)(error)),
             };
             // Somebody who merges may have seen the file before it was locked, and removed it.
-            if !lock_exclusively(&file, &path).map_err(CacheError::io("lock", &path))? {
+            if !shared && !lock_exclusively(&file, &path).map_err(CacheError::io("lock", &path))? {
                 continue;
             }
             let mut appender = Self {
@@ -359,6 +409,10 @@ impl Appender {
 
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -424,7 +478,8 @@ impl Appender {
     /// Ends the segment with its sorted keys, durably; gives how many. One without entries is removed.
     pub(crate) fn seal(mut self) -> Result<usize, CacheError> {
         if self.keys.is_empty() && self.intents.is_empty() {
-            return atomic::remove(&self.path).map(|()| 0);
+            atomic::remove(&self.path)?;
+            return self.unsign().map(|()| 0);
         }
         let mut footer = Vec::with_capacity(16 + self.keys.len() * ENTRY + self.intents.len() * 32);
         footer.extend_from_slice(&(self.keys.len() as u64).to_le_bytes());
@@ -447,6 +502,11 @@ impl Appender {
         self.write(&footer)?;
         self.sync()?;
         crash::point("log.sealed");
+        self.unsign()?;
         Ok(self.keys.len())
+    }
+
+    fn unsign(&self) -> Result<(), CacheError> {
+        atomic::remove(&signature_of(&self.path))
     }
 }

@@ -496,6 +496,7 @@ impl<'a> Compiler<'a> {
         let graph = Graph::new(self.experiment.name.to_string(), profile, nodes.collect());
         let Ok(mut graph) = graph else { unreachable!("cycles are looked for before the graph is built") };
         graph.limits = self.experiment.limits.clone();
+        graph.remote.clone_from(&self.experiment.remote);
         let axes = self.experiment.axes.iter();
         graph.axes = axes.map(|(name, axis)| (Arc::clone(name), axis.labels().cloned().collect())).collect();
         graph

@@ -20,6 +20,7 @@ use serde_json::Value;
 pub use self::compile::compile;
 pub(crate) use self::run_options::ENGINE_OPTIONS;
 use crate::registry::Step;
+use crate::spec::RemoteSpec;
 use crate::task::{FileKind, Resources};
 
 /// Where a node stands on the axes it is over, as (axis, value), in the order of its `over:`.
@@ -141,6 +142,8 @@ pub struct Graph {
     pub profile: Option<String>,
     /// Capacity of the named limits of `run: { limits }`.
     pub limits: BTreeMap<String, u32>,
+    /// Where results are shared.
+    pub remote: Option<RemoteSpec>,
     /// Axis → its values, in order.
     pub axes: indexmap::IndexMap<Arc<str>, Vec<Arc<str>>>,
     nodes: DiGraph<Node, (), u32>,
@@ -173,6 +176,7 @@ impl Graph {
                 name,
                 profile,
                 limits: BTreeMap::new(),
+                remote: None,
                 axes: indexmap::IndexMap::new(),
                 nodes: graph,
                 order,

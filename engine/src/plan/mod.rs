@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dag_cache::{CacheError, Digest, Moment, Output, View};
+use dag_cache::{CacheError, Digest, Moment, Output, Summary, View};
 use serde_json::Value;
 
 pub use explain::difference;
@@ -210,6 +210,8 @@ pub struct Planner<'g> {
     reasons: BTreeMap<NodeId, Vec<Reason>>,
     /// While a plan is made: as of when the store is read.
     moment: Option<Moment>,
+    /// While the actions of many nodes are collected, to be asked for at once.
+    collecting: bool,
 }
 
 impl<'g> Planner<'g> {
@@ -226,6 +228,7 @@ impl<'g> Planner<'g> {
             actions: vec![None; graph.len()],
             reasons: BTreeMap::new(),
             moment: None,
+            collecting: false,
         }
     }
 
@@ -250,6 +253,7 @@ impl<'g> Planner<'g> {
         };
         let mut missing = Vec::new();
         self.moment = Some(Moment::default());
+        self.ask_level_by_level(&order)?;
         for id in order {
             let decided = match self.decide(id) {
                 // Where data cannot be found out about, its node must wait for that; no other is touched.
@@ -305,10 +309,12 @@ impl<'g> Planner<'g> {
         let contents = contents(node, &sources);
         let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed);
         let action = ActionKey(manifest.digest());
-        let known = match &mut self.moment {
-            Some(moment) => self.view.summary_at(moment, &action.0)?,
-            None => self.view.summary(&action.0)?,
-        };
+        let mut known = self.known(&action)?;
+        // What is not here, or not whole, somebody else may have; a node that has to run anyway need not know.
+        let wanting = known.as_ref().is_none_or(|summary| summary.owed > 0);
+        if required.is_none() && wanting && !self.collecting && self.view.ask(&[action.0]) {
+            known = self.known(&action)?;
+        }
         let complete = |outputs: &BTreeMap<String, Output>| {
             node.step.ports().outputs().iter().all(|port| outputs.contains_key(&port.name))
         };
@@ -335,6 +341,61 @@ impl<'g> Planner<'g> {
             self.reasons.insert(id, reasons.clone());
         }
         Ok((Decision::Run(reasons), Some(Work { action, manifest, sources })))
+    }
+
+    fn known(&mut self, action: &ActionKey) -> Result<Option<Summary>, CacheError> {
+        match &mut self.moment {
+            Some(moment) => self.view.summary_at(moment, &action.0),
+            None => self.view.summary(&action.0),
+        }
+    }
+
+    /// Asks the shared cache for what all of `order` needs, a level of the graph at a time: one round trip takes as long
+    /// as a thousand at once. Does nothing where there is none.
+    fn ask_level_by_level(&mut self, order: &[NodeId]) -> Result<(), PlanError> {
+        if self.view.remote().is_none() {
+            return Ok(());
+        }
+        let graph = self.graph;
+        let mut depths = vec![0_usize; graph.len()];
+        let mut levels: Vec<Vec<NodeId>> = Vec::new();
+        for &id in order {
+            let above = graph.node(id).inputs.iter().map(|input| depths[input.source.index()] + 1);
+            let depth = above.max().unwrap_or(0);
+            depths[id.index()] = depth;
+            levels.resize_with(levels.len().max(depth + 1), Vec::new);
+            levels[depth].push(id);
+        }
+        levels.iter().try_for_each(|level| self.ask_for(level))
+    }
+
+    /// Asks the shared cache for the records of those of `nodes` whose inputs are known, all at once, and settles what
+    /// it has.
+    pub(crate) fn ask_for(&mut self, nodes: &[NodeId]) -> Result<(), PlanError> {
+        if self.view.remote().is_none() {
+            return Ok(());
+        }
+        self.collecting = true;
+        let mut open = Vec::new();
+        let mut failed = None;
+        for &id in nodes {
+            match self.decide(id) {
+                Ok((Decision::Run(_), Some(work))) => open.push((id, work.action.0)),
+                // A file that cannot be read is told when the node is decided about.
+                Ok(_) | Err(PlanError::Sources(_)) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        self.collecting = false;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let actions: Vec<Digest> = open.iter().map(|(_, action)| *action).collect();
+        self.view.ask(&actions);
+        open.into_iter().try_for_each(|(id, _)| self.decide(id).map(drop))
     }
 
     /// Takes note of what a node has made, or has been found to have made.
@@ -446,9 +507,22 @@ impl<'g> Planner<'g> {
         lost
     }
 
+    /// Looks for what nodes that run read and is not here, all at once.
+    fn ask_for_inputs(&self, plan: &Plan) {
+        if self.view.remote().is_none() {
+            return;
+        }
+        let runs = plan.nodes.iter().filter(|node| matches!(node.decision, Decision::Run(_)));
+        let inputs = runs.flat_map(|node| self.graph.node(node.id).inputs.iter());
+        let read: BTreeSet<Output> = inputs.filter_map(|input| self.artifact(input).copied()).collect();
+        let elsewhere: Vec<Output> = read.into_iter().filter(|output| !self.view.is_here(output)).collect();
+        self.view.ask_outputs(&elsewhere);
+    }
+
     /// Turns hits into runs where their bytes are needed and gone, from the last node to the first, since a node that is
     /// called back needs the bytes of its own inputs. What reads a node that was called back is unsettled again.
     fn call_back_lost(&mut self, plan: &mut Plan) {
+        self.ask_for_inputs(plan);
         let mut called: BTreeMap<NodeId, String> = BTreeMap::new();
         for position in (0..plan.nodes.len()).rev() {
             let id = plan.nodes[position].id;

@@ -176,6 +176,7 @@ impl<'a> Execution<'a> {
                 }
                 self.cancel_running();
             }
+            self.ask_about_open();
             while let Some(number) = self.scheduler.next_open() {
                 self.decide(number);
             }
@@ -201,6 +202,16 @@ impl<'a> Execution<'a> {
             }
             self.look_at_running();
         }
+    }
+
+    /// Asks the shared cache, if there is one, about all nodes whose inputs are there, at once.
+    fn ask_about_open(&mut self) {
+        if self.run.writer.view().remote().is_none() {
+            return;
+        }
+        let open: Vec<NodeId> = self.scheduler.open().map(|number| self.order[number as usize]).collect();
+        // A failure comes again, and is told, when the node is decided about.
+        let _ = self.planner.ask_for(&open);
     }
 
     /// Decides about a node whose inputs are all there.
@@ -546,6 +557,9 @@ impl<'a> Execution<'a> {
         );
         for text in troubles {
             self.emit(Event::Warning { text });
+        }
+        if let Some(shared) = self.run.writer.remote_report().filter(|shared| !shared.is_empty()) {
+            self.emit(Event::Shared(shared));
         }
         // For comparing runs: the file is replaced and never changed, so a second name for it is a copy that costs nothing.
         let _ = std::fs::hard_link(self.planner.last().path(), layout.actions(&self.id));

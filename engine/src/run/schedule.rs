@@ -145,6 +145,11 @@ impl Scheduler {
         self.open.first().copied()
     }
 
+    /// All nodes that are to be decided.
+    pub(crate) fn open(&self) -> impl Iterator<Item = u32> {
+        self.open.iter().copied()
+    }
+
     /// An open node must run.
     pub(crate) fn enqueue(&mut self, node: u32) {
         assert_eq!(self.states[node as usize], State::Open, "only an open node is queued");

@@ -12,12 +12,12 @@ use super::tree::{Field, Map, Tree, Value};
 use super::yaml;
 
 /// The fields of an experiment file.
-pub(crate) const FIELDS: [&str; 12] = [
+pub(crate) const FIELDS: [&str; 13] = [
     "name", "about", "extends", "profile", "profiles", "seed", "params", "arms", "axes", "nodes", "run",
-    "limits",
+    "limits", "remote",
 ];
 /// The fields that a profile or a `--set` may overlay. Any other name in them is a param.
-pub(crate) const SECTIONS: [&str; 7] = ["seed", "params", "arms", "axes", "nodes", "run", "limits"];
+pub(crate) const SECTIONS: [&str; 8] = ["seed", "params", "arms", "axes", "nodes", "run", "limits", "remote"];
 /// The fields that hold maps.
 const MAPS: [&str; 7] = ["profiles", "params", "arms", "axes", "nodes", "run", "limits"];
 /// How many files may extend one another.

@@ -4,7 +4,7 @@
 //!
 //! From weakest to strongest: what `extends` brings, the file, the chosen profile, the parameters of the arm a node is in,
 //! `--set`. Maps merge, everything else is replaced. Values of one's own stand under `params:`. A profile may overlay
-//! `seed`, `params`, `arms`, `axes`, `nodes`, `run` and `limits`; any other name in it is a param, and so it is with `--set`.
+//! `seed`, `params`, `arms`, `axes`, `nodes`, `run`, `limits` and `remote`; any other name in it is a param, and so it is with `--set`.
 //! An entry of `arms`, `axes` or `nodes` that is overlaid by null is gone.
 //!
 //! Reading goes on after a fault wherever it can: the faults travel in the [`Experiment`], and
@@ -14,6 +14,7 @@ pub mod diagnostic;
 mod document;
 pub mod expand;
 pub mod interpolate;
+pub mod shared;
 pub mod source;
 pub mod tree;
 mod typed;
@@ -31,6 +32,7 @@ use self::document::Document;
 pub(crate) use self::document::{FIELDS, SECTIONS, normalised};
 use self::expand::Axis;
 use self::interpolate::{Piece, Scope, visit_templates};
+pub use self::shared::RemoteSpec;
 use self::source::{SourceId, Sources, Span};
 use self::tree::{Field, Tree, Value};
 use crate::task::Environment;
@@ -68,6 +70,8 @@ pub struct Experiment {
     pub axes: IndexMap<Arc<str>, Axis>,
     /// The nodes, as written.
     pub nodes: IndexMap<Arc<str>, NodeSpec>,
+    /// Where results are shared.
+    pub remote: Option<RemoteSpec>,
     pub(crate) run: Option<Field>,
     pub(crate) params: Tree,
     pub(crate) sets: Tree,
@@ -137,6 +141,7 @@ fn read_document(document: Document, stem: &str, environment: &dyn Environment) 
         limits: read_limits(&section("limits"), &mut faults),
         axes: IndexMap::new(),
         nodes: IndexMap::new(),
+        remote: None,
         run: tree.get("run").cloned(),
         params: section("params"),
         sets,
@@ -147,6 +152,10 @@ fn read_document(document: Document, stem: &str, environment: &dyn Environment) 
         faults: Vec::new(),
     };
     experiment.axes = read_axes(&experiment, &tree, &mut faults);
+    if let Some(field) = tree.get("remote") {
+        let filled = Scope::new(&experiment).fill(&field.tree, &[], &mut faults);
+        experiment.remote = filled.and_then(|tree| shared::read(&tree, &mut faults));
+    }
     for name in experiment.params.as_map().into_iter().flat_map(|map| map.keys()) {
         let field = &experiment.params.as_map().expect("just iterated")[name];
         if SECTIONS.contains(&&**name) || FIELDS.contains(&&**name) || experiment.axes.contains_key(name) {

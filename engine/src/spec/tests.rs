@@ -114,6 +114,34 @@ nodes:
 }
 
 #[test]
+fn a_shared_cache_is_an_address_or_a_map_and_a_profile_may_do_without() {
+    let remote = |text: &str| World::of(&format!("{text}\nnodes: {{}}")).load().unwrap().remote;
+    let spec = |url: &str, sign, write| Some(RemoteSpec { url: url.to_owned(), sign, write });
+    assert_eq!(remote("seed: 1"), None);
+    assert_eq!(remote("remote: s3://bucket/x"), spec("s3://bucket/x", None, None));
+    assert_eq!(
+        remote("params: { b: team }\nremote: s3://$(b)/$(env:DATA)"),
+        spec("s3://team/folder", None, None)
+    );
+    assert_eq!(
+        remote("remote: { url: gs://b, sign: false, write: true }"),
+        spec("gs://b", Some(false), Some(true))
+    );
+    let profiled =
+        World::of("remote: s3://b\nprofiles: { alone: { remote: null } }\nnodes: {}").profile("alone");
+    assert_eq!(profiled.load().unwrap().remote, None);
+    for (text, told) in [
+        ("remote: [s3://b]", "an address or a map with `url`"),
+        ("remote: { sign: true }", "`remote` has no `url`"),
+        ("remote: { url: s3://b, sing: true }", "did you mean `sign`?"),
+        ("remote: { url: s3://b, write: 1 }", "`write` is `true` or `false`"),
+    ] {
+        let faults = World::of(&format!("{text}\nnodes: {{}}")).faults();
+        assert!(faults.contains(told), "{text}: {faults}");
+    }
+}
+
+#[test]
 fn the_stronger_value_wins() {
     let base = "params: { a: base, b: base, c: base, d: base, e: base, map: { x: base, y: base } }
 nodes: { n: { task: t, over: arm, with: { a: $(a), b: $(b), c: $(c), d: $(d), e: $(e), map: $(map), arm: $(arm) } } }
