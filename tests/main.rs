@@ -25,6 +25,7 @@ mod mock;
 mod money;
 mod paper;
 mod published;
+mod ray;
 mod regrade;
 mod remote;
 mod report;
