@@ -17,7 +17,7 @@ need() {
 }
 
 case "${1:-}" in
-check) need "${DAG_RAY_VENV:-target/test-ray}" ;;
+check) need "${DAG_RAY_VENV:-target/test-tools/ray}" ;;
 run)
     need "${2:?a folder}" >&2 || exit 3
     exec unshare --net --pid --fork --mount-proc --kill-child "$0" inside "${@:2}"

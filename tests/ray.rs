@@ -13,8 +13,9 @@ const FILE: &str = "experiments/smoke.yaml";
 /// The virtual environment with Ray in it.
 #[expect(clippy::disallowed_methods, reason = "Ray lies where the caller of the tests says")]
 fn venv() -> PathBuf {
-    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-ray");
-    std::env::var("DAG_RAY_VENV").map_or_else(|_| usual(), PathBuf::from)
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools");
+    let tools = std::env::var("DAG_TEST_TOOLS").map_or_else(|_| usual(), PathBuf::from);
+    std::env::var("DAG_RAY_VENV").map_or_else(|_| tools.join("ray"), PathBuf::from)
 }
 
 #[test]

@@ -24,8 +24,8 @@ use crate::{
 pub struct GcPlan {
     /// The blobs to be removed, by path.
     pub blobs: Vec<Candidate>,
-    /// Left-overs: temporary files, quarantined blobs, records a power cut undid, lease files of the dead, and the scratch
-    /// folders of actions that were interrupted and not taken up again.
+    /// Left-overs: temporary files, quarantined blobs, records a power cut undid, lease files of the dead, the scratch
+    /// folders of actions that were interrupted and not taken up again, and what executors kept of jobs that are over.
     pub strays: Vec<Candidate>,
     /// How many blobs stay.
     pub kept_blobs: u64,
@@ -119,6 +119,14 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
         }
     }
     for path in atomic::list(&layout.all_scratch())? {
+        let is_held =
+            |lease: &lease::Found| lease.since.is_some() && lease.path.file_name() == path.file_name();
+        let Some((bytes, modified)) = extent(&path)? else { continue };
+        if modified < cutoff && !leases.iter().any(is_held) {
+            plan.strays.push(Candidate { path, bytes });
+        }
+    }
+    for path in atomic::list(&layout.jobs())?.into_iter().chain(atomic::list(&layout.programs())?) {
         let is_held =
             |lease: &lease::Found| lease.since.is_some() && lease.path.file_name() == path.file_name();
         let Some((bytes, modified)) = extent(&path)? else { continue };

@@ -16,11 +16,15 @@ pub(crate) fn program(layout: &Layout) -> io::Result<PathBuf> {
     let bytes = fs::read("/proc/self/exe").or_else(|_| fs::read(std::env::current_exe()?))?;
     let folder = layout.programs();
     let path = folder.join(blake3::hash(&bytes).to_hex().as_str());
-    if path.is_file() {
-        return Ok(path);
-    }
     fs::create_dir_all(&folder)?;
     let beside = folder.join(format!(".{}", nonce()?));
+    if path.is_file() {
+        // In use again, which collection must see: the time is that of a new file, since no clock is at hand here.
+        let now = fs::File::create_new(&beside)?.metadata()?.modified()?;
+        fs::remove_file(&beside)?;
+        fs::File::open(&path)?.set_modified(now)?;
+        return Ok(path);
+    }
     let write = || {
         fs::write(&beside, &bytes)?;
         fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
