@@ -109,6 +109,9 @@ pub enum Command {
     /// Carry out a part of an order; jobs on other machines run this
     #[command(hide = true)]
     Worker(Worker),
+    /// Keep a server up; runs start this for their services
+    #[command(hide = true)]
+    Serve(Serve),
 }
 
 /// An experiment as it is to be compiled.
@@ -163,6 +166,26 @@ fn dollars(text: &str) -> Result<f64, String> {
     let amount: f64 =
         text.trim_start_matches('$').parse().map_err(|_| "an amount such as 12.50".to_owned())?;
     if amount.is_finite() && amount >= 0.0 { Ok(amount) } else { Err("an amount is zero or more".to_owned()) }
+}
+
+/// Arguments of `dag serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The folder of the service
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Which of its replicas
+    #[arg(long, value_name = "N")]
+    pub replica: u32,
+    /// Which start of that
+    #[arg(long, value_name = "N")]
+    pub attempt: u32,
+    /// What the scheduler calls this job
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub job: String,
+    /// The machine, as others find it
+    #[arg(long, value_name = "NAME", default_value = "127.0.0.1")]
+    pub machine: String,
 }
 
 /// Arguments of `dag worker`.

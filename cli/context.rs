@@ -9,6 +9,7 @@ use dag_cache::{Remote, View, Writer};
 use dag_engine::Registry;
 use dag_engine::executor::Executor;
 use dag_engine::remote::Resolver;
+use dag_engine::service::Host;
 use dag_engine::spec::RemoteSpec;
 
 use crate::args::Global;
@@ -57,6 +58,12 @@ impl Context {
     #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
     pub fn executors(&self) -> BTreeMap<String, Arc<dyn Executor>> {
         dag_cluster::executors().into_iter().map(|executor| (executor.name().to_owned(), executor)).collect()
+    }
+
+    /// Who keeps services up.
+    #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
+    pub fn host(&self) -> Arc<dyn Host> {
+        Arc::new(dag_cluster::Services::default())
     }
 
     /// Who knows what addresses of data elsewhere mean. Nothing is asked, or opened, before the first of them.

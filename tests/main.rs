@@ -31,6 +31,7 @@ mod remote;
 mod report;
 mod reuse;
 mod served;
+mod services;
 mod slurm;
 mod smollm2;
 mod store;

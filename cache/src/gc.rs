@@ -126,6 +126,13 @@ pub fn plan(root: &Path, roots: &[Digest], grace: Duration) -> Result<GcPlan, Ca
             plan.strays.push(Candidate { path, bytes });
         }
     }
+    for path in atomic::list(&layout.services())? {
+        // One that is wanted is touched every few seconds, by its lease.
+        let Some((bytes, modified)) = extent(&path)? else { continue };
+        if modified < cutoff {
+            plan.strays.push(Candidate { path, bytes });
+        }
+    }
     for path in atomic::list(&layout.jobs())?.into_iter().chain(atomic::list(&layout.programs())?) {
         let is_held =
             |lease: &lease::Found| lease.since.is_some() && lease.path.file_name() == path.file_name();

@@ -164,6 +164,16 @@ impl Layout {
         self.root.join(format!("jobs/{action}"))
     }
 
+    /// Holds one directory per service that was started.
+    pub fn services(&self) -> PathBuf {
+        self.root.join("services")
+    }
+
+    /// The files of one service, named after all that it is.
+    pub fn service(&self, instance: &Digest) -> PathBuf {
+        self.root.join(format!("services/{instance}"))
+    }
+
     /// Holds copies of this program for workers on other machines, each named after its digest.
     pub fn programs(&self) -> PathBuf {
         self.root.join("programs")

@@ -14,6 +14,7 @@ mod plan;
 mod report;
 mod run;
 mod schema;
+mod serve;
 mod sharing;
 mod show;
 mod status;
@@ -49,5 +50,6 @@ pub fn dispatch(command: &Command, context: &Context) -> Outcome {
         Command::Gc(arguments) => gc::run(arguments, context),
         Command::Verify(arguments) => verify::run(arguments, context),
         Command::Worker(arguments) => worker::run(arguments, context),
+        Command::Serve(arguments) => serve::run(arguments),
     }
 }

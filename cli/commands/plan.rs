@@ -7,6 +7,7 @@ use dag_engine::event::NodeEstimate;
 use dag_engine::graph::Graph;
 use dag_engine::plan::{Decision, Plan, PlannedNode, Selection};
 use dag_engine::run::preflight;
+use dag_engine::service::Service;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
@@ -60,9 +61,13 @@ fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Cont
         return context.printer.json(&json!({
             "experiment": graph.name, "profile": graph.profile, "counts": plan.counts(),
             "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing, "warnings": plan.warnings,
+            "services": services_of(graph, &plan).iter().map(Started::to_json).collect::<Vec<_>>(),
         }));
     }
     context.printer.data(&render(&lines, &plan, expand))?;
+    for started in services_of(graph, &plan) {
+        context.printer.data(&started.line())?;
+    }
     for warning in &plan.warnings {
         context.printer.note(&Text::new().warn("warning: ").plain(warning).line());
     }
@@ -70,6 +75,56 @@ fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Cont
         context.printer.note(&Text::new().line().then(describe_missing(&missing)));
     }
     Ok(())
+}
+
+/// A service that the run would start, and who asks it.
+struct Started<'g> {
+    service: &'g Service,
+    nodes: Vec<&'g str>,
+}
+
+impl Started<'_> {
+    fn place(&self) -> &str {
+        self.service.executor.as_ref().map_or("here", |placement| &placement.name)
+    }
+
+    fn line(&self) -> Text {
+        let mut line = format!(" ×{} on {}", self.service.replicas, self.place());
+        if self.service.executor.is_none() {
+            line = format!(" ×{} on this machine", self.service.replicas);
+        }
+        if self.service.resources.gpus > 0 {
+            line += &format!(", {} each", count(self.service.resources.gpus.into(), "GPU"));
+        }
+        if self.service.serves_model() {
+            line += ", for each model it serves";
+        }
+        line += &format!(", started for {}", self.nodes.join(", "));
+        Text::new().plain("service ").bold(&self.service.name).plain(line).line()
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "service": self.service.name, "argv": self.service.argv, "replicas": self.service.replicas,
+            "executor": self.service.executor.as_ref().map_or("local", |placement| &placement.name),
+            "gpus": self.service.resources.gpus, "nodes": self.nodes,
+        })
+    }
+}
+
+/// The services that what is to run asks, with the names of the nodes as in the file.
+fn services_of<'g>(graph: &'g Graph, plan: &Plan) -> Vec<Started<'g>> {
+    let mut started: IndexMap<&str, Started<'g>> = IndexMap::new();
+    for planned in plan.nodes().iter().filter(|node| !matches!(node.decision, Decision::Hit(_))) {
+        let node = graph.node(planned.id);
+        for service in node.run.services.iter().filter_map(|used| graph.services.get(&used.name)) {
+            let one = started.entry(&service.name).or_insert_with(|| Started { service, nodes: Vec::new() });
+            if !one.nodes.contains(&&*node.base) {
+                one.nodes.push(&node.base);
+            }
+        }
+    }
+    started.into_values().collect()
 }
 
 /// One node of the plan in words.

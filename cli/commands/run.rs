@@ -53,6 +53,7 @@ pub fn run(arguments: &args::Run, context: &Context) -> Outcome {
             environment: Arc::new(surroundings),
             resolver: Context::resolver(),
             executors: context.executors(),
+            host: Some(context.host()),
         },
         interrupt: interrupt::watch()?,
     };

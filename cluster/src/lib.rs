@@ -6,6 +6,7 @@
 //! queue     queue         the contract of a scheduler: submit, find, states, cancel
 //! folder    folder        the files through which coordinator and workers speak; both sides
 //! work      work          the worker: carries out one part of an order, and says so in its folder
+//! services  service       servers that nodes ask, each replica under a supervisor of its own
 //! script    script        what a job's tasks run: a few lines of shell that start a worker
 //! ```
 //!
@@ -20,6 +21,7 @@ mod program;
 mod queue;
 mod ray;
 mod script;
+mod service;
 mod slurm;
 mod time;
 mod work;
@@ -30,6 +32,7 @@ use dag_engine::executor::Executor;
 
 pub use folder::{Part, logs};
 pub use ray::Ray;
+pub use service::{Serve, Services, serve};
 pub use slurm::Slurm;
 pub use work::{Duty, Ended, work};
 

@@ -28,17 +28,7 @@ pub(crate) struct Start<'a> {
 
 /// The text of the script of a submission.
 pub(crate) fn script(generation: &Generation, submission: &Submission, start: &Start<'_>) -> String {
-    let mut text = format!("#!/bin/sh\n# {}: {}\n", submission.name, start.node.replace('\n', " "));
-    if let Some(prelude) = start.prelude {
-        text.push_str(prelude.trim_end());
-        text.push('\n');
-    }
-    // `exec`, so that signals for the script reach the worker.
-    text.push_str("exec ");
-    for word in start.launcher {
-        text.push_str(&quoted(word));
-        text.push(' ');
-    }
+    let mut text = head(&submission.name, start.node, start.prelude, start.launcher);
     let _ = write!(
         text,
         "{} --store {} worker {} --submission {} --part {}",
@@ -55,8 +45,24 @@ pub(crate) fn script(generation: &Generation, submission: &Submission, start: &S
     text
 }
 
+/// The lines before the program, and what stands before it on its own line.
+pub(crate) fn head(name: &str, about: &str, prelude: Option<&str>, launcher: &[String]) -> String {
+    let mut text = format!("#!/bin/sh\n# {name}: {}\n", about.replace('\n', " "));
+    if let Some(prelude) = prelude {
+        text.push_str(prelude.trim_end());
+        text.push('\n');
+    }
+    // `exec`, so that signals for the script reach the worker.
+    text.push_str("exec ");
+    for word in launcher {
+        text.push_str(&quoted(word));
+        text.push(' ');
+    }
+    text
+}
+
 /// A word for the shell that stands for itself.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

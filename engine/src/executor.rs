@@ -35,6 +35,11 @@ pub trait Executor: Send + Sync {
     /// What it needs and that is not there, such as its programs.
     fn preflight(&self, options: &Value, environment: &dyn Environment) -> Vec<Missing>;
 
+    /// Whether services may run there; see [`crate::service::Host`].
+    fn hosts_services(&self) -> bool {
+        false
+    }
+
     /// Has an order carried out, from wherever an earlier call for the same action has left it, and waits for the end.
     ///
     /// When [`Site::cancel`] is raised it takes its jobs back and returns [`TaskError::Cancelled`].

@@ -42,6 +42,7 @@ pub mod remote;
 pub mod run;
 pub mod schema;
 pub mod seed;
+pub mod service;
 pub mod spec;
 pub mod stat_cache;
 pub mod state;

@@ -12,6 +12,7 @@ use crate::artifact::Ports;
 use crate::context::TaskCx;
 use crate::executor::Executor;
 use crate::params::{BindError, Defaults, bind_typed};
+use crate::service::ServiceUse;
 use crate::spec::tree::Tree;
 use crate::task::{
     Environment, Estimate, EstimateInputs, Fault, FileRef, Missing, Resources, Task, TaskError,
@@ -40,6 +41,10 @@ pub trait Step: Send + Sync {
     fn splits(&self) -> bool;
     /// [`Task::resources`].
     fn resources(&self) -> Resources;
+    /// [`Task::check_run`]; `run` is what [`Registry::check_run`] has accepted.
+    fn check_run(&self, run: &Value) -> Vec<Fault>;
+    /// [`Task::services`]; `run` is what [`Registry::check_run`] has accepted.
+    fn services(&self, run: &Value) -> Vec<ServiceUse>;
     /// [`Task::preflight`]; `run` is what [`Registry::check_run`] has accepted.
     fn preflight(&self, run: &Value, environment: &dyn Environment) -> Vec<Missing>;
     /// [`Task::estimate`].
@@ -81,6 +86,12 @@ impl<T: Task> Step for Bound<T> {
     }
     fn resources(&self) -> Resources {
         T::resources(&self.params)
+    }
+    fn check_run(&self, run: &Value) -> Vec<Fault> {
+        T::Run::deserialize(run).map_or_else(|_| Vec::new(), |run| T::check_run(&self.params, &run))
+    }
+    fn services(&self, run: &Value) -> Vec<ServiceUse> {
+        T::Run::deserialize(run).map_or_else(|_| Vec::new(), |run| T::services(&self.params, &run))
     }
     fn preflight(&self, run: &Value, environment: &dyn Environment) -> Vec<Missing> {
         match T::Run::deserialize(run) {

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::graph::ENGINE_OPTIONS;
+use crate::graph::{ENGINE_OPTIONS, SERVICE_FIELDS, SERVICE_OPTIONS};
 use crate::registry::Registry;
 use crate::spec::SECTIONS;
 
@@ -57,6 +57,7 @@ pub fn schema(registry: &Registry) -> Value {
     }
     definitions.insert("node".into(), node(&kinds, &by_kind));
     definitions.insert("axis".into(), axis());
+    definitions.insert("service".into(), service());
     definitions.insert(
         "engine".into(),
         json!({ "type": "object", "properties": run_defaults, "additionalProperties": false }),
@@ -123,6 +124,10 @@ fn section(name: &str) -> Value {
             json!({ "type": "integer", "minimum": 1 }),
             "named limits and their capacity, for `run: { limits }`",
         ),
+        "services" => map_of(
+            json!({ "anyOf": [{ "$ref": "#/$defs/service" }, { "type": "null" }] }),
+            "servers that are started when nodes ask them: `run: { service: NAME }`; in no key",
+        ),
         "remote" => remote(),
         _ => json!({ "$ref": "#/$defs/engine", "description": "how nodes are run; defaults, in no key" }),
     }
@@ -168,6 +173,47 @@ fn node(kinds: &[Value], by_kind: &[Value]) -> Value {
         "additionalProperties": false,
         "allOf": by_kind,
     })
+}
+
+fn service() -> Value {
+    let field = |name: &str| match name {
+        "about" => json!({ "type": "string" }),
+        "argv" => json!({
+            "type": "array", "items": { "type": ["string", "number"] }, "minItems": 1,
+            "description": "the program and its arguments; {port}, {host} and {model} stand for what they say",
+        }),
+        "replicas" => {
+            json!({ "type": "integer", "minimum": 1, "default": 1, "description": "how many of it there are" })
+        }
+        "health" => {
+            json!({ "type": "string", "default": "/health", "description": "the path that answers 200 once it can be asked" })
+        }
+        "start_within" => {
+            json!({ "type": ["number", "string"], "default": "20m", "description": "how long it may take to begin" })
+        }
+        "lease" => {
+            json!({ "type": ["number", "string"], "default": "30s", "description": "how long it outlives a run that dies without a word" })
+        }
+        "host" => {
+            json!({ "type": "string", "description": "the address under which others reach it; the machine's own by default" })
+        }
+        "port" => {
+            json!({ "type": "integer", "minimum": 1, "maximum": 65535, "description": "its port; a free one if it is left out" })
+        }
+        "env" => json!({
+            "type": ["object", "null"], "additionalProperties": { "type": ["string", "number", "boolean"] },
+            "description": "further environment variables; $(env:NAME) reaches no file",
+        }),
+        _ => {
+            let options =
+                engine_options().into_iter().filter(|(name, _)| SERVICE_OPTIONS.contains(&name.as_str()));
+            json!({ "type": "object", "properties": options.collect::<Map<_, _>>(), "additionalProperties": false,
+                "description": "where each replica runs, and what it holds" })
+        }
+    };
+    let fields: Map<String, Value> =
+        SERVICE_FIELDS.iter().map(|name| ((*name).to_owned(), or_variable(field(name)))).collect();
+    json!({ "type": "object", "properties": fields, "additionalProperties": false })
 }
 
 fn axis() -> Value {

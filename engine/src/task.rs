@@ -12,6 +12,7 @@ use serde_json::Value;
 
 pub use crate::artifact::{Arity, ArtifactType, Ports};
 pub use crate::context::TaskCx;
+pub use crate::service::ServiceUse;
 
 /// One kind of work. Implemented once per kind; it is everything the engine needs to know about it.
 ///
@@ -54,6 +55,18 @@ pub trait Task: Send + Sync + 'static {
     /// The slots the step takes while it runs, unless `run:` says otherwise.
     fn resources(_params: &Self::Params) -> Resources {
         Resources::default()
+    }
+
+    /// Faults of `run:` that its type cannot express, with pointers below it.
+    fn check_run(_params: &Self::Params, _run: &Self::Run) -> Vec<Fault> {
+        Vec::new()
+    }
+
+    /// The services that `run:` names. What it names is replaced, before the step runs, by a map with the `name`, the `folder`
+    /// in which its [endpoints](crate::service::endpoints) are told, its `replicas`, and within how many seconds each of them
+    /// is there (`start_within`).
+    fn services(_params: &Self::Params, _run: &Self::Run) -> Vec<ServiceUse> {
+        Vec::new()
     }
 
     /// What can be known to be missing before anything is spent: an endpoint, a key, a GPU, weights.

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, Missing, Ports, Task, TaskCx, TaskError,
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, Missing, Ports, ServiceUse, Task, TaskCx,
+    TaskError,
 };
 use dag_engine::{Digest, canonical};
 use schemars::JsonSchema;
@@ -125,10 +126,7 @@ impl Task for SampleTask {
 
     fn ports(params: &Params) -> Ports {
         let ports = Ports::new().input("prompts", ArtifactType::Table);
-        let ports = match params.model {
-            ModelSpec::Embedded => ports.input("model", ArtifactType::Model),
-            _ => ports,
-        };
+        let ports = if params.model.enters() { ports.input("model", ArtifactType::Model) } else { ports };
         ports.output("responses", ArtifactType::Table)
     }
 
@@ -159,12 +157,22 @@ impl Task for SampleTask {
         match params.model {
             ModelSpec::Scripted(_) => true,
             ModelSpec::Given(_) => false,
-            ModelSpec::Embedded | ModelSpec::Openai(_) => params.sampling().is_random(),
+            ModelSpec::Embedded | ModelSpec::Openai(_) | ModelSpec::Served(_) => {
+                params.sampling().is_random()
+            }
         }
     }
 
     fn splits(params: &Params) -> bool {
         !matches!(params.model, ModelSpec::Given(_))
+    }
+
+    fn check_run(params: &Params, run: &BackendRun) -> Vec<Fault> {
+        backend::check_run(&params.model, run, "")
+    }
+
+    fn services(params: &Params, run: &BackendRun) -> Vec<ServiceUse> {
+        backend::service_of(&params.model, run, "", "model").into_iter().collect()
     }
 
     fn preflight(params: &Params, run: &BackendRun, environment: &dyn Environment) -> Vec<Missing> {

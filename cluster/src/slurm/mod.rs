@@ -6,15 +6,18 @@ mod tools;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dag_cache::View;
 use dag_engine::call::Delivery;
 use dag_engine::executor::{Executor, Site};
+use dag_engine::graph::Placement;
 use dag_engine::order::Order;
 use dag_engine::params::{BindError, bind_typed};
-use dag_engine::task::{Environment, Missing, TaskError};
+use dag_engine::task::{Environment, Missing, Resources, TaskError};
 use schemars::Schema;
 use serde_json::Value;
 
@@ -22,7 +25,7 @@ use crate::drive::{Drive, drive};
 use crate::folder::{Generation, Part, Submission};
 use crate::program::run;
 use crate::queue::{Handle, Queue, Refused, Standings, Trouble};
-use crate::script::{Start, script};
+use crate::script::{Start, head, quoted, script};
 use array::indices;
 use options::Options;
 use tools::{is_passing, sacct, scancel, squeue, tool, words};
@@ -77,6 +80,10 @@ impl Executor for Slurm {
         missing.map(|name| Missing { what: format!("Slurm's `{name}`"), help: help.to_owned() }).collect()
     }
 
+    fn hosts_services(&self) -> bool {
+        true
+    }
+
     fn execute(&self, order: &Order, options: &Value, site: &Site) -> Result<Delivery, TaskError> {
         let options: Options = bind_typed(options).map_err(|error| TaskError::failed(error.message))?;
         let queue = Jobs { slurm: self, options: &options, order, site };
@@ -117,9 +124,8 @@ impl Queue for Jobs<'_> {
         };
         fs::write(&file, script(generation, submission, &start))
             .map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))?;
-        let mut command = tool("sbatch");
-        command.args(["--parsable", "--requeue", "--open-mode=append", "--export=ALL"]);
-        command.arg(format!("--job-name={}", submission.name));
+        let mut command = sbatch(&submission.name, &self.site.secrets);
+        command.arg("--requeue");
         let log = if is_array { "%A_%a.log" } else { "%j.log" };
         command.arg(format!("--output={}", generation.logs().join(log).display()));
         if is_array {
@@ -127,30 +133,11 @@ impl Queue for Jobs<'_> {
             command.arg(format!("--array={}{width}", indices(&submission.parts)));
         }
         command.args(self.options.arguments(&self.order.resources)).arg(&file);
-        // Slurm hands the environment on to the job, and no file of ours holds them.
-        command.envs(&self.site.secrets);
-        let said = run(command).map_err(|error| Refused::Trouble(Trouble(error)))?;
-        let complaint = words(&said);
-        if !said.success {
-            return Err(if is_passing(&complaint) {
-                Refused::Trouble(Trouble(complaint))
-            } else {
-                Refused::Wrong(complaint)
-            });
-        }
-        // `ID` or `ID;CLUSTER`, after whatever a site's plugin prints.
-        let last = said.output.lines().last().unwrap_or_default().trim();
-        let id = last.split(';').next().unwrap_or_default();
-        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(Refused::Trouble(Trouble(format!("`sbatch` said no id but `{last}`"))));
-        }
-        Ok(id.to_owned())
+        submitted(command)
     }
 
     fn find(&self, name: &str) -> Result<Option<String>, Trouble> {
-        let (_, handles) = squeue(&[name])?;
-        let handles = if handles.is_empty() { sacct(&[name]).unwrap_or_default().1 } else { handles };
-        Ok(handles.into_iter().next().map(|handle| handle.id))
+        self.slurm.find(name)
     }
 
     fn standings(&self, jobs: &[Handle]) -> Result<Standings, Trouble> {
@@ -158,10 +145,7 @@ impl Queue for Jobs<'_> {
     }
 
     fn forget(&self, jobs: &[Handle]) {
-        let mut polled = self.slurm.polled.lock().unwrap_or_else(PoisonError::into_inner);
-        for job in jobs {
-            polled.names.remove(&job.name);
-        }
+        self.slurm.forget(jobs);
     }
 
     fn log(&self, generation: &Generation, job: &Handle, part: Part) -> PathBuf {
@@ -173,14 +157,113 @@ impl Queue for Jobs<'_> {
     }
 
     fn cancel(&self, jobs: &[Handle]) -> Result<(), Trouble> {
-        let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
-        if ids.is_empty() { Ok(()) } else { scancel(&ids) }
+        self.slurm.cancel(jobs)
+    }
+}
+
+/// The start of a submission. Slurm hands the environment on to the job, and no file of ours holds what is secret in it.
+fn sbatch(name: &str, secrets: &BTreeMap<String, String>) -> Command {
+    let mut command = tool("sbatch");
+    command.args(["--parsable", "--open-mode=append", "--export=ALL"]);
+    command.arg(format!("--job-name={name}"));
+    command.envs(secrets);
+    command
+}
+
+/// Submits, and gives the job's id.
+fn submitted(command: Command) -> Result<String, Refused> {
+    let said = run(command).map_err(|error| Refused::Trouble(Trouble(error)))?;
+    let complaint = words(&said);
+    if !said.success {
+        return Err(if is_passing(&complaint) {
+            Refused::Trouble(Trouble(complaint))
+        } else {
+            Refused::Wrong(complaint)
+        });
+    }
+    // `ID` or `ID;CLUSTER`, after whatever a site's plugin prints.
+    let last = said.output.lines().last().unwrap_or_default().trim();
+    let id = last.split(';').next().unwrap_or_default();
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refused::Trouble(Trouble(format!("`sbatch` said no id but `{last}`"))));
+    }
+    Ok(id.to_owned())
+}
+
+/// A job that is no part of an order: a supervisor of a service.
+pub(crate) struct Job {
+    options: Options,
+    resources: Resources,
+    about: String,
+}
+
+impl Job {
+    /// A job of this placement, which is one of Slurm's.
+    pub(crate) fn of(placement: &Placement, resources: &Resources, about: &str) -> Result<Self, String> {
+        let options: Options = bind_typed(&placement.options).map_err(|error| error.message)?;
+        Ok(Self { options, resources: *resources, about: about.to_owned() })
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        self.options.grace()
+    }
+
+    /// Submits a job that runs this program with `words` and then `tail`, which the shell reads.
+    #[expect(clippy::too_many_arguments, reason = "what a job is, each of its own kind")]
+    pub(crate) fn submit(
+        &self,
+        view: &View,
+        name: &str,
+        words: &[String],
+        tail: &str,
+        file: &Path,
+        log: &Path,
+        secrets: &BTreeMap<String, String>,
+    ) -> Result<String, Refused> {
+        let store = view.layout().root();
+        let program = crate::copy::program(view.layout()).map_err(|error| {
+            Refused::Wrong(format!("this program cannot be copied into the store: {error}"))
+        })?;
+        let launcher = self.options.launcher(store);
+        let mut text = head(name, &self.about, self.options.prelude.as_deref(), &launcher);
+        let words = words.iter().map(String::as_str);
+        let program = [program.display().to_string(), "--store".into(), store.display().to_string()];
+        let all: Vec<String> = program.iter().map(String::as_str).chain(words).map(quoted).collect();
+        text.push_str(&format!("{}{tail}\n", all.join(" ")));
+        fs::write(file, text).map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))?;
+        let mut command = sbatch(name, secrets);
+        // Whoever waits for it starts another one.
+        command.arg("--no-requeue");
+        command.arg(format!("--output={}", log.display()));
+        command.args(self.options.arguments(&self.resources)).arg(file);
+        submitted(command)
     }
 }
 
 impl Slurm {
+    /// The id of the job with this name, where Slurm knows one.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<String>, Trouble> {
+        let (_, handles) = squeue(&[name])?;
+        let handles = if handles.is_empty() { sacct(&[name]).unwrap_or_default().1 } else { handles };
+        Ok(handles.into_iter().next().map(|handle| handle.id))
+    }
+
+    /// Nobody waits for these jobs any more.
+    pub(crate) fn forget(&self, jobs: &[Handle]) {
+        let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
+        for job in jobs {
+            polled.names.remove(&job.name);
+        }
+    }
+
+    /// Takes jobs back.
+    pub(crate) fn cancel(&self, jobs: &[Handle]) -> Result<(), Trouble> {
+        let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+        if ids.is_empty() { Ok(()) } else { scancel(&ids) }
+    }
+
     /// What the scheduler says of these jobs: as it was said a moment ago, or asked anew for all jobs that anybody waits for.
-    fn standings(&self, jobs: &[Handle]) -> Result<Standings, Trouble> {
+    pub(crate) fn standings(&self, jobs: &[Handle]) -> Result<Standings, Trouble> {
         let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let mut is_new = false;

@@ -13,9 +13,10 @@ use super::cycle::find_cycles;
 use super::fault::{Params, Part, bind_fault, check_fault, environment_faults};
 use super::reference::Reference;
 use super::shared::{Shared, axes_in};
-use super::{FileInput, Graph, Location, Node, NodeId, NodeInput, RunOptions, run_options};
+use super::{FileInput, Graph, Location, Node, NodeId, NodeInput, RunOptions, run_options, services};
 use crate::artifact::Arity;
 use crate::registry::{Registry, Step};
+use crate::service::Service;
 use crate::spec::diagnostic::Diagnostics;
 use crate::spec::expand::{Axis, Grid, MAX_NODES};
 use crate::spec::interpolate::Scope;
@@ -86,6 +87,7 @@ struct Compiler<'a> {
     registry: &'a Registry,
     scope: Scope<'a>,
     arm_scopes: Vec<Scope<'a>>,
+    services: BTreeMap<String, Arc<Service>>,
     templates: Vec<Template<'a>>,
     names: BTreeMap<String, Arc<str>>,
     faults: Vec<Diagnostic>,
@@ -126,7 +128,8 @@ impl<'a> Compiler<'a> {
         let kinds: Vec<&str> = registry.kinds().collect();
         run_options::check_defaults(experiment.run.as_ref(), &kinds, &mut faults);
         let scope = Scope::new(experiment);
-        Self { experiment, registry, scope, arm_scopes, templates, names: BTreeMap::new(), faults }
+        let services = services::read(experiment, registry, &scope, &mut faults);
+        Self { experiment, registry, scope, arm_scopes, services, templates, names: BTreeMap::new(), faults }
     }
 
     /// Binds the params, reads the inputs and the options of every node.
@@ -242,11 +245,18 @@ impl<'a> Compiler<'a> {
         let scope = arm.map_or(&self.scope, |(_, position)| &self.arm_scopes[*position]);
         let filled = scope.fill_operational(&merged, at, &mut self.faults)?;
         // Without a step its ports are not known; its faults are reported already.
-        let options =
-            run_options::read(&filled, step?.ports(), self.experiment, self.registry, &mut self.faults);
+        let step = step?;
+        let mut options =
+            run_options::read(&filled, step.ports(), self.experiment, self.registry, &mut self.faults);
+        let params = Params { spec, part: Part::Run, filled: &filled };
         if let Some(Err(error)) = self.registry.check_run(kind, &options.task) {
-            self.faults.push(bind_fault(&error, &Params { spec, part: Part::Run, filled: &filled }));
+            self.faults.push(bind_fault(&error, &params));
+            return Some(options);
         }
+        for fault in step.check_run(&options.task) {
+            self.faults.push(check_fault(fault, &params));
+        }
+        services::connect(step, &filled, &self.services, self.experiment, &mut options, &mut self.faults);
         Some(options)
     }
 
@@ -497,6 +507,7 @@ impl<'a> Compiler<'a> {
         let Ok(mut graph) = graph else { unreachable!("cycles are looked for before the graph is built") };
         graph.limits = self.experiment.limits.clone();
         graph.remote.clone_from(&self.experiment.remote);
+        graph.services = self.services.clone();
         let axes = self.experiment.axes.iter();
         graph.axes = axes.map(|(name, axis)| (Arc::clone(name), axis.labels().cloned().collect())).collect();
         graph

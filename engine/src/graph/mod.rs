@@ -5,6 +5,7 @@ mod cycle;
 mod fault;
 mod reference;
 mod run_options;
+mod services;
 mod shared;
 #[cfg(test)]
 mod test_kinds;
@@ -19,7 +20,9 @@ use serde_json::Value;
 
 pub use self::compile::compile;
 pub(crate) use self::run_options::ENGINE_OPTIONS;
+pub(crate) use self::services::{SERVICE_FIELDS, SERVICE_OPTIONS};
 use crate::registry::Step;
+use crate::service::{Service, ServiceUse};
 use crate::spec::RemoteSpec;
 use crate::task::{FileKind, Resources};
 
@@ -100,6 +103,8 @@ pub struct RunOptions {
     pub task: Value,
     /// Places in `task` (JSON pointers) whose values the environment gave.
     pub secrets: Vec<String>,
+    /// The services it asks.
+    pub services: Vec<ServiceUse>,
 }
 
 /// The executor of a node, and its options.
@@ -144,6 +149,8 @@ pub struct Graph {
     pub limits: BTreeMap<String, u32>,
     /// Where results are shared.
     pub remote: Option<RemoteSpec>,
+    /// The services that nodes may ask, by name.
+    pub services: BTreeMap<String, Arc<Service>>,
     /// Axis → its values, in order.
     pub axes: indexmap::IndexMap<Arc<str>, Vec<Arc<str>>>,
     nodes: DiGraph<Node, (), u32>,
@@ -177,6 +184,7 @@ impl Graph {
                 profile,
                 limits: BTreeMap::new(),
                 remote: None,
+                services: BTreeMap::new(),
                 axes: indexmap::IndexMap::new(),
                 nodes: graph,
                 order,

@@ -159,7 +159,7 @@ fn read_executor(tree: &Tree, registry: &Registry, faults: &mut Vec<Diagnostic>)
     Some(Placement { name, options })
 }
 
-fn count(name: &str, tree: &Tree, faults: &mut Vec<Diagnostic>) -> Option<u32> {
+pub(super) fn count(name: &str, tree: &Tree, faults: &mut Vec<Diagnostic>) -> Option<u32> {
     let count = match &tree.value {
         Value::Number(number, _) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
         _ => None,
@@ -179,10 +179,15 @@ const MEMORY: [(&str, f64); 7] = [
     ("GB", 1e9),
     ("B", 1.0),
 ];
-const TIME: [(&str, f64); 4] = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
+pub(super) const TIME: [(&str, f64); 4] = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
 
 /// A number, alone or with one of `units`.
-fn quantity(tree: &Tree, units: &[(&str, f64)], expected: &str, faults: &mut Vec<Diagnostic>) -> Option<f64> {
+pub(super) fn quantity(
+    tree: &Tree,
+    units: &[(&str, f64)],
+    expected: &str,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<f64> {
     let quantity = match &tree.value {
         Value::Number(number, _) => number.as_f64(),
         Value::Text(text) => units.iter().find_map(|(unit, factor)| {

@@ -11,6 +11,7 @@ use dag_cache::{Lease, LeaseAttempt, Record};
 
 use super::meter::Meter;
 use super::schedule::Scheduler;
+use super::services::{Engaged, Need, Services, Want};
 use super::worker::{self, Control, Failure, Job, Message};
 use super::{Outcome, Run, milliseconds, preflight};
 use crate::allowance::Allowance;
@@ -19,11 +20,12 @@ use crate::context::EnvLookup;
 use crate::estimate::{History, Metrics, Survey};
 use crate::event::{Counts, End, Ends, Event, NodeEstimate, Reporter, RunResult, Stamped};
 use crate::files;
-use crate::graph::NodeId;
+use crate::graph::{Graph, Node, NodeId};
 use crate::journal::Journal;
 use crate::key::ActionKey;
 use crate::plan::{Decision, Plan, Planner, Reason, Settled, Work};
 use crate::publish::publish;
+use crate::service::ServiceUse;
 use crate::task::FileKind;
 
 /// How often the loop looks at signals, timeouts and leases of others while it waits.
@@ -57,6 +59,11 @@ pub(super) struct Execution<'a> {
     reporter: &'a mut dyn Reporter,
     sender: Sender<Message>,
     running: BTreeMap<u32, Running>,
+    services: Arc<Services>,
+    /// How many nodes that have not ended may still want something of a service.
+    wanted: BTreeMap<Want, u32>,
+    /// Whether a service could not begin for want of GPUs.
+    is_crowded: bool,
     queued: BTreeMap<u32, Vec<Reason>>,
     /// Nodes another process computes, and who.
     waiting: BTreeMap<u32, String>,
@@ -94,6 +101,13 @@ impl<'a> Execution<'a> {
             run.settings.keep_going,
         );
         let environment = Arc::clone(&run.world.environment);
+        let services = Services::new(run.world.host.clone(), run.writer.view().clone(), id.clone());
+        let mut wanted = BTreeMap::new();
+        for planned in plan.nodes().iter().filter(|node| !matches!(node.decision, Decision::Hit(_))) {
+            for want in wants(run.graph, planned.id) {
+                *wanted.entry(want).or_default() += 1;
+            }
+        }
         let execution = Self {
             scheduler,
             positions,
@@ -108,6 +122,9 @@ impl<'a> Execution<'a> {
             reporter,
             sender,
             running: BTreeMap::new(),
+            services,
+            wanted,
+            is_crowded: false,
             queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
             losses: BTreeMap::new(),
@@ -189,6 +206,7 @@ impl<'a> Execution<'a> {
             if self.scheduler.is_done() {
                 return true;
             }
+            self.mind_services();
             if let Ok(message) = receiver.recv_timeout(TICK) {
                 self.handle(message);
                 while let Ok(message) = receiver.try_recv() {
@@ -247,6 +265,9 @@ impl<'a> Execution<'a> {
             }
             let reason = Reason::OutputLost { port: port.clone() };
             self.planner.require(source, reason.clone());
+            for want in wants(self.run.graph, source) {
+                *self.wanted.entry(want).or_default() += 1;
+            }
             self.ends.remove(End::Hit);
             self.emit(Event::NodePlanned {
                 node: self.name(source_number),
@@ -288,6 +309,12 @@ impl<'a> Execution<'a> {
             Ok(_) => return self.scheduler.reopen(number),
             Err(error) => return self.fail(number, error.to_string()),
         };
+        let needs = self.needs(number);
+        if !self.engage(number, &needs) {
+            // The lease is given back: whoever has what it needs may run it.
+            drop(lease);
+            return self.scheduler.defer(number);
+        }
         let meter = Arc::new(Meter::default());
         let reasons = self.queued.remove(&number).unwrap_or_default();
         self.emit(Event::NodeStarted {
@@ -297,7 +324,7 @@ impl<'a> Execution<'a> {
             reasons,
             gpus: gpus.clone(),
         });
-        let job = self.job(number, work, gpus, Arc::clone(&meter), lease);
+        let job = self.job(number, work, gpus, needs, Arc::clone(&meter), lease);
         let name = self.name(number);
         let now = Instant::now();
         self.running.insert(number, Running { meter, reported: now, attempt_began: now, control: None });
@@ -307,7 +334,65 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn job(&self, number: u32, work: Work, gpus: Vec<u32>, meter: Arc<Meter>, lease: Lease) -> Job {
+    /// The services that a node asks, with the models they are to serve.
+    fn needs(&self, number: u32) -> Vec<Need> {
+        let id = self.order[number as usize];
+        let node = self.run.graph.node(id);
+        let need = |used: &ServiceUse| {
+            let model = used.model.and_then(|port| node.inputs.iter().find(|input| &*input.port == port));
+            Some(Need {
+                used: used.clone(),
+                want: want(node, used),
+                service: Arc::clone(self.run.graph.services.get(&used.name)?),
+                model: model.and_then(|input| self.planner.artifact(input)).copied(),
+            })
+        };
+        node.run.services.iter().filter_map(need).collect()
+    }
+
+    /// Begins the services that a node asks and that are not there; false where there is no room for one now.
+    fn engage(&mut self, number: u32, needs: &[Need]) -> bool {
+        for need in needs {
+            let mut engaged = self.services.engage(number, need, None);
+            if let Engaged::NeedsGpus(gpus) = engaged {
+                let Some(held) = self.scheduler.hold(gpus) else {
+                    self.is_crowded = true;
+                    self.services.leave(number);
+                    return false;
+                };
+                engaged = self.services.engage(number, need, Some(held));
+            }
+            if engaged != Engaged::Yes {
+                self.services.leave(number);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends services that nobody wants any more, or that stand in the way, and hears what they tell.
+    fn mind_services(&mut self) {
+        let wanted = &self.wanted;
+        self.services.end_unwanted(|want| wanted.get(want).is_some_and(|count| *count > 0));
+        if self.running.is_empty() || std::mem::take(&mut self.is_crowded) {
+            self.services.make_room();
+        }
+        let (gpus, warnings) = self.services.reap();
+        self.scheduler.release(gpus);
+        for text in warnings {
+            self.emit(Event::Warning { text });
+        }
+    }
+
+    fn job(
+        &self,
+        number: u32,
+        work: Work,
+        gpus: Vec<u32>,
+        needs: Vec<Need>,
+        meter: Arc<Meter>,
+        lease: Lease,
+    ) -> Job {
         let node = self.run.graph.node(self.order[number as usize]);
         let inputs = node.inputs.iter().filter_map(|input| {
             let source = self.run.graph.node(input.source);
@@ -343,6 +428,8 @@ impl<'a> Execution<'a> {
                 .as_ref()
                 .and_then(|placement| self.run.world.executors.get(&*placement.name).cloned()),
             resources: node.resources(),
+            services: Arc::clone(&self.services),
+            needs,
             env: Arc::clone(&self.env),
             allowance: Arc::clone(&self.allowance),
             writer: Arc::clone(&self.run.writer),
@@ -400,6 +487,7 @@ impl<'a> Execution<'a> {
                 if *losses > MOST_LOSSES {
                     self.fail(number, error);
                 } else {
+                    self.services.leave(number);
                     self.emit(Event::Warning { text: error });
                     self.scheduler.reopen(number);
                 }
@@ -444,6 +532,12 @@ impl<'a> Execution<'a> {
     fn ended(&mut self, number: u32, end: End, told: Option<Told>) {
         self.queued.remove(&number);
         self.waiting.remove(&number);
+        self.services.leave(number);
+        for want in wants(self.run.graph, self.order[number as usize]) {
+            if let Some(count) = self.wanted.get_mut(&want) {
+                *count = count.saturating_sub(1);
+            }
+        }
         self.ends.add(end);
         let settled = self.planner.settled(self.order[number as usize]).cloned();
         let outputs = settled.iter().flat_map(|settled| settled.outputs.iter());
@@ -533,7 +627,7 @@ impl<'a> Execution<'a> {
         let actions: Vec<_> = settled.iter().map(|(_, action)| action.0).collect();
         let whole = settled.len() == self.run.graph.len();
         let layout = self.run.writer.view().layout().clone();
-        let mut troubles = Vec::new();
+        let mut troubles = self.services.end(complete);
         if let Err(error) = self.planner.last().update(settled.into_iter(), whole) {
             troubles.push(format!("the list of last actions is not kept: {error}"));
         }
@@ -595,6 +689,17 @@ impl<'a> Execution<'a> {
     fn kind(&self, number: u32) -> String {
         self.run.graph.node(self.order[number as usize]).step.kind().to_owned()
     }
+}
+
+/// What a node wants of the services it asks.
+fn wants(graph: &Graph, id: NodeId) -> impl Iterator<Item = Want> + '_ {
+    let node = graph.node(id);
+    node.run.services.iter().map(|used| want(node, used))
+}
+
+fn want(node: &Node, used: &ServiceUse) -> Want {
+    let model = used.model.and_then(|port| node.inputs.iter().find(|input| &*input.port == port));
+    Want { service: used.name.clone(), source: model.map(|input| (input.source, input.output.to_string())) }
 }
 
 /// What is told of a task at its end.

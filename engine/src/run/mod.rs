@@ -9,6 +9,7 @@ mod execution;
 mod meter;
 mod preflight;
 mod schedule;
+mod services;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -33,6 +34,7 @@ use crate::graph::Graph;
 use crate::journal::{self, Journal};
 use crate::plan::{PlanError, Planner, Selection};
 use crate::remote::Resolver;
+use crate::service::Host;
 use crate::stat_cache::Clock;
 use crate::task::Environment;
 use execution::Execution;
@@ -70,6 +72,8 @@ pub struct World {
     pub resolver: Arc<dyn Resolver>,
     /// Who runs tasks elsewhere, by name.
     pub executors: BTreeMap<String, Arc<dyn Executor>>,
+    /// Who keeps services up.
+    pub host: Option<Arc<dyn Host>>,
 }
 
 /// How the user stops a run.

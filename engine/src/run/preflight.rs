@@ -10,6 +10,7 @@ use super::schedule::{Capacity, Demand};
 use crate::executor::Executor;
 use crate::graph::{Graph, Node};
 use crate::plan::{Decision, Plan};
+use crate::service::Service;
 use crate::task::Environment;
 
 /// Something that is missing, and for which nodes.
@@ -47,6 +48,10 @@ pub fn preflight(
             found.into_iter().map(|missing| (missing.what, missing.help)).collect();
         let unresolved = plan.missing().iter().filter(|(id, _)| *id == planned.id);
         needs.extend(unresolved.map(|(_, missing)| (missing.what.clone(), missing.help.clone())));
+        for service in node.run.services.iter().filter_map(|used| graph.services.get(&used.name)) {
+            needs.extend(missing_for(service, capacity, environment, executors));
+        }
+        needs.extend(missing_together(graph, node, capacity));
         if let Some((what, asked, offered)) = capacity.refuses(&demand(node)) {
             let help = format!("ask for less under `run:`, or offer more: this run has {offered}");
             needs.push((format!("{asked} of `{what}`"), help));
@@ -56,6 +61,48 @@ pub fn preflight(
         }
     }
     missing.into_iter().map(|((what, help), nodes)| MissingThing { what, help, nodes }).collect()
+}
+
+/// The GPUs that a node and the services it asks hold at once, where they are too many though each of them would fit.
+fn missing_together(graph: &Graph, node: &Node, capacity: &Capacity) -> Option<(String, String)> {
+    let services = node.run.services.iter().filter_map(|used| graph.services.get(&used.name));
+    let each: Vec<u32> = services.map(|service| service.local_gpus()).chain([demand(node).gpus]).collect();
+    let (asked, offered) = (each.iter().sum::<u32>() as usize, capacity.gpus.len());
+    let is_news = each.iter().all(|gpus| *gpus as usize <= offered);
+    (is_news && asked > offered).then(|| {
+        let help = format!("they run at once: ask for less under their `run:`; this run has {offered}");
+        (format!("{asked} of `gpus` for a node and the services it asks"), help)
+    })
+}
+
+/// What a service needs and that is not there.
+fn missing_for(
+    service: &Service,
+    capacity: &Capacity,
+    environment: &dyn Environment,
+    executors: &BTreeMap<String, Arc<dyn Executor>>,
+) -> Vec<(String, String)> {
+    if let Some(placement) = &service.executor {
+        let executor = executors.get(&placement.name);
+        let missing = executor.map(|executor| executor.preflight(&placement.options, environment));
+        return missing.into_iter().flatten().map(|missing| (missing.what, missing.help)).collect();
+    }
+    let mut missing = Vec::new();
+    let program = service.argv.first().map_or("", String::as_str);
+    if !environment.has_program(program) {
+        missing.push((
+            format!("`{program}`, the program of the service `{}`", service.name),
+            "install it, give its path as the first word of `argv`, or run the service where it is: `run: { executor: … }`".to_owned(),
+        ));
+    }
+    let (asked, offered) = (service.local_gpus() as usize, capacity.gpus.len());
+    if asked > offered {
+        missing.push((
+            format!("{asked} of `gpus` for the service `{}`", service.name),
+            format!("ask for less under its `run:`, or for fewer `replicas`: this run has {offered}"),
+        ));
+    }
+    missing
 }
 
 /// The environment of a task that an executor runs: what it is given there, and programs that cannot be looked for here.

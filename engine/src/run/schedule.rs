@@ -215,6 +215,18 @@ impl Scheduler {
         self.free.gpus.sort_unstable();
     }
 
+    /// Takes GPUs out of what nodes may have; none where so many are not free.
+    pub(crate) fn hold(&mut self, gpus: u32) -> Option<Vec<u32>> {
+        let gpus = gpus as usize;
+        (gpus <= self.free.gpus.len()).then(|| self.free.gpus.drain(..gpus).collect())
+    }
+
+    /// Gives held GPUs back.
+    pub(crate) fn release(&mut self, gpus: Vec<u32>) {
+        self.free.gpus.extend(gpus);
+        self.free.gpus.sort_unstable();
+    }
+
     /// A node that was just started is being computed elsewhere: it waits without slots.
     pub(crate) fn defer(&mut self, node: u32) {
         self.give_back(node);

@@ -64,6 +64,7 @@ impl Sandbox {
                 environment: Arc::new(environment),
                 resolver: Arc::new(NoResolver),
                 executors: BTreeMap::new(),
+                host: None,
             },
             interrupt: self.interrupt.clone(),
         };

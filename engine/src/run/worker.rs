@@ -11,12 +11,14 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use dag_cache::{Lease, Record, Writer};
+use serde_json::Value;
 
 use super::commit::commit;
 use super::meter::Meter;
+use super::services::{Need, Services};
 use crate::allowance::Allowance;
 use crate::call::{Call, CallInput, Delivery, place_inputs};
-use crate::context::{Cancel, EnvLookup, Progress};
+use crate::context::{Cancel, EnvLookup, Note, Progress};
 use crate::executor::{Executor, Site};
 use crate::files;
 use crate::graph::{Placement, RunOptions};
@@ -44,6 +46,9 @@ pub(crate) struct Job {
     /// Who runs it, if not this process.
     pub(crate) executor: Option<Arc<dyn Executor>>,
     pub(crate) resources: Resources,
+    /// The services it asks.
+    pub(crate) services: Arc<Services>,
+    pub(crate) needs: Vec<Need>,
     pub(crate) env: EnvLookup,
     pub(crate) allowance: Arc<Allowance>,
     pub(crate) writer: Arc<Writer>,
@@ -162,9 +167,12 @@ impl Job {
     }
 
     fn attempt(&self, control: &Control) -> Result<Record, TaskError> {
+        let run = self.services.ready(&self.needs, &self.options.task, &control.cancel, &|text| {
+            self.meter.note(Note::Message { text: text.to_owned() });
+        })?;
         let delivery = match &self.options.executor {
-            None => self.here(control)?,
-            Some(placement) => self.elsewhere(placement, control)?,
+            None => self.here(run, control)?,
+            Some(placement) => self.elsewhere(&run, placement, control)?,
         };
         let record = commit(&self.writer, &self.work, delivery)?;
         // What an action needed to go on is of no use once it is done; a left-over is only disk space.
@@ -177,14 +185,14 @@ impl Job {
     }
 
     /// Calls the task on this thread.
-    fn here(&self, control: &Control) -> Result<Delivery, TaskError> {
+    fn here(&self, run: Value, control: &Control) -> Result<Delivery, TaskError> {
         let meter = Arc::clone(&self.meter);
         Call {
             step: &*self.step,
             inputs: place_inputs(self.writer.view(), &self.inputs, &self.folder.join("inputs"))?,
             files: self.files.clone(),
             seed: self.seed,
-            run: self.options.task.clone(),
+            run,
             env: Arc::clone(&self.env),
             writer: Arc::clone(&self.writer),
             outputs: self.folder.join("outputs"),
@@ -200,12 +208,17 @@ impl Job {
     }
 
     /// Has an executor do it.
-    fn elsewhere(&self, placement: &Placement, control: &Control) -> Result<Delivery, TaskError> {
+    fn elsewhere(
+        &self,
+        run: &Value,
+        placement: &Placement,
+        control: &Control,
+    ) -> Result<Delivery, TaskError> {
         let executor = self
             .executor
             .as_ref()
             .ok_or_else(|| TaskError::failed(format!("there is no executor `{}`", placement.name)))?;
-        let (run, names, secrets) = without_secrets(&self.options.task, &self.options.secrets);
+        let (run, names, secrets) = without_secrets(run, &self.options.secrets);
         let order = Order::new(
             self.work.action.0,
             &*self.step,

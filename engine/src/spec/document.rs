@@ -12,14 +12,15 @@ use super::tree::{Field, Map, Tree, Value};
 use super::yaml;
 
 /// The fields of an experiment file.
-pub(crate) const FIELDS: [&str; 13] = [
+pub(crate) const FIELDS: [&str; 14] = [
     "name", "about", "extends", "profile", "profiles", "seed", "params", "arms", "axes", "nodes", "run",
-    "limits", "remote",
+    "limits", "remote", "services",
 ];
 /// The fields that a profile or a `--set` may overlay. Any other name in them is a param.
-pub(crate) const SECTIONS: [&str; 8] = ["seed", "params", "arms", "axes", "nodes", "run", "limits", "remote"];
+pub(crate) const SECTIONS: [&str; 9] =
+    ["seed", "params", "arms", "axes", "nodes", "run", "limits", "remote", "services"];
 /// The fields that hold maps.
-const MAPS: [&str; 7] = ["profiles", "params", "arms", "axes", "nodes", "run", "limits"];
+const MAPS: [&str; 8] = ["profiles", "params", "arms", "axes", "nodes", "run", "limits", "services"];
 /// How many files may extend one another.
 const MAX_FILES: usize = 16;
 
@@ -289,7 +290,7 @@ fn read_set(
 fn check_set_target(tree: &Tree, (path, span): &(String, Span), faults: &mut Vec<Diagnostic>) -> bool {
     let mut segments = path.split('.');
     let (Some(section), Some(name)) = (segments.next(), segments.next()) else { return true };
-    if !["nodes", "arms", "axes"].contains(&section) {
+    if !["nodes", "arms", "axes", "services"].contains(&section) {
         return true;
     }
     let entries = tree.get(section).and_then(|field| field.tree.as_map());

@@ -4,8 +4,8 @@
 //!
 //! From weakest to strongest: what `extends` brings, the file, the chosen profile, the parameters of the arm a node is in,
 //! `--set`. Maps merge, everything else is replaced. Values of one's own stand under `params:`. A profile may overlay
-//! `seed`, `params`, `arms`, `axes`, `nodes`, `run`, `limits` and `remote`; any other name in it is a param, and so it is with `--set`.
-//! An entry of `arms`, `axes` or `nodes` that is overlaid by null is gone.
+//! `seed`, `params`, `arms`, `axes`, `nodes`, `run`, `limits`, `services` and `remote`; any other name in it is a param, and so it is with
+//! `--set`. An entry of `arms`, `axes`, `nodes` or `services` that is overlaid by null is gone.
 //!
 //! Reading goes on after a fault wherever it can: the faults travel in the [`Experiment`], and
 //! [`compile`](crate::graph::compile()) reports them together with its own.
@@ -73,6 +73,7 @@ pub struct Experiment {
     /// Where results are shared.
     pub remote: Option<RemoteSpec>,
     pub(crate) run: Option<Field>,
+    pub(crate) services: Option<Field>,
     pub(crate) params: Tree,
     pub(crate) sets: Tree,
     pub(crate) environment: BTreeMap<String, Option<Arc<str>>>,
@@ -143,6 +144,7 @@ fn read_document(document: Document, stem: &str, environment: &dyn Environment) 
         nodes: IndexMap::new(),
         remote: None,
         run: tree.get("run").cloned(),
+        services: tree.get("services").cloned(),
         params: section("params"),
         sets,
         environment: read_environment(&tree, environment),

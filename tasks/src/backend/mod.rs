@@ -10,10 +10,11 @@ mod scripted;
 mod served;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use dag_engine::Digest;
 use dag_engine::context::{Cancel, Input};
-use dag_engine::task::{Environment, Fault, Missing, TaskCx, TaskError};
+use dag_engine::task::{Environment, Fault, Missing, ServiceUse, TaskCx, TaskError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -35,6 +36,8 @@ pub enum ModelSpec {
     Scripted(ScriptedSpec),
     /// A model behind a server that speaks OpenAI's protocol; `run: { base_url }` says where.
     Openai(ServedSpec),
+    /// The model that enters the port `model`, behind a server that is started for it; `run: { service }` says which.
+    Served(CheckpointSpec),
     /// Nobody is asked: the responses are in the data already. For `sample` only.
     Given(GivenSpec),
 }
@@ -89,6 +92,35 @@ pub struct ServedSpec {
     /// Further fields of every request's body, for what one server has and others have not; null takes one out.
     #[serde(default)]
     pub extra: Map<String, Value>,
+}
+
+/// A model that enters a node, behind a server. What the server is does not matter and is not said here.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSpec {
+    /// How the server quantises its weights, such as `fp8`.
+    pub quantization: Option<String>,
+    /// Whether it thinks before it answers, and the server has a parser for that: then a response without its thinking is a
+    /// failure.
+    pub thinks: bool,
+    /// How it is asked.
+    pub protocol: Protocol,
+    /// Further fields of every request's body, for what one server has and others have not; null takes one out.
+    pub extra: Map<String, Value>,
+}
+
+impl CheckpointSpec {
+    /// As it is asked for. It has the name that its server gives it.
+    fn asked(&self) -> ServedSpec {
+        ServedSpec {
+            name: String::new(),
+            revision: None,
+            quantization: self.quantization.clone(),
+            thinks: self.thinks,
+            protocol: self.protocol,
+            extra: self.extra.clone(),
+        }
+    }
 }
 
 /// The two ways to ask a server.
@@ -283,6 +315,9 @@ impl fmt::Display for FailureKind {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendRun {
+    /// The service that is asked, by its name under `services:`; instead of `base_url`.
+    #[schemars(with = "Option<String>")]
+    pub service: Option<ServiceRef>,
     /// The address of the server up to `/v1`, such as `http://localhost:8000/v1`; or several that serve the same model, as
     /// a list or with commas between them.
     pub base_url: Option<Addresses>,
@@ -323,6 +358,26 @@ pub struct BackendRun {
     /// The share of records that may fail before the node does (default 0.01). Below it the node commits what there is,
     /// and the next run asks for the rest.
     pub allow_failed: Option<f64>,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "the name of a service")]
+pub enum ServiceRef {
+    /// By its name, as it is written.
+    Name(String),
+    /// As the engine hands it to a node that is about to run; nobody writes it.
+    Placed(PlacedService),
+}
+
+/// Where a service is told about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlacedService {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) replicas: u32,
+    pub(crate) start_within: f64,
 }
 
 /// What a model costs, in dollars per million tokens.
@@ -426,7 +481,16 @@ pub enum Backend {
 impl ModelSpec {
     /// [`Backend::thinks`].
     pub fn thinks(&self) -> bool {
-        matches!(self, Self::Openai(spec) if spec.thinks)
+        match self {
+            Self::Openai(spec) => spec.thinks,
+            Self::Served(spec) => spec.thinks,
+            _ => false,
+        }
+    }
+
+    /// Whether the model enters the node by a port.
+    pub fn enters(&self) -> bool {
+        matches!(self, Self::Embedded | Self::Served(_))
     }
 
     /// [`Backend::identity`] without opening the backend; `model` is the digest of what enters the port `model`. `None`
@@ -436,6 +500,7 @@ impl ModelSpec {
             Self::Scripted(spec) => Some(Scripted::new(spec.clone()).identity()),
             Self::Openai(spec) => Some(spec.identity()),
             Self::Embedded => model.map(embedded::identity),
+            Self::Served(spec) => model.map(|model| spec.asked().identity_of(model)),
             Self::Given(_) => None,
         }
     }
@@ -452,6 +517,11 @@ impl Backend {
         Ok(match spec {
             ModelSpec::Scripted(spec) => Self::Scripted(Scripted::new(spec.clone())),
             ModelSpec::Openai(spec) => Self::Served(Box::new(Served::open(spec.clone(), run, cx)?)),
+            ModelSpec::Served(spec) => {
+                let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;
+                let served = Served::open(spec.asked(), run, cx)?;
+                Self::Served(Box::new(served.of_model(model.digest)))
+            }
             ModelSpec::Embedded => {
                 let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;
                 Self::Embedded(Box::new(Embedded::open(model, run, cx)?))
@@ -516,17 +586,29 @@ impl Backend {
 
 /// What can be known to be missing before anything is spent.
 pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environment) -> Vec<Missing> {
-    let ModelSpec::Openai(spec) = spec else { return Vec::new() };
+    let name = match spec {
+        ModelSpec::Openai(spec) => spec.name.as_str(),
+        ModelSpec::Served(_) => "the model that enters",
+        _ => return Vec::new(),
+    };
     let mut missing = Vec::new();
-    if run.endpoints().next().is_none() {
-        missing.push(Missing {
-            what: format!("the address of a server for `{}`", spec.name),
-            help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`".into(),
-        });
+    match spec {
+        _ if run.service.is_some() => {}
+        ModelSpec::Served(_) => missing.push(Missing {
+            what: "the service that serves the model".into(),
+            help: "describe one with `{model}` in its `argv` under `services:`, and name it as `run: { service: NAME }`".into(),
+        }),
+        _ if run.endpoints().next().is_none() => missing.push(Missing {
+            what: format!("the address of a server for `{name}`"),
+            help: "start one (vLLM, SGLang, any OpenAI-compatible server) and give `run: { base_url: http://HOST:PORT/v1 }`, or have \
+                   it started: `services:`"
+                .into(),
+        }),
+        _ => {}
     }
     if run.is_batched() && run.endpoints().nth(1).is_some() {
         missing.push(Missing {
-            what: format!("the one server that a batch for `{}` goes to: there are several", spec.name),
+            what: format!("the one server that a batch for `{name}` goes to: there are several"),
             help: "give one address as `run: { base_url }`, or leave out `run: { batch }`".into(),
         });
     }
@@ -535,15 +617,55 @@ pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environme
             missing.push(Missing { what, help: "see `run: { base_url }`".into() });
         }
     }
-    if let Some(name) = &run.api_key
-        && environment.var(name).is_none_or(|key| key.is_empty())
+    if let Some(variable) = &run.api_key
+        && environment.var(variable).is_none_or(|key| key.is_empty())
     {
         missing.push(Missing {
-            what: format!("the key for `{}`: the environment variable `{name}` is not set", spec.name),
-            help: format!("set `{name}`, or leave out `run: {{ api_key }}` if the server needs none"),
+            what: format!("the key for `{name}`: the environment variable `{variable}` is not set"),
+            help: format!("set `{variable}`, or leave out `run: {{ api_key }}` if the server needs none"),
         });
     }
     missing
+}
+
+/// What is wrong with how a model is asked, at the pointer `at` below `run:`.
+pub fn check_run(spec: &ModelSpec, run: &BackendRun, at: &str) -> Vec<Fault> {
+    let Some(service) = &run.service else {
+        return match (spec, &run.base_url) {
+            (ModelSpec::Served(_), Some(_)) => vec![
+                Fault::new(format!("{at}/base_url"), "a model that enters is served by a service that is started for it").help(
+                    "name one as `service`, or say which model a server of your own has: `model: { backend: openai, name: … }`",
+                ),
+            ],
+            _ => Vec::new(),
+        };
+    };
+    let fault = |message: &str| vec![Fault::new(format!("{at}/service"), message)];
+    match service {
+        ServiceRef::Placed(_) => fault("`service` is the name of a service"),
+        _ if run.base_url.is_some() => {
+            let help = "a service is started and its address found; leave one of them out";
+            vec![
+                Fault::new(format!("{at}/service"), "`service` and `base_url` exclude each other").help(help),
+            ]
+        }
+        _ if run.is_batched() => fault("a service is asked request by request; leave `batch` out"),
+        _ if !matches!(spec, ModelSpec::Openai(_) | ModelSpec::Served(_)) => {
+            fault("only a model behind a server (`backend: openai`, `backend: served`) is asked by a service")
+        }
+        ServiceRef::Name(_) => Vec::new(),
+    }
+}
+
+/// The service that a model is asked by, whose name stands at the pointer `at` below `run:`; `port` is where a model enters.
+pub fn service_of(spec: &ModelSpec, run: &BackendRun, at: &str, port: &'static str) -> Option<ServiceUse> {
+    let Some(ServiceRef::Name(name)) = &run.service else { return None };
+    let model = match spec {
+        ModelSpec::Served(_) => Some(port),
+        ModelSpec::Openai(_) => None,
+        _ => return None,
+    };
+    Some(ServiceUse { pointer: format!("{at}/service"), name: name.clone(), model })
 }
 
 /// What is wrong with a model's spec, at the pointer `at`.

@@ -112,7 +112,8 @@ impl Sampling {
             "only the embedded runtime can end a model's thinking",
         );
         require(
-            !self.logprobs || matches!(model, ModelSpec::Embedded | ModelSpec::Openai(_)),
+            !self.logprobs
+                || matches!(model, ModelSpec::Embedded | ModelSpec::Openai(_) | ModelSpec::Served(_)),
             "logprobs",
             "only a model gives log-probabilities",
         );

@@ -11,6 +11,7 @@ mod pace;
 mod pool;
 mod request;
 mod retry;
+mod service;
 mod stream;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dag_engine::Digest;
 use dag_engine::context::{Cancel, Progress};
 use dag_engine::task::{TaskCx, TaskError};
 use reqwest::header::HeaderValue;
@@ -31,6 +33,7 @@ use call::{Call, Shared, Told};
 use pace::Pace;
 use pool::Pool;
 pub(super) use request::base;
+use service::Watch;
 
 /// What may be in flight at once where `concurrency` leaves it to be found out.
 const MOST_IN_FLIGHT: usize = 1024;
@@ -42,9 +45,12 @@ const UNTRUSTED: &str =
 /// A model behind a server, or behind several that serve the same.
 pub struct Served {
     spec: ServedSpec,
+    /// The model that is served, where it enters the node.
+    model: Option<Digest>,
     run: BackendRun,
     client: Client,
     endpoints: Vec<Url>,
+    service: Option<Watch>,
     key: Option<String>,
     /// The node's folder that outlives an interruption, and the way to tell what is being done.
     scratch: PathBuf,
@@ -64,7 +70,8 @@ impl Served {
         };
         let endpoints = run.endpoints().map(|text| base(text, key.is_some())).collect::<Result<Vec<_>, _>>();
         let endpoints = endpoints.map_err(missing)?;
-        if endpoints.is_empty() {
+        let service = Watch::of(run, key.is_some());
+        if endpoints.is_empty() && service.is_none() {
             return Err(missing(format!("no server is given for `{}`", spec.name)));
         }
         let timeout = seconds(run.request_timeout, 14_400.0);
@@ -76,13 +83,20 @@ impl Served {
             .map_err(|error| TaskError::failed(format!("the HTTP client cannot start: {error}")))?;
         Ok(Self {
             spec,
+            model: None,
             run: run.clone(),
             client,
             endpoints,
+            service,
             key,
             scratch: cx.scratch().to_owned(),
             progress: cx.progress().clone(),
         })
+    }
+
+    /// The same for a model that enters the node.
+    pub(super) fn of_model(self, model: Digest) -> Self {
+        Self { model: Some(model), ..self }
     }
 
     pub(super) fn thinks(&self) -> bool {
@@ -98,7 +112,10 @@ impl Served {
     }
 
     pub(super) fn identity(&self) -> Value {
-        self.spec.identity()
+        match &self.model {
+            Some(model) => self.spec.identity_of(model),
+            None => self.spec.identity(),
+        }
     }
 
     pub(super) fn ask(
@@ -114,9 +131,17 @@ impl Served {
         let runtime = runtime()?;
         let (send, receive) = unbounded_channel();
         let (tell, told) = mpsc::channel();
-        let shared = Arc::new(self.shared(sampling, cancel, tell)?);
+        let mut shared = self.shared(sampling, cancel, tell)?;
+        if let Some(watch) = &self.service {
+            let Some(name) = watch.wait(&shared.pool, cancel)? else { return Ok(()) };
+            // A model that enters has the name that its server gives it.
+            shared.name = self.model.is_some().then_some(name);
+        }
+        let shared = Arc::new(shared);
+        let watch = self.service.clone();
         thread::scope(|scope| {
-            scope.spawn(move || runtime.block_on(carry(receive)));
+            let of_all = Arc::clone(&shared);
+            scope.spawn(move || runtime.block_on(carry(receive, of_all, watch)));
             let exchanged = self.exchange(&shared, &send, &told, sampling, requests, finished);
             // However this ended, it ends the other thread.
             drop(send);
@@ -139,7 +164,11 @@ impl Served {
         let limits = (self.run.requests_per_minute, self.run.tokens_per_minute);
         Ok(Shared {
             client: self.client.clone(),
-            pool: Pool::new(self.endpoints.clone(), self.run.concurrency, patience, now),
+            pool: match &self.service {
+                Some(watch) => Pool::changing(watch.replicas(), self.run.concurrency, watch.patience(), now),
+                None => Pool::new(self.endpoints.clone(), self.run.concurrency, patience, now),
+            },
+            name: None,
             pace: Pace::new(limits.0, limits.1, sampling.max_tokens, now),
             path: request::path(self.spec.protocol),
             authorization: authorization.map(|mut value| {
@@ -224,6 +253,9 @@ impl Served {
         let call = |samples: &[Sample]| {
             let mut body =
                 request::body(&self.spec, &request.messages, sampling, samples[0].seed, samples.len());
+            if let (Some(name), false) = (&shared.name, self.spec.extra.contains_key("model")) {
+                body.insert("model".into(), json!(name));
+            }
             if self.run.stream {
                 body.insert("stream".into(), json!(true));
                 body.insert("stream_options".into(), json!({ "include_usage": true }));
@@ -235,10 +267,16 @@ impl Served {
 }
 
 /// The network's side: every call is a task of its own.
-async fn carry(mut calls: UnboundedReceiver<Call>) {
+async fn carry(mut calls: UnboundedReceiver<Call>, shared: Arc<Shared>, watch: Option<Watch>) {
     let mut running = tokio::task::JoinSet::new();
+    let mut look = tokio::time::interval(service::LOOK);
     loop {
         tokio::select! {
+            _ = look.tick(), if watch.is_some() => {
+                if let Some(watch) = &watch {
+                    watch.look(&shared.pool);
+                }
+            }
             call = calls.recv() => match call {
                 Some(call) => {
                     let shared = Arc::clone(&call.shared);
@@ -268,8 +306,17 @@ fn seconds(given: Option<f64>, otherwise: f64) -> Duration {
 impl ServedSpec {
     /// What a record must know of the model.
     pub(super) fn identity(&self) -> Value {
+        self.facts("name", json!(self.name))
+    }
+
+    /// The same of a model that enters the node: its bytes instead of a name.
+    pub(super) fn identity_of(&self, model: &Digest) -> Value {
+        self.facts("digest", json!(model.to_string()))
+    }
+
+    fn facts(&self, field: &str, which: Value) -> Value {
         let mut facts = Map::new();
-        facts.insert("name".into(), json!(self.name));
+        facts.insert(field.into(), which);
         for (field, value) in [("revision", &self.revision), ("quantization", &self.quantization)] {
             if let Some(value) = value {
                 facts.insert(field.into(), json!(value));

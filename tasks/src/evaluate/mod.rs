@@ -10,7 +10,8 @@ use std::path::Path;
 
 use dag_engine::Digest;
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, Missing, Ports, Task, TaskCx, TaskError,
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, Missing, Ports, ServiceUse, Task, TaskCx,
+    TaskError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -147,10 +148,7 @@ impl Task for Evaluate {
 
     fn ports(params: &Params) -> Ports {
         let ports = Ports::new().input("problems", ArtifactType::Table);
-        let ports = match params.model {
-            ModelSpec::Embedded => ports.input("model", ArtifactType::Model),
-            _ => ports,
-        };
+        let ports = if params.model.enters() { ports.input("model", ArtifactType::Model) } else { ports };
         // The reference tokenizer, one for all models that are compared.
         ports.optional("tokenizer", ArtifactType::Model).output("results", ArtifactType::Results)
     }
@@ -179,6 +177,14 @@ impl Task for Evaluate {
 
     fn uses_seed(params: &Params) -> bool {
         matches!(params.model, ModelSpec::Scripted(_)) || params.sampling().is_random()
+    }
+
+    fn check_run(params: &Params, run: &BackendRun) -> Vec<Fault> {
+        backend::check_run(&params.model, run, "")
+    }
+
+    fn services(params: &Params, run: &BackendRun) -> Vec<ServiceUse> {
+        backend::service_of(&params.model, run, "", "model").into_iter().collect()
     }
 
     fn preflight(params: &Params, run: &BackendRun, environment: &dyn Environment) -> Vec<Missing> {

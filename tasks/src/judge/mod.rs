@@ -15,11 +15,11 @@ mod question;
 mod verdict;
 
 use dag_engine::task::{
-    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileKind, FileRef, Missing, Ports, Task,
-    TaskCx, TaskError,
+    ArtifactType, Environment, Estimate, EstimateInputs, Fault, FileKind, FileRef, Missing, Ports,
+    ServiceUse, Task, TaskCx, TaskError,
 };
 
-use crate::backend::{self, ModelSpec};
+use crate::backend;
 use crate::math;
 use controls::Controls;
 pub(crate) use controls::Outcome as ControlOutcome;
@@ -45,10 +45,10 @@ impl Task for Judge {
     fn ports(params: &Params) -> Ports {
         let mut ports =
             Ports::new().input("responses", ArtifactType::Table).optional("references", ArtifactType::Table);
-        if params.by == By::Model && params.model == ModelSpec::Embedded {
+        if params.by == By::Model && params.model.enters() {
             ports = ports.input("model", ArtifactType::Model);
         }
-        if params.second().is_some_and(|second| second.model == ModelSpec::Embedded) {
+        if params.second().is_some_and(|second| second.model.enters()) {
             ports = ports.input("second_model", ArtifactType::Model);
         }
         ports = ports.output("judged", ArtifactType::Table);
@@ -75,6 +75,25 @@ impl Task for Judge {
 
     fn splits(params: &Params) -> bool {
         params.by == By::Model
+    }
+
+    fn check_run(params: &Params, run: &JudgeRun) -> Vec<Fault> {
+        if params.by == By::Rules {
+            return Vec::new();
+        }
+        let second = params.second().map(|second| backend::check_run(&second.model, &run.second, "/second"));
+        let first = backend::check_run(&params.model, &run.first, "");
+        first.into_iter().chain(second.into_iter().flatten()).collect()
+    }
+
+    fn services(params: &Params, run: &JudgeRun) -> Vec<ServiceUse> {
+        if params.by == By::Rules {
+            return Vec::new();
+        }
+        let second = params
+            .second()
+            .and_then(|second| backend::service_of(&second.model, &run.second, "/second", "second_model"));
+        backend::service_of(&params.model, &run.first, "", "model").into_iter().chain(second).collect()
     }
 
     fn preflight(params: &Params, run: &JudgeRun, environment: &dyn Environment) -> Vec<Missing> {

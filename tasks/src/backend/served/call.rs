@@ -24,10 +24,16 @@ use super::stream;
 /// How often a wait looks whether the run is to stop.
 const GLANCE: Duration = Duration::from_millis(200);
 
+/// A request is sent again after so many servers of a service were lost under it, and after this pause.
+const MOST_LOST: u32 = 10;
+const LOST_PAUSE: Duration = Duration::from_millis(100);
+
 /// What all calls of a node share.
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) pool: Pool,
+    /// What the server calls the model, where the spec does not say.
+    pub(super) name: Option<String>,
     pub(super) pace: Pace,
     /// Where completions are asked for, below a base.
     pub(super) path: &'static str,
@@ -88,11 +94,31 @@ impl Attempt {
                 Signal::Overloaded(self.wait.filter(|wait| retry::is_bearable(Some(*wait))))
             }
             FailureKind::Timeout => Signal::Overloaded(None),
-            FailureKind::Connection | FailureKind::Broken | FailureKind::Server => {
-                Signal::Failed(self.failure.detail.clone())
-            }
+            FailureKind::Connection | FailureKind::Broken => Signal::Lost(self.failure.detail.clone()),
+            FailureKind::Server => Signal::Failed(self.failure.detail.clone()),
             _ => Signal::Answered,
         }
+    }
+}
+
+/// The losses of one request to servers that died under it.
+#[derive(Default)]
+struct Lost {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Lost {
+    /// Whether an attempt was lost with a server of a service that comes back, so that it is none of the request's retries.
+    /// Not for ever: a request may be what its servers die of.
+    fn is_free(&mut self, failure: &Failure, pool: &Pool) -> bool {
+        let is_lost = matches!(failure.kind, FailureKind::Connection | FailureKind::Broken);
+        if !is_lost || !pool.is_changing() || pool.gone().is_some() {
+            return false;
+        }
+        self.count += 1;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.count <= MOST_LOST && since.elapsed() < pool.patience()
     }
 }
 
@@ -128,6 +154,7 @@ impl Call {
         let sample = self.samples[0];
         let mut backoff = Backoff::new(sample.seed);
         let mut left = self.shared.retries;
+        let mut lost = Lost::default();
         let bytes = Bytes::from(Value::Object(self.body.clone()).to_string());
         loop {
             let attempt = match self.attempt(&bytes, &sample).await {
@@ -136,6 +163,10 @@ impl Call {
             };
             let Attempt { failure, wait } = attempt;
             let may_pass = self.shared.retried.contains(&failure.kind) && retry::is_bearable(wait);
+            if may_pass && !self.shared.cancel.is_cancelled() && lost.is_free(&failure, &self.shared.pool) {
+                self.shared.pause(LOST_PAUSE).await;
+                continue;
+            }
             if !may_pass || left == 0 || self.shared.cancel.is_cancelled() {
                 return Err(Failure { detail: self.shared.blot(&failure.detail), ..failure });
             }

@@ -4,6 +4,8 @@
 //! when the endpoint is overloaded or silent (additive increase, multiplicative decrease). It also stops growing where more
 //! at once brings no more answers per second, only later ones. One that fails again and again is left alone for a while
 //! (a circuit breaker), then asked for its list of models before it gets a request that costs money.
+//!
+//! The endpoints of a service change: one that is told of no more gets nothing, and its successor starts afresh.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,15 +26,26 @@ const WORTH: f64 = 1.05;
 /// After growing did not pay, so many windows pass before it is tried again.
 const HOLD: u32 = 16;
 
+/// Where an endpoint of a service is, and which start of it that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) url: Url,
+    pub(super) nonce: String,
+}
+
 /// The endpoints, and who waits for one.
 pub(super) struct Pool {
     state: Mutex<State>,
     room: Notify,
     /// How long every endpoint may be silent before the pool is given up.
     patience: Duration,
+    /// What a new endpoint takes at once, at first and at most.
+    limits: (usize, usize),
+    is_changing: bool,
 }
 
 struct State {
+    /// None is ever removed, since slots refer to them by their number.
     endpoints: Vec<Endpoint>,
     /// Whether an answer of any kind ever came.
     answered: bool,
@@ -43,6 +56,9 @@ struct State {
 
 struct Endpoint {
     address: Url,
+    nonce: String,
+    /// It is told of no more.
+    is_retired: bool,
     in_flight: usize,
     limit: Limit,
     failures: u32,
@@ -74,6 +90,8 @@ pub(super) enum Signal {
     Overloaded(Option<Duration>),
     /// It could not be reached, or failed by a fault of its own that less load would not mend.
     Failed(String),
+    /// The connection was lost, or not made.
+    Lost(String),
 }
 
 /// What a call may do next.
@@ -95,26 +113,89 @@ pub(super) struct Probe<'a> {
 impl Pool {
     /// `most`: what all endpoints together may have at once; `None` finds it out.
     pub(super) fn new(addresses: Vec<Url>, most: Option<usize>, patience: Duration, now: Instant) -> Self {
-        let count = addresses.len().max(1);
-        let (first, most) = match most {
+        let pool = Self::empty(addresses.len(), most, patience, false);
+        let addresses: Vec<Address> =
+            addresses.into_iter().map(|url| Address { url, nonce: String::new() }).collect();
+        pool.update(&addresses, now);
+        pool
+    }
+
+    /// The pool of a service with so many replicas, whose endpoints are told by [`Self::update`].
+    pub(super) fn changing(replicas: usize, most: Option<usize>, patience: Duration, now: Instant) -> Self {
+        let pool = Self::empty(replicas, most, patience, true);
+        {
+            let mut state = pool.state();
+            // It has answered those who started it.
+            state.answered = true;
+            state.silent_since = Some(now);
+        }
+        pool
+    }
+
+    fn empty(count: usize, most: Option<usize>, patience: Duration, is_changing: bool) -> Self {
+        let count = count.max(1);
+        let limits = match most {
             Some(most) => (most.div_ceil(count), most.div_ceil(count)),
             None => (FIRST_LIMIT.div_ceil(count), super::MOST_IN_FLIGHT.div_ceil(count)),
         };
-        let endpoint = |address| Endpoint {
-            address,
-            in_flight: 0,
-            limit: Limit::new(first, most, now),
-            failures: 0,
-            overloads: 0,
-            paused: None,
-            rest: None,
-            next_rest: FIRST_REST,
-            is_probed: false,
-            last: String::new(),
-        };
-        let endpoints = addresses.into_iter().map(endpoint).collect();
-        let state = State { endpoints, answered: false, silent_since: None, gone: None };
-        Self { state: Mutex::new(state), room: Notify::new(), patience }
+        let state = State { endpoints: Vec::new(), answered: false, silent_since: None, gone: None };
+        Self { state: Mutex::new(state), room: Notify::new(), patience, limits, is_changing }
+    }
+
+    /// These are the endpoints from now on.
+    pub(super) fn update(&self, addresses: &[Address], now: Instant) {
+        let mut state = self.state();
+        let mut is_new = false;
+        for endpoint in &mut state.endpoints {
+            endpoint.is_retired =
+                !addresses.iter().any(|one| one.url == endpoint.address && one.nonce == endpoint.nonce);
+        }
+        for Address { url, nonce } in addresses {
+            let is_known = |endpoint: &Endpoint| endpoint.address == *url && endpoint.nonce == *nonce;
+            if !state.endpoints.iter().any(is_known) {
+                is_new = true;
+                state.endpoints.push(Endpoint {
+                    address: url.clone(),
+                    nonce: nonce.clone(),
+                    is_retired: false,
+                    in_flight: 0,
+                    limit: Limit::new(self.limits.0, self.limits.1, now),
+                    failures: 0,
+                    overloads: 0,
+                    paused: None,
+                    rest: None,
+                    next_rest: FIRST_REST,
+                    is_probed: false,
+                    last: String::new(),
+                });
+            }
+        }
+        if is_new {
+            state.silent_since = None;
+        } else if state.live().next().is_none() {
+            state.silent_since.get_or_insert(now);
+        }
+        let is_silent = state.silent_since.is_some();
+        drop(state);
+        if is_new || is_silent {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Nobody will answer any more; why.
+    pub(super) fn give_up(&self, why: String) {
+        self.state().gone.get_or_insert(why);
+        self.room.notify_waiters();
+    }
+
+    /// Whether endpoints come and go.
+    pub(super) fn is_changing(&self) -> bool {
+        self.is_changing
+    }
+
+    /// How long all may be silent.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,7 +205,7 @@ impl Pool {
     /// How many requests all endpoints together take now; at least one.
     pub(super) fn room(&self) -> usize {
         let state = self.state();
-        let open = state.endpoints.iter().filter(|endpoint| endpoint.rest.is_none());
+        let open = state.live().filter(|endpoint| endpoint.rest.is_none());
         open.map(|endpoint| endpoint.limit.whole()).sum::<usize>().max(1)
     }
 
@@ -162,8 +243,9 @@ impl Pool {
             // One that only asked for a pause is believed to be back; one that broke is asked first, below.
             endpoint.rest = endpoint.rest.filter(|rest| *rest > now || endpoint.is_broken());
         }
-        let open =
-            |endpoint: &Endpoint| endpoint.rest.is_none() && endpoint.in_flight < endpoint.limit.whole();
+        let open = |endpoint: &Endpoint| {
+            !endpoint.is_retired && endpoint.rest.is_none() && endpoint.in_flight < endpoint.limit.whole()
+        };
         let load = |endpoint: &Endpoint| endpoint.in_flight as f64 / endpoint.limit.now;
         let least = (0..state.endpoints.len())
             .filter(|index| open(&state.endpoints[*index]))
@@ -174,7 +256,8 @@ impl Pool {
             let address = endpoint.address.clone();
             return Look::Turn(Turn::Send(Slot { pool: self, endpoint: index, taken: now, address }));
         }
-        let rested = |end: &Endpoint| end.rest.is_some_and(|rest| rest <= now) && !end.is_probed;
+        let rested =
+            |end: &Endpoint| !end.is_retired && end.rest.is_some_and(|rest| rest <= now) && !end.is_probed;
         if let Some(index) = state.endpoints.iter().position(rested) {
             let endpoint = &mut state.endpoints[index];
             endpoint.is_probed = true;
@@ -182,16 +265,19 @@ impl Pool {
             return Look::Turn(Turn::Probe(Probe { pool: self, endpoint: index, address, is_told: false }));
         }
         if let Some(since) = state.silent_since
-            && state.endpoints.iter().all(Endpoint::is_broken)
+            && state.live().all(Endpoint::is_broken)
             && (!state.answered || now.duration_since(since) >= self.patience)
         {
-            let last: Vec<String> =
-                state.endpoints.iter().map(|end| format!("{}: {}", end.address, end.last)).collect();
+            let shown = |end: &Endpoint| format!("{}: {}", end.address, end.last);
+            let mut last: Vec<String> = state.live().map(shown).collect();
+            if last.is_empty() {
+                last.push(format!("no endpoint is told of for {} s", self.patience.as_secs()));
+            }
             let why = last.join("; ");
             state.gone = Some(why.clone());
             return Look::Gone(why);
         }
-        let rests = state.endpoints.iter().filter(|endpoint| !endpoint.is_probed).filter_map(|end| end.rest);
+        let rests = state.live().filter(|endpoint| !endpoint.is_probed).filter_map(|end| end.rest);
         Look::Wait(rests.min())
     }
 }
@@ -208,6 +294,7 @@ impl Slot<'_> {
         let now = Instant::now();
         {
             let mut state = self.pool.state();
+            let is_gone = self.pool.is_changing && matches!(signal, Signal::Lost(_));
             let endpoint = &mut state.endpoints[self.endpoint];
             match signal {
                 Signal::Answered => {
@@ -235,8 +322,12 @@ impl Slot<'_> {
                     state.answered = true;
                     state.silent_since = None;
                 }
-                Signal::Failed(what) => {
+                Signal::Failed(what) | Signal::Lost(what) => {
                     endpoint.failures += 1;
+                    if is_gone {
+                        // A service that dies is told of no more in a moment; until then nothing more is sent there.
+                        endpoint.failures = FAILURES;
+                    }
                     endpoint.last = what;
                     if endpoint.is_broken() && endpoint.rest.is_none() {
                         endpoint.begin_rest(now);
@@ -286,6 +377,13 @@ impl Drop for Probe<'_> {
             self.pool.state().endpoints[self.endpoint].is_probed = false;
             self.pool.room.notify_one();
         }
+    }
+}
+
+impl State {
+    /// Those that are told of.
+    fn live(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(|endpoint| !endpoint.is_retired)
     }
 }
 
@@ -457,6 +555,31 @@ mod tests {
         let slots: Vec<_> = (0..3).map(|_| take()).collect();
         assert!(slots.iter().all(|slot| slot.endpoint == 1), "the first endpoint rests");
         assert!(pool.gone().is_none());
+    }
+
+    #[test]
+    fn the_successor_of_an_endpoint_starts_afresh_and_none_at_all_is_waited_for() {
+        let now = Instant::now();
+        let address = |port: u16, nonce: &str| Address {
+            url: Url::parse(&format!("http://one:{port}/")).unwrap(),
+            nonce: nonce.to_owned(),
+        };
+        let pool = Pool::changing(2, Some(8), Duration::from_secs(60), now);
+        assert!(matches!(pool.look(now), Look::Wait(_)), "nothing is told of yet");
+        pool.update(&[address(1, "a")], now);
+        let Look::Turn(Turn::Send(slot)) = pool.look(now) else { panic!("there is room") };
+        slot.finish(Signal::Lost("reset".into()));
+        assert!(!matches!(pool.look(now), Look::Turn(Turn::Send(_))), "one loss is enough");
+        // The same address again, but another start of it.
+        pool.update(&[address(1, "b")], now);
+        let Look::Turn(Turn::Send(slot)) = pool.look(now) else { panic!("it is back") };
+        pool.update(&[], now);
+        slot.finish(Signal::Answered);
+        assert!(matches!(pool.look(now), Look::Wait(_)));
+        pool.update(&[], now);
+        assert!(matches!(pool.look(after(now, 59_000)), Look::Wait(_)));
+        assert!(matches!(pool.look(after(now, 61_000)), Look::Gone(_)), "not for ever");
+        pool.give_up("x".into());
     }
 
     #[test]

@@ -1,0 +1,429 @@
+//! Services: servers that a run starts, shares, restarts and ends; as processes of this machine, and as jobs of Slurm.
+//!
+//! The server is `tests/service.py`, whose log outlives every blow to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::support::{Ran, Sandbox, kill};
+
+/// How many records each node asks for.
+const RECORDS: usize = 150;
+/// Requests that one node has in flight.
+const CONCURRENCY: usize = 4;
+
+/// A sandbox, and the Python that runs the server; `None`, said aloud, where there is none.
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
+fn sandbox() -> Option<(Sandbox, String)> {
+    // The program itself: what stands for it on the search path may want more of the environment than a sandbox has.
+    let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    let Some(python) = asked.ok().filter(|output| output.status.success()) else {
+        eprintln!("skipped: no `python3`");
+        return None;
+    };
+    Some((Sandbox::new(), String::from_utf8(python.stdout).unwrap().trim().to_owned()))
+}
+
+/// The line of a service's `argv`.
+fn argv(sandbox: &Sandbox, python: &str, more: &str) -> String {
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service.py");
+    let log = sandbox.path("server.log");
+    format!(
+        "[{python}, {}, --host, '{{host}}', --port, '{{port}}', --log, {}{more}]",
+        server.display(),
+        log.display()
+    )
+}
+
+/// An experiment of nodes that share one service.
+fn experiment(service: &str, nodes: usize, run: &str) -> String {
+    let mut text = format!(
+        "name: services\nseed: 3\nservices:\n  answerer:\n    {service}\nnodes:\n  prompts:\n    task: dataset\n    with: {{ source: {{ \
+         generator: arithmetic, count: {RECORDS}, steps: [2, 6], modulus: 1000 }} }}\n"
+    );
+    for node in 0..nodes {
+        text += &format!(
+            "  node-{node}:\n    task: sample\n    inputs: {{ prompts: prompts }}\n    with: {{ model: {{ backend: openai, name: a-model }}, \
+             max_tokens: 64, seed: {node} }}\n    run: {{ service: answerer, concurrency: {CONCURRENCY}{run} }}\n"
+        );
+    }
+    text
+}
+
+/// What the servers have logged, by its first word.
+fn logged(sandbox: &Sandbox, word: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(sandbox.path("server.log")).unwrap_or_default();
+    let lines = text.lines().map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    lines.filter(|words| words[0] == word).collect()
+}
+
+fn started(sandbox: &Sandbox) -> Vec<i32> {
+    logged(sandbox, "started").iter().map(|words| words[1].parse().unwrap()).collect()
+}
+
+fn is_alive(process: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// The supervisors of this sandbox.
+fn supervisors(sandbox: &Sandbox) -> Vec<i32> {
+    let root = sandbox.path(".dag").display().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.filter(|id| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains(&root) && line.contains("\0serve\0") && is_alive(*id)
+    })
+    .collect()
+}
+
+fn wait(what: &str, seconds: u64, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(seconds), "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn nothing_is_left(sandbox: &Sandbox, seconds: u64) {
+    wait("no server is left", seconds, || !started(sandbox).into_iter().any(is_alive));
+    wait("no supervisor is left", seconds, || supervisors(sandbox).is_empty());
+}
+
+/// Every record was billed, and none twice but for `allowed` that were in flight at a blow.
+fn billed(sandbox: &Sandbox, records: usize, allowed: usize) {
+    let keys: BTreeSet<String> =
+        logged(sandbox, "billed").into_iter().map(|words| words[1].clone()).collect();
+    let arrived = logged(sandbox, "arrived").len();
+    assert_eq!(keys.len(), records);
+    assert!(arrived <= records + allowed, "{arrived} arrived of {records}, and {allowed} may again");
+}
+
+fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
+    let log = fs::File::options().create(true).append(true).open(sandbox.path("run.log")).unwrap();
+    let again = log.try_clone().unwrap();
+    sandbox.command(arguments).stdout(log).stderr(again).spawn().unwrap()
+}
+
+fn strike(process: i32) {
+    // SAFETY: kill(2) takes two integers; the process is a server of this test.
+    assert_eq!(unsafe { libc::kill(process, libc::SIGKILL) }, 0);
+}
+
+#[test]
+fn nodes_share_the_replicas_of_a_service_which_end_with_the_last_of_them() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!(
+        "argv: {}\n    replicas: 2\n    env: {{ TOKEN: $(env:A_TOKEN) }}",
+        argv(&sandbox, &python, ", --delay, '0.01'")
+    );
+    sandbox.write("e.yaml", &experiment(&service, 2, ""));
+    let environment = [("A_TOKEN", "s3cret-of-the-service")];
+    let planned = sandbox.dag_with(&["plan", "e.yaml"], &environment).expect(0);
+    assert!(
+        planned.stdout.contains("service answerer ×2 on this machine, started for node-0, node-1"),
+        "{}",
+        planned.stdout
+    );
+    sandbox.dag_with(&["run", "e.yaml"], &environment).expect(0);
+    assert_eq!(started(&sandbox).len(), 2);
+    nothing_is_left(&sandbox, 0);
+    billed(&sandbox, 2 * RECORDS, 0);
+    let servers: BTreeSet<String> =
+        logged(&sandbox, "billed").into_iter().map(|words| words[2].clone()).collect();
+    assert_eq!(servers.len(), 2, "both are asked");
+    // The secret reached the server, and no file.
+    assert!(logged(&sandbox, "started").iter().all(|words| words[4] == "s3cret-of-the-service"));
+    let found = Command::new("grep").args(["-rl", "s3cret"]).arg(sandbox.path(".dag")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    // What is there is asked of nobody, and nobody is started for it.
+    sandbox.dag_with(&["run", "e.yaml"], &environment).expect(0);
+    assert_eq!(started(&sandbox).len(), 2);
+}
+
+#[test]
+fn a_server_that_is_killed_is_started_again_and_nothing_is_lost() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!("argv: {}", argv(&sandbox, &python, ", --delay, '0.05'"));
+    sandbox.write("e.yaml", &experiment(&service, 2, ", request_retries: 0"));
+    let mut run = start(&sandbox, &["run", "e.yaml"]);
+    wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 40);
+    strike(started(&sandbox)[0]);
+    let status = run.wait().unwrap();
+    assert!(status.success(), "{}", sandbox.read("run.log"));
+    assert_eq!(started(&sandbox).len(), 2);
+    nothing_is_left(&sandbox, 0);
+    billed(&sandbox, 2 * RECORDS, 2 * CONCURRENCY);
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_its_server_with_it_and_is_replaced() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!("argv: {}", argv(&sandbox, &python, ", --delay, '0.05'"));
+    sandbox.write("e.yaml", &experiment(&service, 1, ""));
+    let mut run = start(&sandbox, &["run", "e.yaml"]);
+    wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 20);
+    strike(supervisors(&sandbox)[0]);
+    let status = run.wait().unwrap();
+    assert!(status.success(), "{}", sandbox.read("run.log"));
+    assert!(sandbox.read("run.log").contains("it is started again"), "{}", sandbox.read("run.log"));
+    assert_eq!(started(&sandbox).len(), 2);
+    nothing_is_left(&sandbox, 0);
+    billed(&sandbox, RECORDS, CONCURRENCY);
+}
+
+#[test]
+fn a_coordinator_that_is_killed_leaves_nothing_for_longer_than_the_lease_and_another_adopts_what_lives() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!("argv: {}\n    lease: 3s", argv(&sandbox, &python, ", --delay, '0.05'"));
+    sandbox.write("e.yaml", &experiment(&service, 1, ""));
+    let mut run = start(&sandbox, &["run", "e.yaml"]);
+    wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 20);
+    kill(&run, libc::SIGKILL);
+    run.wait().unwrap();
+    let mut run = start(&sandbox, &["run", "e.yaml"]);
+    let before = logged(&sandbox, "billed").len();
+    wait("the next goes on", 30, || logged(&sandbox, "billed").len() >= before + 20);
+    assert_eq!(started(&sandbox).len(), 1, "the living one is adopted");
+    kill(&run, libc::SIGKILL);
+    run.wait().unwrap();
+    nothing_is_left(&sandbox, 20);
+    sandbox.dag(&["run", "e.yaml"]).expect(0);
+    assert_eq!(started(&sandbox).len(), 2);
+    nothing_is_left(&sandbox, 0);
+    billed(&sandbox, RECORDS, 2 * CONCURRENCY);
+}
+
+#[test]
+fn ctrl_c_finishes_what_is_in_flight_and_ends_the_service() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!("argv: {}", argv(&sandbox, &python, ", --delay, '0.1'"));
+    sandbox.write("e.yaml", &experiment(&service, 1, ""));
+    let mut run = start(&sandbox, &["run", "e.yaml"]);
+    wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 10);
+    kill(&run, libc::SIGINT);
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{}", sandbox.read("run.log"));
+    nothing_is_left(&sandbox, 0);
+    sandbox.dag(&["run", "e.yaml"]).expect(0);
+    billed(&sandbox, RECORDS, 0);
+}
+
+#[test]
+fn a_service_that_cannot_be_kept_up_is_a_failure_with_its_last_words_and_the_next_step() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let failed = |service: &str| -> Ran {
+        sandbox.write("e.yaml", &experiment(service, 1, ""));
+        let ran = sandbox.dag(&["run", "e.yaml"]).expect(1);
+        nothing_is_left(&sandbox, 0);
+        ran
+    };
+    let silent = format!(
+        "argv: [{python}, -u, -c, 'import time; print(\"weights: 3 of 7\"); time.sleep(600)', '{{port}}']\n    start_within: 1s"
+    );
+    let ran = failed(&silent);
+    for words in
+        ["the service `answerer`", "did not answer at http://127.0.0.1:", "weights: 3 of 7", "`start_within`"]
+    {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    let broken = format!("argv: [{python}, -c, 'raise SystemExit(\"no such model\")', '{{port}}']");
+    let ran = failed(&broken);
+    for words in ["ended by itself (exit status: 1), 3 times before it answered", "no such model"] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let ran = failed(&format!("argv: {}\n    port: {port}", argv(&sandbox, &python, "")));
+    let words = format!("port {port} of 127.0.0.1 is taken");
+    assert!(ran.stderr.contains(&words) && ran.stderr.contains("leave `port` out"), "{}", ran.stderr);
+    assert!(started(&sandbox).is_empty());
+    let missing = "argv: [no-such-server, '{port}']";
+    let ran = {
+        sandbox.write("e.yaml", &experiment(missing, 1, ""));
+        sandbox.dag(&["run", "e.yaml"]).expect(2)
+    };
+    assert!(ran.stderr.contains("`no-such-server`, the program of the service `answerer`"), "{}", ran.stderr);
+}
+
+#[test]
+fn each_model_has_a_service_of_its_own_and_nodes_of_one_model_share_it() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let text = format!(
+        "name: checkpoints\nseed: 3\nservices:\n  of-model:\n    argv: {}\naxes:\n  size: {{ small: {{ hidden: 16 }}, large: {{ hidden: 32 }} }}\n  \
+         benchmark: [1, 2]\nnodes:\n  problems:\n    task: dataset\n    over: benchmark\n    with: {{ source: {{ generator: arithmetic, count: \
+         20, steps: [2, 3], modulus: 10, seed: $(benchmark) }} }}\n  base:\n    task: model\n    over: size\n    with:\n      architecture: {{ \
+         hidden: $(size.hidden), layers: 1, head_dim: 8, max_positions: 256 }}\n      tokenizer: {{ kind: characters }}\n  evaluated:\n    task: \
+         evaluate\n    over: [size, benchmark]\n    inputs: {{ problems: problems, model: base }}\n    with: {{ model: {{ backend: served }}, \
+         repeats: 2, max_tokens: 32 }}\n    run: {{ service: of-model }}\n",
+        argv(&sandbox, &python, ", --model, '{model}'")
+    );
+    sandbox.write("e.yaml", &text);
+    sandbox.dag(&["run", "e.yaml"]).expect(0);
+    assert_eq!(started(&sandbox).len(), 2, "one for each model");
+    assert!(logged(&sandbox, "started").iter().all(|words| words[3] == "True"), "the weights are there");
+    billed(&sandbox, 2 * 2 * 20 * 2, 0);
+    nothing_is_left(&sandbox, 0);
+    let left = fs::read_dir(sandbox.path(".dag/services")).unwrap().flatten();
+    assert!(left.into_iter().all(|entry| !entry.path().join("model").exists()), "models are put away");
+    // Another server for the same models changes no key.
+    sandbox.write(
+        "e.yaml",
+        &text.replace("replicas: 1", "").replace(
+            "services:\n  of-model:",
+            "services:\n  other: { argv: [x, '{port}'] }\n  of-model:\n    replicas: 2",
+        ),
+    );
+    let again = sandbox.dag(&["run", "e.yaml"]).expect(0);
+    assert!(again.stderr.contains("0 ran"), "{}", again.stderr);
+}
+
+#[test]
+fn what_is_wrong_with_services_is_said_where_it_stands() {
+    let sandbox = Sandbox::new();
+    let check = |services: &str, run: &str| {
+        let text = format!(
+            "name: e\nservices:\n{services}\nnodes:\n  prompts:\n    task: dataset\n    with: {{ source: {{ generator: arithmetic, count: 2, steps: \
+             [2, 3], modulus: 10 }} }}\n  asked:\n    task: sample\n    inputs: {{ prompts: prompts }}\n    with: {{ model: {{ backend: openai, \
+             name: m }} }}\n    run: {run}\n"
+        );
+        sandbox.write("e.yaml", &text);
+        sandbox.dag(&["check", "e.yaml"])
+    };
+    let good = "  judge-server: { argv: [vllm, serve, m, --port, '{port}'] }";
+    check(good, "{ service: judge-server }").expect(0);
+    let cases = [
+        (good, "{ service: judge-sever }", "did you mean `judge-server`?"),
+        (
+            good,
+            "{ service: judge-server, base_url: 'http://localhost:1/v1' }",
+            "`service` and `base_url` exclude each other",
+        ),
+        (
+            good,
+            "{ service: { name: judge-server, folder: /tmp, replicas: 1, start_within: 1 } }",
+            "`service` is the name of a service",
+        ),
+        ("  s: { argv: [x] }", "{ service: s }", "nothing tells `s` at which port to listen"),
+        ("  s: { argv: [x, '{port}'], replica: 2 }", "{ service: s }", "did you mean `replicas`?"),
+        ("  s: { argv: [x, '{port}', '{model}'] }", "{ service: s }", "none enters this one"),
+        (
+            "  s: { argv: [x, '{port}'], run: { executor: ray } }",
+            "{ service: s }",
+            "services run on `local` or `slurm`",
+        ),
+        ("  s: { argv: [x, '{port}'], run: { retries: 2 } }", "{ service: s }", "has no field `retries`"),
+        ("  s: { argv: [x, '{port}', $(env:HOME)] }", "{ service: s }", "hand it on as a variable"),
+        ("  s: { argv: [x, '{port}'], replicas: 0 }", "{ service: s }", "`replicas` is one or more"),
+    ];
+    for (services, run, words) in cases {
+        let ran = check(services, run).expect(2);
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
+fn on_a_cluster_of_two_nodes() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/slurm_cluster.sh");
+    let check = Command::new(&script).arg("check").output().unwrap();
+    if !check.status.success() {
+        let why = String::from_utf8_lossy(&check.stdout).trim().to_owned();
+        eprintln!("skipped: no cluster of Slurm here: {why}; `scripts/slurm_cluster.sh` says what it needs");
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("dag-services").tempdir().unwrap();
+    let status = Command::new(&script)
+        .arg("run")
+        .arg(folder.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--test-threads=1", "--nocapture", "services::inside::"])
+        .status()
+        .unwrap();
+    assert!(status.success(), "the tests inside the cluster failed");
+}
+
+/// Run by the test above, within the cluster.
+mod inside {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "the cluster says where it is by the environment")]
+    fn cluster() -> String {
+        std::env::var("SLURM_CONF").expect("these tests run in a cluster: see `on_a_cluster_of_two_nodes`")
+    }
+
+    fn start(sandbox: &Sandbox) -> Child {
+        let log = fs::File::options().create(true).append(true).open(sandbox.path("run.log")).unwrap();
+        let mut command = sandbox.command(&["run", "e.yaml"]);
+        command.env("SLURM_CONF", cluster()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+
+    /// The jobs that are not over, by id, with their names.
+    fn jobs() -> BTreeMap<String, String> {
+        let output =
+            Command::new("squeue").args(["--noheader", "--array", "--format=%i %j"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(id, name)| (id.to_owned(), name.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    #[ignore = "runs inside the cluster"]
+    fn a_service_as_a_job_is_shared_killed_taken_back_and_ended() {
+        let Some((sandbox, python)) = sandbox() else { return };
+        // Its machines are one machine, whose name leads nowhere in here.
+        let service = format!(
+            "argv: {}\n    host: 127.0.0.1\n    lease: 10s\n    run: {{ cpus: 1, gpus: 1, executor: {{ slurm: {{ time: 10m, grace: 1s }} }} }}",
+            argv(&sandbox, &python, ", --delay, '0.2'")
+        );
+        sandbox.write("e.yaml", &experiment(&service, 3, ", executor: { slurm: { time: 10m, grace: 2s } }"));
+        let mut run = start(&sandbox);
+        wait("it is at work", 90, || logged(&sandbox, "billed").len() >= 30);
+        strike(started(&sandbox)[0]);
+        wait("it is started again", 60, || started(&sandbox).len() == 2);
+        let before = logged(&sandbox, "billed").len();
+        wait("it is at work again", 60, || logged(&sandbox, "billed").len() >= before + 30);
+        let of_service: Vec<String> = jobs()
+            .into_iter()
+            .filter(|(_, name)| name.starts_with("dag-service-"))
+            .map(|(id, _)| id)
+            .collect();
+        assert_eq!(of_service.len(), 1);
+        assert!(Command::new("scancel").args(&of_service).status().unwrap().success());
+        let status = run.wait().unwrap();
+        assert!(status.success(), "{}", sandbox.read("run.log"));
+        assert_eq!(started(&sandbox).len(), 3);
+        billed(&sandbox, 3 * RECORDS, 2 * 3 * CONCURRENCY);
+        assert_eq!(jobs(), BTreeMap::new());
+        nothing_is_left(&sandbox, 0);
+    }
+
+    #[test]
+    #[ignore = "runs inside the cluster"]
+    fn a_coordinator_that_is_killed_leaves_no_job_for_longer_than_the_lease() {
+        let Some((sandbox, python)) = sandbox() else { return };
+        let service = format!(
+            "argv: {}\n    host: 127.0.0.1\n    lease: 3s\n    run: {{ executor: {{ slurm: {{ time: 10m, grace: 1s }} }} }}",
+            argv(&sandbox, &python, ", --delay, '0.1'")
+        );
+        sandbox.write("e.yaml", &experiment(&service, 1, ""));
+        let mut run = start(&sandbox);
+        wait("it is at work", 90, || logged(&sandbox, "billed").len() >= 20);
+        kill(&run, libc::SIGKILL);
+        run.wait().unwrap();
+        wait("no job is left", 60, || jobs().is_empty());
+        nothing_is_left(&sandbox, 10);
+        let mut run = start(&sandbox);
+        assert!(run.wait().unwrap().success(), "{}", sandbox.read("run.log"));
+        assert_eq!(started(&sandbox).len(), 2);
+        billed(&sandbox, RECORDS, CONCURRENCY);
+        assert_eq!(jobs(), BTreeMap::new());
+    }
+}
