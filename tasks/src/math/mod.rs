@@ -8,7 +8,8 @@
 //! rules in [`equal`], reflexive, symmetric and transitive, and answers can be counted as votes. Rational numbers are
 //! exact; what has no exact value is known to 192 bits; expressions with variables are compared by their values at fixed
 //! points. Grading is a pure function of gold, response and [`Policy`]; it never panics, and its work is bounded by the
-//! length of answers, the depth of their trees and the fuel of [`evaluate`].
+//! length of answers, the depth of their trees and the fuel of [`evaluate`]. One grading reads each text once, by its
+//! [`reader`]; only a comma may have it read a second time.
 mod build;
 mod canonical;
 mod complex;
