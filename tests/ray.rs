@@ -49,7 +49,13 @@ mod inside {
         let arguments: Vec<&str> = ["run", FILE].into_iter().chain(on_ray).collect();
         let ran = cluster.dag(&arguments).expect(0);
         assert!(ran.stderr.contains("26 ran"), "{}", ran.stderr);
-        let [here, there] = [&local, &cluster].map(|sandbox| store::records(&sandbox.path(".dag")));
+        let [here, there] = [&local, &cluster].map(|sandbox| {
+            let mut records = store::records(&sandbox.path(".dag"));
+            // `wc` prints the path of the file that it was given, and no two runs give it the same.
+            records.retain(|_, record| !record.contains("\"kind\":\"command\""));
+            records
+        });
+        assert_eq!(here.len(), 25);
         assert!(here == there, "the records differ");
         let jobs = std::fs::read_dir(cluster.path(".dag/jobs")).unwrap().count();
         assert_eq!(jobs, 2, "two nodes were jobs");
