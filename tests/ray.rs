@@ -34,6 +34,10 @@ fn on_a_head_of_ray() {
         .args(["--ignored", "--test-threads=1", "--nocapture", "ray::inside::"])
         .status()
         .unwrap();
+    if status.code() == Some(3) {
+        eprintln!("skipped: the head does not start here; what it said is above");
+        return;
+    }
     assert!(status.success(), "the tests beside the head failed");
 }
 
