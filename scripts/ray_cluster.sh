@@ -30,7 +30,7 @@ inside)
     ray start --head --node-ip-address=127.0.0.1 --port=16379 --dashboard-host=127.0.0.1 --dashboard-port=8265 \
         --min-worker-port=20002 --max-worker-port=20999 --ray-client-server-port=21001 --num-cpus=4 \
         --object-store-memory=200000000 --disable-usage-stats --temp-dir="$scratch" > "$scratch/start.log" 2>&1 \
-        || { cat "$scratch/start.log" >&2; exit 1; }
+        || { cat "$scratch/start.log" >&2; exit 3; } # 3 means that there is no head, whatever the reason
     code=0; "${@:3}" || code=$?
     ray stop --force > /dev/null 2>&1 || true
     rm -rf "$scratch"

@@ -130,7 +130,8 @@ run | inside | up | down)
         ip link add v0 type veth peer name v1
         ip addr add 10.99.0.1/24 dev v0
         ip link set v0 up; ip link set v1 up
-        up
+        # 3 means that there is no cluster, whatever the reason; the command has codes of its own.
+        up >&2 || { down; exit 3; }
         code=0; "${@:3}" || code=$?
         down
         exit $code

@@ -34,6 +34,10 @@ fn on_a_head_of_ray() {
         .args(["--ignored", "--test-threads=1", "--nocapture", "ray::inside::"])
         .status()
         .unwrap();
+    if status.code() == Some(3) {
+        eprintln!("skipped: the head does not start here; what it said is above");
+        return;
+    }
     assert!(status.success(), "the tests beside the head failed");
 }
 
@@ -49,7 +53,13 @@ mod inside {
         let arguments: Vec<&str> = ["run", FILE].into_iter().chain(on_ray).collect();
         let ran = cluster.dag(&arguments).expect(0);
         assert!(ran.stderr.contains("26 ran"), "{}", ran.stderr);
-        let [here, there] = [&local, &cluster].map(|sandbox| store::records(&sandbox.path(".dag")));
+        let [here, there] = [&local, &cluster].map(|sandbox| {
+            let mut records = store::records(&sandbox.path(".dag"));
+            // `wc` prints the path of the file that it was given, and no two runs give it the same.
+            records.retain(|_, record| !record.contains("\"kind\":\"command\""));
+            records
+        });
+        assert_eq!(here.len(), 25);
         assert!(here == there, "the records differ");
         let jobs = std::fs::read_dir(cluster.path(".dag/jobs")).unwrap().count();
         assert_eq!(jobs, 2, "two nodes were jobs");

@@ -10,6 +10,7 @@ use dag_engine::params::bind_typed;
 use dag_engine::spec::source::{Sources, Span};
 use dag_engine::spec::{Diagnostics, yaml};
 use dag_tasks::math::{self, Canonical, Graded, Policy, Refusal};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::args::Grade;
@@ -27,7 +28,7 @@ pub fn run(arguments: &Grade, context: &Context) -> Outcome {
         (None, Some(gold), Some(prediction)) => {
             let graded = math::grade_any(gold, prediction, &policy);
             if context.json {
-                return context.printer.json(&told(None, gold, &graded, &policy, arguments.explain));
+                return context.printer.json(&Told::new(None, gold, graded, &policy, arguments.explain));
             }
             let mut text = verdict(&graded).line();
             if arguments.explain {
@@ -43,21 +44,26 @@ pub fn run(arguments: &Grade, context: &Context) -> Outcome {
 fn every_case(path: &Path, arguments: &Grade, policy: &Policy, context: &Context) -> Outcome {
     let name = path.display().to_string();
     let unreadable = |error: std::io::Error| Failure::user(format!("`{name}` cannot be read: {error}"));
-    let reader: Box<dyn BufRead> = if name == "-" {
+    let mut reader: Box<dyn BufRead> = if name == "-" {
         Box::new(stdin().lock())
     } else {
         Box::new(BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?))
     };
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut lines: Vec<Value> = Vec::new();
+    let mut lines: Vec<Told> = Vec::new();
     let mut words = Text::new();
-    for (index, line) in reader.split(b'\n').enumerate() {
-        let line = line.map_err(unreadable)?;
-        if line.trim_ascii().is_empty() {
+    let mut line = Vec::new();
+    for number in 1_usize.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            break;
+        }
+        let text = line.trim_ascii_end();
+        if text.is_empty() {
             continue;
         }
-        let case = case(&line).map_err(|fault| {
-            Failure::user(format!("{name}:{}: {fault}", index + 1))
+        let case = case(text).map_err(|fault| {
+            Failure::user(format!("{name}:{number}: {fault}"))
                 .hint("a case is an object such as {\"gold\": \"1/2\", \"prediction\": \"\\\\boxed{0.5}\"}, one a line")
         });
         let case = match case {
@@ -72,10 +78,10 @@ fn every_case(path: &Path, arguments: &Grade, policy: &Policy, context: &Context
         let graded = math::grade_any(&case.gold, &case.prediction, policy);
         *counts.entry(graded.verdict.name()).or_default() += 1;
         if context.json {
-            lines.push(told(case.id.as_ref(), &case.gold, &graded, policy, arguments.explain));
+            lines.push(Told::new(case.id, &case.gold, graded, policy, arguments.explain));
         } else {
             let id = case.id.map_or_else(
-                || (index + 1).to_string(),
+                || number.to_string(),
                 |id| id.as_str().map_or_else(|| id.to_string(), str::to_owned),
             );
             words = words.then(verdict(&graded)).plain("  ").faint(id).line();
@@ -83,7 +89,7 @@ fn every_case(path: &Path, arguments: &Grade, policy: &Policy, context: &Context
                 words = words.then(explained(&case.gold, &graded, policy));
             }
         }
-        if (index + 1) % BATCH == 0 {
+        if number % BATCH == 0 {
             context.printer.json_lines(&std::mem::take(&mut lines))?;
             context.printer.data(&std::mem::take(&mut words))?;
         }
@@ -219,22 +225,37 @@ fn short(text: &str) -> String {
     }
 }
 
-/// A graded case for programs.
-fn told(id: Option<&Value>, gold: &str, graded: &Graded, policy: &Policy, explain: bool) -> Value {
-    let mut fields = Map::new();
-    if let Some(id) = id {
-        fields.insert("id".to_owned(), id.clone());
+/// A graded case for programs, its fields in the order of their names.
+#[derive(Serialize)]
+struct Told {
+    answer: Option<String>,
+    boxes: usize,
+    /// What both sides were taken for, where that is asked for; `null` where there is nothing to take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gold: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prediction: Option<Value>,
+    rule: &'static str,
+    rung: Option<&'static str>,
+    verdict: &'static str,
+}
+
+impl Told {
+    fn new(id: Option<Value>, gold: &str, graded: Graded, policy: &Policy, explain: bool) -> Self {
+        let found = graded.extracted;
+        let side = |answer: &str| json!(math::canonical(answer, policy).ok().map(|form| taken(&form)));
+        let prediction = || found.as_ref().map_or(Value::Null, |found| side(&found.answer));
+        Self {
+            gold: explain.then(|| side(&math::gold_answer(gold, policy))),
+            prediction: explain.then(prediction),
+            id,
+            rule: graded.rule.name(),
+            verdict: graded.verdict.name(),
+            rung: found.as_ref().map(|found| found.rung.name()),
+            boxes: found.as_ref().map_or(0, |found| found.boxes),
+            answer: found.map(|found| found.answer),
+        }
     }
-    fields.insert("verdict".to_owned(), json!(graded.verdict.name()));
-    fields.insert("rule".to_owned(), json!(graded.rule.name()));
-    let found = graded.extracted.as_ref();
-    fields.insert("rung".to_owned(), json!(found.map(|found| found.rung.name())));
-    fields.insert("boxes".to_owned(), json!(found.map_or(0, |found| found.boxes)));
-    fields.insert("answer".to_owned(), json!(found.map(|found| &found.answer)));
-    if explain {
-        let side = |answer: &str| math::canonical(answer, policy).ok().map(|form| taken(&form));
-        fields.insert("gold".to_owned(), json!(side(&math::gold_answer(gold, policy))));
-        fields.insert("prediction".to_owned(), json!(found.and_then(|found| side(&found.answer))));
-    }
-    Value::Object(fields)
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use memchr::{memchr3, memmem, memrchr_iter, memrchr2_iter};
 use serde::{Deserialize, Serialize};
 
-use super::{Canonical, Policy, canonical, lenient};
+use super::reader::Reader;
+use super::{Canonical, Policy, lenient};
 
 /// Which form an answer was found in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,25 +63,29 @@ impl Extracted {
 
 /// The last answer of a response, looked for after its thinking only.
 pub fn extract(response: &str, policy: &Policy) -> Option<Extracted> {
+    extract_with(response, &Reader::new(policy))
+}
+
+/// Like [`extract`], for a reader that goes on to compare what is found.
+pub(super) fn extract_with(response: &str, reader: &Reader) -> Option<Extracted> {
     let text = after_thinking(response);
-    set_apart(text, policy).or_else(|| {
-        let answer =
-            policy.last_number.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten();
+    set_apart(text, reader).or_else(|| {
+        let lenient = reader.policy.last_number;
+        let answer = lenient.then(|| lenient::answer(text, &|part| reader.understands(part))).flatten();
         answer.map(|(answer, rung)| Extracted::new(answer, rung))
     })
 }
 
 /// The answer of what may be a response or an answer alone.
-pub(super) fn extract_any(text: &str, policy: &Policy) -> Option<Extracted> {
+pub(super) fn extract_any(text: &str, reader: &Reader) -> Option<Extracted> {
     let text = after_thinking(text);
-    set_apart(text, policy).or_else(|| {
+    set_apart(text, reader).or_else(|| {
         let bare = text.trim();
-        let understood =
-            !bare.is_empty() && canonical(bare, policy).is_ok_and(|form| reads_as_answer(&form, bare));
+        let understood = !bare.is_empty() && reader.read(bare).is_ok_and(|form| reads_as_answer(&form, bare));
         // Mathematics that is not understood holds no other answer; a sentence may.
         let in_it = || {
-            let sentence = policy.last_number && lenient::is_sentence(text);
-            sentence.then(|| lenient::answer(text, &|part| is_understood(part, policy))).flatten()
+            let sentence = reader.policy.last_number && lenient::is_sentence(text);
+            sentence.then(|| lenient::answer(text, &|part| reader.understands(part))).flatten()
         };
         let guessed = if understood { None } else { in_it() };
         guessed.map(|(answer, rung)| Extracted::new(answer, rung)).or_else(|| self::bare(text))
@@ -108,11 +113,12 @@ fn is_prose(text: &str) -> bool {
 }
 
 /// What a box or phrase sets apart.
-fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
+fn set_apart(text: &str, reader: &Reader) -> Option<Extracted> {
+    let policy = reader.policy;
     let boxes = boxes(text, r"\boxed");
     if let Some(last) = boxes.last() {
         let answer = last.content;
-        let sentence = policy.last_number && !is_understood(answer, policy);
+        let sentence = policy.last_number && !reader.understands(answer);
         let number = sentence.then(|| lenient::number_in_box(answer)).flatten();
         let mut found = Extracted::new(number.unwrap_or(answer), Rung::Boxed);
         found.boxes = boxes.len();
@@ -130,13 +136,9 @@ fn set_apart(text: &str, policy: &Policy) -> Option<Extracted> {
     }
     let phrase = policy.phrases.iter().find_map(|phrase| after_phrase(text, phrase))?;
     // A sentence behind the phrase may hold the answer rather than be it.
-    let sentence = policy.last_number && !is_understood(phrase, policy);
-    let inner = sentence.then(|| lenient::answer(phrase, &|part| is_understood(part, policy))).flatten();
+    let sentence = policy.last_number && !reader.understands(phrase);
+    let inner = sentence.then(|| lenient::answer(phrase, &|part| reader.understands(part))).flatten();
     Some(Extracted::new(inner.map_or(phrase, |(answer, _)| answer), Rung::Phrase))
-}
-
-fn is_understood(answer: &str, policy: &Policy) -> bool {
-    canonical(answer, policy).is_ok_and(|form| form.is_understood())
 }
 
 /// The gold answer in a text that may be a whole solution: what its last boxes hold or a phrase announces, else all of it.

@@ -333,7 +333,7 @@ impl Float {
                 return None;
             }
             (p0, q0, p1, q1) = (p1, q1, p, q);
-            (a, b) = (b, a % b);
+            (a, b) = (b, a - term * b);
         }
         let magnitude = Ratio::quotient(p1.try_into().ok()?, q1.try_into().ok()?)?;
         let ratio = if self.is_negative() { magnitude.negative() } else { magnitude };

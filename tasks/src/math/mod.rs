@@ -8,7 +8,8 @@
 //! rules in [`equal`], reflexive, symmetric and transitive, and answers can be counted as votes. Rational numbers are
 //! exact; what has no exact value is known to 192 bits; expressions with variables are compared by their values at fixed
 //! points. Grading is a pure function of gold, response and [`Policy`]; it never panics, and its work is bounded by the
-//! length of answers, the depth of their trees and the fuel of [`evaluate`].
+//! length of answers, the depth of their trees and the fuel of [`evaluate`]. One grading reads each text once, by its
+//! [`reader`]; only a comma may have it read a second time.
 mod build;
 mod canonical;
 mod complex;
@@ -29,6 +30,7 @@ mod pattern;
 mod policy;
 mod primary;
 mod ratio;
+mod reader;
 mod relations;
 mod rule;
 mod sets;
@@ -46,6 +48,7 @@ pub use policy::{Mode, Percent, Policy, Units};
 pub use rule::Rule;
 
 use form::Form;
+use reader::Reader;
 
 /// Bumped when any verdict could change; graded results depend on it.
 pub const VERSION: u32 = 3;
@@ -95,30 +98,33 @@ pub struct Graded {
 
 /// Grades a whole response against the gold answer.
 pub fn grade(gold: &str, response: &str, policy: &Policy) -> Graded {
-    graded(gold, extract(response, policy), policy)
+    let reader = Reader::new(policy);
+    graded(gold, extract::extract_with(response, &reader), &reader)
 }
 
 /// Grades what may be a response or a bare answer, as people paste it. A text without a box or a phrase is an answer if it can
 /// be read as one; only else may a number or formula in it be.
 pub fn grade_any(gold: &str, text: &str, policy: &Policy) -> Graded {
-    let found = extract::extract_any(text, policy);
+    let reader = Reader::new(policy);
+    let found = extract::extract_any(text, &reader);
     let guessed = found.as_ref().is_some_and(|found| matches!(found.rung, Rung::Number | Rung::Formula));
-    if guessed && compare(gold, after_thinking(text).trim(), policy).0 == Verdict::Correct {
-        return graded(gold, extract::bare(text), policy);
+    if guessed && compare_with(gold, after_thinking(text).trim(), &reader).0 == Verdict::Correct {
+        return graded(gold, extract::bare(text), &reader);
     }
-    graded(gold, found, policy)
+    graded(gold, found, &reader)
 }
 
-fn graded(gold: &str, extracted: Option<Extracted>, policy: &Policy) -> Graded {
+fn graded(gold: &str, extracted: Option<Extracted>, reader: &Reader) -> Graded {
+    let policy = reader.policy;
     let Some(found) = &extracted else {
         return Graded { verdict: Verdict::NoAnswer, rule: Rule::None, extracted };
     };
-    let (mut verdict, mut rule) = compare(gold, &found.answer, policy);
+    let (mut verdict, mut rule) = compare_with(gold, &found.answer, reader);
     // The elements of one answer may stand in a box each.
     if verdict != Verdict::Correct
         && let Some(all) =
             found.several.as_deref().filter(|_| policy.several_boxes && policy.mode == Mode::Dag)
-        && compare(gold, all, policy).0 == Verdict::Correct
+        && compare_with(gold, all, reader).0 == Verdict::Correct
     {
         (verdict, rule) = (Verdict::Correct, Rule::SeveralBoxes);
     }
@@ -127,6 +133,11 @@ fn graded(gold: &str, extracted: Option<Extracted>, policy: &Policy) -> Graded {
 
 /// Compares two bare answers.
 pub fn compare(gold: &str, prediction: &str, policy: &Policy) -> (Verdict, Rule) {
+    compare_with(gold, prediction, &Reader::new(policy))
+}
+
+fn compare_with(gold: &str, prediction: &str, reader: &Reader) -> (Verdict, Rule) {
+    let policy = reader.policy;
     match policy.mode {
         Mode::Dag => {}
         Mode::Hendrycks => return (verdict(hendrycks::equal(gold, prediction)), Rule::Mode),
@@ -135,12 +146,12 @@ pub fn compare(gold: &str, prediction: &str, policy: &Policy) -> (Verdict, Rule)
     // Whatever an answer is, it equals itself.
     let found = if gold.trim() == prediction.trim() { gold.into() } else { gold_answer(gold, policy) };
     let (gold_text, prediction_text) = (found.as_ref(), prediction);
-    let gold = match canonical(gold_text, policy) {
+    let gold = match reader.read(gold_text) {
         Ok(gold) => gold,
         Err(Refusal::Empty) => return (Verdict::UnparsableGold, Rule::None),
         Err(Refusal::TooLong) => return (Verdict::TooComplex, Rule::None),
     };
-    let prediction = match canonical(prediction, policy) {
+    let prediction = match reader.read(prediction) {
         Ok(prediction) => prediction,
         Err(Refusal::Empty) => return (Verdict::NoAnswer, Rule::None),
         Err(Refusal::TooLong) => return (Verdict::TooComplex, Rule::None),
