@@ -328,7 +328,6 @@ fn what_is_wrong_with_services_is_said_where_it_stands() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a test that skips says so")]
 fn on_a_cluster_of_two_nodes() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/slurm_cluster.sh");
     let check = Command::new(&script).arg("check").output().unwrap();
@@ -345,6 +344,10 @@ fn on_a_cluster_of_two_nodes() {
         .args(["--ignored", "--test-threads=1", "--nocapture", "services::inside::"])
         .status()
         .unwrap();
+    if status.code() == Some(3) {
+        eprintln!("skipped: the cluster does not come up here; what it said is above");
+        return;
+    }
     assert!(status.success(), "the tests inside the cluster failed");
 }
 

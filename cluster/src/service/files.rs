@@ -97,7 +97,7 @@ impl Description {
 
     /// The program and its arguments, to listen at `port`.
     pub(super) fn argv(&self, port: u16, address: &str) -> Vec<String> {
-        let bind = self.bind(address);
+        let bind = bind(address);
         self.argv.iter().map(|word| word.replace(PORT, &port.to_string()).replace(HOST, bind)).collect()
     }
 
@@ -110,15 +110,15 @@ impl Description {
         }
     }
 
-    /// What it listens at: only this machine, where only this machine asks.
-    pub(super) fn bind(&self, address: &str) -> &'static str {
-        let is_loopback = address == "localhost" || address.starts_with("127.");
-        if is_loopback { "127.0.0.1" } else { "0.0.0.0" }
-    }
-
     pub(super) fn lease(&self) -> Duration {
         Duration::from_secs_f64(self.lease.clamp(1.0, 1e6))
     }
+}
+
+/// What a server that is reached under `address` listens at: only this machine, where only this machine asks.
+pub(super) fn bind(address: &str) -> &'static str {
+    let is_loopback = address == "localhost" || address.starts_with("127.");
+    if is_loopback { "127.0.0.1" } else { "0.0.0.0" }
 }
 
 impl Folder {
@@ -341,14 +341,14 @@ mod tests {
     fn a_service_is_wanted_while_any_lease_changes() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::create(root.path()).unwrap();
-        let mut watch = LeaseWatch::new(&folder, Duration::from_secs(60));
+        let mut watch = LeaseWatch::new(&folder, Duration::from_mins(1));
         assert!(!watch.is_wanted(), "nobody has asked");
         folder.want("one", 1).unwrap();
         folder.want("two", 1).unwrap();
         assert!(watch.is_wanted());
-        assert!(folder.want_no_more("one", Duration::from_secs(60)).unwrap(), "the other still does");
+        assert!(folder.want_no_more("one", Duration::from_mins(1)).unwrap(), "the other still does");
         assert!(watch.is_wanted());
-        assert!(!folder.want_no_more("two", Duration::from_secs(60)).unwrap());
+        assert!(!folder.want_no_more("two", Duration::from_mins(1)).unwrap());
         assert!(!watch.is_wanted());
         folder.want("dead", 1).unwrap();
         let mut watch = LeaseWatch::new(&folder, Duration::ZERO);

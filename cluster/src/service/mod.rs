@@ -36,7 +36,7 @@ const LOOK_FOR: Duration = Duration::from_secs(15);
 const MOST_LOSSES: u32 = 5;
 /// How long supervisors get to end by themselves before they are asked by a signal, and all in all.
 const END_ALONE: Duration = Duration::from_secs(15);
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_mins(1);
 
 /// Keeps services up: on this machine, and on Slurm.
 #[derive(Default)]

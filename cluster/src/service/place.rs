@@ -12,7 +12,7 @@ use super::files::{Attempt, Folder};
 use super::process::{began, signal_group};
 use crate::folder::Part;
 use crate::queue::{Ending, Handle, Refused, Standing, Trouble};
-use crate::slurm::{Job, Slurm};
+use crate::slurm::{self, Job, Slurm};
 
 /// Runs supervisors.
 pub(super) trait Place {
@@ -176,7 +176,7 @@ impl Place for OnSlurm<'_> {
     }
 
     fn find(&self, name: &str) -> Result<Option<String>, Trouble> {
-        self.slurm.find(name)
+        slurm::find(name)
     }
 
     fn standings(&mut self, handles: &[Handle]) -> Result<BTreeMap<String, Standing>, Trouble> {
@@ -186,7 +186,7 @@ impl Place for OnSlurm<'_> {
     }
 
     fn cancel(&mut self, handles: &[Handle]) -> Result<(), Trouble> {
-        self.slurm.cancel(handles)
+        slurm::cancel(handles)
     }
 
     fn forget(&mut self, handles: &[Handle]) {

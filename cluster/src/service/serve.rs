@@ -14,7 +14,7 @@ use dag_engine::context::Cancel;
 use dag_engine::service::Endpoint;
 use tokio::runtime::{Builder, Runtime};
 
-use super::files::{Attempt, Description, End, Folder, LeaseWatch, ServerProcess};
+use super::files::{Attempt, Description, End, Folder, LeaseWatch, ServerProcess, bind};
 use super::process::{began, signal_group};
 use crate::folder::nonce;
 
@@ -147,7 +147,7 @@ impl Supervisor<'_> {
 
     /// One life of the server.
     fn live(&mut self) -> io::Result<Death> {
-        let bind = self.description.bind(&self.address);
+        let bind = bind(&self.address);
         let port = match self.description.port {
             // Whoever listens there would be taken for the server.
             Some(port) => match TcpListener::bind((bind, port)) {

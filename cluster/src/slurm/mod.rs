@@ -137,7 +137,7 @@ impl Queue for Jobs<'_> {
     }
 
     fn find(&self, name: &str) -> Result<Option<String>, Trouble> {
-        self.slurm.find(name)
+        find(name)
     }
 
     fn standings(&self, jobs: &[Handle]) -> Result<Standings, Trouble> {
@@ -157,7 +157,7 @@ impl Queue for Jobs<'_> {
     }
 
     fn cancel(&self, jobs: &[Handle]) -> Result<(), Trouble> {
-        self.slurm.cancel(jobs)
+        cancel(jobs)
     }
 }
 
@@ -188,6 +188,19 @@ fn submitted(command: Command) -> Result<String, Refused> {
         return Err(Refused::Trouble(Trouble(format!("`sbatch` said no id but `{last}`"))));
     }
     Ok(id.to_owned())
+}
+
+/// The id of the job with this name, where Slurm knows one.
+pub(crate) fn find(name: &str) -> Result<Option<String>, Trouble> {
+    let (_, handles) = squeue(&[name])?;
+    let handles = if handles.is_empty() { sacct(&[name]).unwrap_or_default().1 } else { handles };
+    Ok(handles.into_iter().next().map(|handle| handle.id))
+}
+
+/// Takes jobs back.
+pub(crate) fn cancel(jobs: &[Handle]) -> Result<(), Trouble> {
+    let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+    if ids.is_empty() { Ok(()) } else { scancel(&ids) }
 }
 
 /// A job that is no part of an order: a supervisor of a service.
@@ -241,25 +254,12 @@ impl Job {
 }
 
 impl Slurm {
-    /// The id of the job with this name, where Slurm knows one.
-    pub(crate) fn find(&self, name: &str) -> Result<Option<String>, Trouble> {
-        let (_, handles) = squeue(&[name])?;
-        let handles = if handles.is_empty() { sacct(&[name]).unwrap_or_default().1 } else { handles };
-        Ok(handles.into_iter().next().map(|handle| handle.id))
-    }
-
     /// Nobody waits for these jobs any more.
     pub(crate) fn forget(&self, jobs: &[Handle]) {
         let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
         for job in jobs {
             polled.names.remove(&job.name);
         }
-    }
-
-    /// Takes jobs back.
-    pub(crate) fn cancel(&self, jobs: &[Handle]) -> Result<(), Trouble> {
-        let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
-        if ids.is_empty() { Ok(()) } else { scancel(&ids) }
     }
 
     /// What the scheduler says of these jobs: as it was said a moment ago, or asked anew for all jobs that anybody waits for.
