@@ -1,6 +1,6 @@
 """A server of OpenAI's chat completions for the tests of services: it answers by a rule, and logs what it is asked.
 
-Every line of the log is appended whole, so several servers may share one: `started PID PORT MODEL TOKEN`, `arrived KEY PID`,
+Every line of the log is appended whole, so several servers may share one: `started PID PORT MODEL TOKEN GPUS`, `arrived KEY PID`,
 `billed KEY PID`.
 """
 
@@ -69,6 +69,6 @@ class Server(ThreadingHTTPServer):
 
 server = Server((arguments.host, arguments.port), Handler)
 has_weights = (pathlib.Path(arguments.model) / "config.json").is_file()
-note("started", os.getpid(), arguments.port, has_weights, os.environ.get("TOKEN", "-"))
+note("started", os.getpid(), arguments.port, has_weights, os.environ.get("TOKEN", "-"), os.environ.get("CUDA_VISIBLE_DEVICES", "-"))
 print("listening", flush=True)
 server.serve_forever()

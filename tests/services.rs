@@ -97,10 +97,12 @@ fn nothing_is_left(sandbox: &Sandbox, seconds: u64) {
 }
 
 /// Every record was billed, and none twice but for `allowed` that were in flight at a blow.
+#[expect(clippy::print_stderr, reason = "a number worth seeing")]
 fn billed(sandbox: &Sandbox, records: usize, allowed: usize) {
     let keys: BTreeSet<String> =
         logged(sandbox, "billed").into_iter().map(|words| words[1].clone()).collect();
     let arrived = logged(sandbox, "arrived").len();
+    eprintln!("{arrived} asked for {records} records; {allowed} may have been in flight");
     assert_eq!(keys.len(), records);
     assert!(arrived <= records + allowed, "{arrived} arrived of {records}, and {allowed} may again");
 }
@@ -111,9 +113,24 @@ fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
     sandbox.command(arguments).stdout(log).stderr(again).spawn().unwrap()
 }
 
-fn strike(process: i32) {
-    // SAFETY: kill(2) takes two integers; the process is a server of this test.
-    assert_eq!(unsafe { libc::kill(process, libc::SIGKILL) }, 0);
+fn signal(process: i32, signal: i32) {
+    // SAFETY: kill(2) takes two integers; the process is one of this test.
+    assert_eq!(unsafe { libc::kill(process, signal) }, 0);
+}
+
+/// Kills a server while it has requests in flight; gives how many, at least, have to be sent again.
+fn strike(sandbox: &Sandbox) -> usize {
+    let server = *started(sandbox).last().unwrap();
+    loop {
+        signal(server, libc::SIGSTOP);
+        let in_flight = logged(sandbox, "arrived").len() - logged(sandbox, "billed").len();
+        if in_flight > 0 {
+            signal(server, libc::SIGKILL);
+            return in_flight;
+        }
+        signal(server, libc::SIGCONT);
+        std::thread::sleep(Duration::from_millis(7));
+    }
 }
 
 #[test]
@@ -154,12 +171,13 @@ fn a_server_that_is_killed_is_started_again_and_nothing_is_lost() {
     sandbox.write("e.yaml", &experiment(&service, 2, ", request_retries: 0"));
     let mut run = start(&sandbox, &["run", "e.yaml"]);
     wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 40);
-    strike(started(&sandbox)[0]);
+    let in_flight = strike(&sandbox);
     let status = run.wait().unwrap();
     assert!(status.success(), "{}", sandbox.read("run.log"));
     assert_eq!(started(&sandbox).len(), 2);
     nothing_is_left(&sandbox, 0);
     billed(&sandbox, 2 * RECORDS, 2 * CONCURRENCY);
+    assert!(logged(&sandbox, "arrived").len() >= 2 * RECORDS + in_flight, "the blow struck nothing");
 }
 
 #[test]
@@ -169,7 +187,7 @@ fn a_supervisor_that_is_killed_takes_its_server_with_it_and_is_replaced() {
     sandbox.write("e.yaml", &experiment(&service, 1, ""));
     let mut run = start(&sandbox, &["run", "e.yaml"]);
     wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 20);
-    strike(supervisors(&sandbox)[0]);
+    signal(supervisors(&sandbox)[0], libc::SIGKILL);
     let status = run.wait().unwrap();
     assert!(status.success(), "{}", sandbox.read("run.log"));
     assert!(sandbox.read("run.log").contains("it is started again"), "{}", sandbox.read("run.log"));
@@ -284,6 +302,72 @@ fn each_model_has_a_service_of_its_own_and_nodes_of_one_model_share_it() {
 }
 
 #[test]
+fn two_runs_share_a_service_and_the_last_of_them_ends_it() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!("argv: {}", argv(&sandbox, &python, ", --delay, '0.05'"));
+    sandbox.write("short.yaml", &experiment(&service, 1, ""));
+    // Other records of the same service.
+    let long = experiment(&service, 4, "")
+        .replace("name: services", "name: others")
+        .replace("max_tokens: 64", "max_tokens: 65");
+    sandbox.write("long.yaml", &long.replace("concurrency: 4", "concurrency: 2"));
+    let (mut short, mut long) =
+        (start(&sandbox, &["run", "short.yaml"]), start(&sandbox, &["run", "long.yaml"]));
+    assert!(short.wait().unwrap().success(), "{}", sandbox.read("run.log"));
+    assert!(long.try_wait().unwrap().is_none(), "the long run was too short to tell anything");
+    assert!(long.wait().unwrap().success(), "{}", sandbox.read("run.log"));
+    assert_eq!(started(&sandbox).len(), 1);
+    nothing_is_left(&sandbox, 0);
+    billed(&sandbox, 5 * RECORDS, 0);
+}
+
+#[test]
+fn gpus_go_from_a_service_that_nobody_uses_to_one_that_is_waited_for() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let argv = argv(&sandbox, &python, "");
+    let node = |name: &str, service: &str, prompts: &str| {
+        format!(
+            "  {name}:\n    task: sample\n    inputs: {{ prompts: {prompts} }}\n    with: {{ model: {{ backend: openai, name: a-model }}, \
+             messages: [{{ role: user, content: '{name} {{{{ problem }}}}' }}] }}\n    run: {{ service: {service} }}\n"
+        )
+    };
+    let text = format!(
+        "name: gpus\nseed: 3\nservices:\n  one: {{ argv: {argv}, run: {{ gpus: 1 }} }}\n  two: {{ argv: {argv}, run: {{ gpus: 2 }} }}\nnodes:\n  \
+         prompts:\n    task: dataset\n    with: {{ source: {{ generator: arithmetic, count: 5, steps: [2, 6], modulus: 1000 }} }}\n{}{}{}",
+        node("first", "one", "prompts"),
+        node("second", "two", "first"),
+        node("third", "one", "second"),
+    );
+    sandbox.write("e.yaml", &text);
+    let ran = sandbox.dag_with(&["run", "e.yaml"], &[("CUDA_VISIBLE_DEVICES", "5,7")]).expect(0);
+    let gpus: Vec<String> = logged(&sandbox, "started").into_iter().map(|words| words[5].clone()).collect();
+    assert_eq!(gpus, ["5", "5,7", "5"], "{}", ran.stderr);
+    nothing_is_left(&sandbox, 0);
+    let too_few =
+        sandbox.dag_with(&["run", "e.yaml", "--rerun", "second"], &[("CUDA_VISIBLE_DEVICES", "5")]).expect(2);
+    assert!(too_few.stderr.contains("2 of `gpus` for the service `two`"), "{}", too_few.stderr);
+}
+
+#[test]
+fn both_judges_may_ask_services() {
+    let sandbox = Sandbox::new();
+    let text = "name: judges\nservices:\n  small: { argv: [cat, '{port}'] }\n  large: { argv: [cat, '{port}'] }\nnodes:\n  prompts:\n    task: dataset\n    \
+                with: { source: { generator: arithmetic, count: 5, steps: [2, 6], modulus: 1000 } }\n  asked:\n    task: sample\n    inputs: { prompts: \
+                prompts }\n    with: { model: { backend: scripted, teacher: terse } }\n  judged:\n    task: judge\n    inputs: { responses: asked, \
+                references: prompts }\n    with: { by: model, model: { backend: openai, name: a }, without_verdict: { escalate: { model: { backend: \
+                openai, name: b } } } }\n    run: { service: small, second: { service: large } }\n";
+    sandbox.write("e.yaml", text);
+    let planned = sandbox.dag(&["plan", "e.yaml", "--json"]).expect(0).json();
+    let services: Vec<&str> =
+        planned["services"].as_array().unwrap().iter().map(|one| one["service"].as_str().unwrap()).collect();
+    assert_eq!(services, ["small", "large"]);
+    assert_eq!(planned["missing"], serde_json::json!([]));
+    sandbox.write("e.yaml", &text.replace("service: large", "service: lage"));
+    let wrong = sandbox.dag(&["check", "e.yaml"]).expect(2);
+    assert!(wrong.stderr.contains("did you mean `large`?"), "{}", wrong.stderr);
+}
+
+#[test]
 fn what_is_wrong_with_services_is_said_where_it_stands() {
     let sandbox = Sandbox::new();
     let check = |services: &str, run: &str| {
@@ -389,7 +473,7 @@ mod inside {
         sandbox.write("e.yaml", &experiment(&service, 3, ", executor: { slurm: { time: 10m, grace: 2s } }"));
         let mut run = start(&sandbox);
         wait("it is at work", 90, || logged(&sandbox, "billed").len() >= 30);
-        strike(started(&sandbox)[0]);
+        let in_flight = strike(&sandbox);
         wait("it is started again", 60, || started(&sandbox).len() == 2);
         let before = logged(&sandbox, "billed").len();
         wait("it is at work again", 60, || logged(&sandbox, "billed").len() >= before + 30);
@@ -404,6 +488,7 @@ mod inside {
         assert!(status.success(), "{}", sandbox.read("run.log"));
         assert_eq!(started(&sandbox).len(), 3);
         billed(&sandbox, 3 * RECORDS, 2 * 3 * CONCURRENCY);
+        assert!(logged(&sandbox, "arrived").len() >= 3 * RECORDS + in_flight, "the blow struck nothing");
         assert_eq!(jobs(), BTreeMap::new());
         nothing_is_left(&sandbox, 0);
     }
