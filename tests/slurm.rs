@@ -139,7 +139,7 @@ nodes:
     #[ignore = "runs inside the cluster"]
     fn a_storm_loses_nothing() {
         let rule = |asked: &str| format!("The answer is \\boxed{{{}}}.", asked.len());
-        let server = Mock::start(Behaviour::of(rule).after(Duration::from_millis(300)));
+        let server = Mock::start(Behaviour::of(rule).after(Duration::from_millis(500)));
         let quiet = Sandbox::new();
         let local =
             STORM.split(", shards:").next().unwrap().replace("concurrency: 2", "concurrency: 64") + " }\n";
@@ -147,14 +147,13 @@ nodes:
         dag(&quiet, &["run", "storm.yaml"]).expect(0);
         assert_eq!(server.calls(), 2000);
 
-        let server = Mock::start(Behaviour::of(rule).after(Duration::from_millis(300)));
+        let server = Mock::start(Behaviour::of(rule).after(Duration::from_millis(500)));
         let storm = Sandbox::new();
         storm.write("storm.yaml", &STORM.replace("$(address)", server.address()));
         let mut random = Random::new();
-        let mut allowed = 0;
+        let (mut allowed, mut struck) = (0, [0; 4]);
         let mut coordinator = start(&storm, &["run", "storm.yaml"]);
         wait("workers run", 30, || !workers().is_empty());
-        let mut slurmd = None;
         // Twelve blows, the gaps between them drawn: five at the coordinator, five at workers, and one of each other kind.
         for blow in 0..12 {
             std::thread::sleep(Duration::from_secs_f64(0.5 + 3.0 * random.share()));
@@ -164,11 +163,13 @@ nodes:
                     kill(&coordinator, libc::SIGKILL);
                     coordinator.wait().unwrap();
                     coordinator = start(&storm, &["run", "storm.yaml"]);
+                    struck[0] += 1;
                 }
                 1 | 3 | 4 | 7 | 9 => {
                     if let Some(worker) = chosen(&workers()) {
                         tool("kill", &["-9", &worker.to_string()]);
                         allowed += CONCURRENCY;
+                        struck[1] += 1;
                     }
                 }
                 6 => {
@@ -178,11 +179,12 @@ nodes:
                     let process = line.split_whitespace().next().unwrap().to_owned();
                     tool("kill", &["-9", &process]);
                     allowed += CONCURRENCY * A_NODE;
-                    slurmd = Some(process);
+                    struck[2] += 1;
                 }
                 _ => {
                     if let Some(task) = jobs().iter().find(|job| job.contains("RUNNING")) {
                         tool("scancel", &[task.split(' ').next().unwrap()]);
+                        struck[3] += 1;
                     }
                 }
             }
@@ -190,7 +192,7 @@ nodes:
                 break;
             }
         }
-        assert!(slurmd.is_some(), "the storm was over before the node was struck");
+        assert_eq!(struck, [5, 5, 1, 1], "coordinators, workers, nodes and tasks that were struck");
         // Its node comes back.
         start_daemon("n1");
         wait("the run ends", 240, || {
@@ -201,6 +203,11 @@ nodes:
         assert!(status.success(), "{}", storm.read("coordinator.log"));
         nothing_is_left();
 
+        let out_of_time =
+            tool("grep", &["-rl", "its time was nearly up", storm.path(".dag/jobs").to_str().unwrap()]);
+        let out_of_time = out_of_time.lines().filter(|path| path.contains("/exits/")).count();
+        assert!(out_of_time > 0, "no worker came to its time limit");
+        eprintln!("{out_of_time} workers stopped ahead of their time limit");
         let entries = server.ledger().all();
         let billed = server.calls();
         eprintln!("{billed} billed for 2000 records; {allowed} may have been in flight");
