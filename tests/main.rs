@@ -9,6 +9,7 @@ mod cli_commands;
 mod cli_errors;
 mod cli_live;
 mod cli_run;
+mod cluster;
 mod crash;
 mod edit_matrix;
 mod grading;

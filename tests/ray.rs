@@ -3,8 +3,8 @@
 //! One test starts the head and runs, inside, this very binary with the test below that is ignored elsewhere.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::cluster::run_within;
 use crate::store;
 use crate::support::experiments;
 
@@ -20,25 +20,8 @@ fn venv() -> PathBuf {
 
 #[test]
 fn on_a_head_of_ray() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ray_cluster.sh");
-    let check = Command::new(&script).arg("check").env("DAG_RAY_VENV", venv()).output().unwrap();
-    if !check.status.success() {
-        let why = String::from_utf8_lossy(&check.stdout).trim().to_owned();
-        eprintln!("skipped: no Ray here: {why}; `scripts/ray_cluster.sh` says what it needs");
-        return;
-    }
-    let status = Command::new(&script)
-        .arg("run")
-        .arg(venv())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--test-threads=1", "--nocapture", "ray::inside::"])
-        .status()
-        .unwrap();
-    if status.code() == Some(3) {
-        eprintln!("skipped: the head does not start here; what it said is above");
-        return;
-    }
-    assert!(status.success(), "the tests beside the head failed");
+    let venv = venv();
+    run_within("ray_cluster.sh", venv.as_os_str(), &[("DAG_RAY_VENV", venv.as_os_str())], "ray::inside::");
 }
 
 mod inside {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli_run::letters;
 use crate::mock::{Behaviour, Mock, judge};
+use crate::reuse::judging;
 use crate::support::{Ran, Sandbox, tool, wait_until};
 
 const KEY: &str = "the key of a team in a test";
@@ -274,43 +275,14 @@ fn the_file_names_it_and_it_is_in_no_key() {
     with("sing: false").dag(&["check", "letters.yaml"]).expect(2);
 }
 
-const JUDGING: &str = r"
-name: judging
-seed: 17
-nodes:
-  problems:
-    task: dataset
-    with: { source: { path: problems.jsonl } }
-  answers:
-    task: sample
-    inputs: { prompts: problems }
-    with: { model: { backend: scripted, teacher: terse, error_rate: 0.3 } }
-  judged:
-    task: judge
-    inputs: { responses: answers, references: problems }
-    with: { by: model, model: { backend: openai, name: a-judge }, part: whole, shortcuts: [], retries: 0, max_without_verdict: 1 }
-    run: { base_url: $(address), concurrency: 8 }
-";
-
 #[test]
 fn one_more_row_is_one_more_request_on_another_machine() {
     const ROWS: u32 = 40;
     everywhere(|place| {
         let server = Mock::start(Behaviour::of(judge));
-        let judging = |rows: u32| {
-            let sandbox = Sandbox::new();
-            sandbox.write("judging.yaml", &JUDGING.replace("$(address)", server.address()));
-            let line = |n: u32| {
-                let answer = ((n + 7) * 3 % 1000).to_string();
-                json!({ "id": format!("p{n}"), "problem": format!("{n}+7*3 mod 1000?"), "answer": answer })
-            };
-            let lines: String = (0..rows).map(|n| line(n).to_string() + "\n").collect();
-            sandbox.write("problems.jsonl", &lines);
-            sandbox
-        };
-        place.dag(&judging(ROWS), &["run", "judging.yaml"]).expect(0);
+        place.dag(&judging(&server, ROWS), &["run", "judging.yaml"]).expect(0);
         let before = server.calls();
-        let ran = place.dag(&judging(ROWS + 1), &["run", "judging.yaml"]).expect(0);
+        let ran = place.dag(&judging(&server, ROWS + 1), &["run", "judging.yaml"]).expect(0);
         assert_eq!(server.calls() - before, 1, "{}", ran.stderr);
         assert!(ran.stderr.contains("of responses"), "{}", ran.stderr);
     });

@@ -47,7 +47,8 @@ fn data(numbers: impl IntoIterator<Item = u32>) -> String {
     numbers.into_iter().map(|n| problem(n).to_string() + "\n").collect()
 }
 
-fn judging(server: &Mock, rows: u32) -> Sandbox {
+/// A sandbox with that experiment and so many problems.
+pub(crate) fn judging(server: &Mock, rows: u32) -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.write("judging.yaml", &JUDGING.replace("$(address)", server.address()));
     sandbox.write("problems.jsonl", &data(0..rows));

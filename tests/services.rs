@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use crate::cluster::{self, run_on_slurm};
 use crate::support::{Ran, Sandbox, kill};
 
 /// How many records each node asks for.
@@ -413,42 +414,12 @@ fn what_is_wrong_with_services_is_said_where_it_stands() {
 
 #[test]
 fn on_a_cluster_of_two_nodes() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/slurm_cluster.sh");
-    let check = Command::new(&script).arg("check").output().unwrap();
-    if !check.status.success() {
-        let why = String::from_utf8_lossy(&check.stdout).trim().to_owned();
-        eprintln!("skipped: no cluster of Slurm here: {why}; `scripts/slurm_cluster.sh` says what it needs");
-        return;
-    }
-    let folder = tempfile::Builder::new().prefix("dag-services").tempdir().unwrap();
-    let status = Command::new(&script)
-        .arg("run")
-        .arg(folder.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--test-threads=1", "--nocapture", "services::inside::"])
-        .status()
-        .unwrap();
-    if status.code() == Some(3) {
-        eprintln!("skipped: the cluster does not come up here; what it said is above");
-        return;
-    }
-    assert!(status.success(), "the tests inside the cluster failed");
+    run_on_slurm("services::inside::");
 }
 
 /// Run by the test above, within the cluster.
 mod inside {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "the cluster says where it is by the environment")]
-    fn cluster() -> String {
-        std::env::var("SLURM_CONF").expect("these tests run in a cluster: see `on_a_cluster_of_two_nodes`")
-    }
-
-    fn start(sandbox: &Sandbox) -> Child {
-        let log = fs::File::options().create(true).append(true).open(sandbox.path("run.log")).unwrap();
-        let mut command = sandbox.command(&["run", "e.yaml"]);
-        command.env("SLURM_CONF", cluster()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
-    }
 
     /// The jobs that are not over, by id, with their names.
     fn jobs() -> BTreeMap<String, String> {
@@ -471,7 +442,7 @@ mod inside {
             argv(&sandbox, &python, ", --delay, '0.2'")
         );
         sandbox.write("e.yaml", &experiment(&service, 3, ", executor: { slurm: { time: 10m, grace: 2s } }"));
-        let mut run = start(&sandbox);
+        let mut run = cluster::start(&sandbox, &["run", "e.yaml"], "run.log");
         wait("it is at work", 90, || logged(&sandbox, "billed").len() >= 30);
         let in_flight = strike(&sandbox);
         wait("it is started again", 60, || started(&sandbox).len() == 2);
@@ -502,13 +473,13 @@ mod inside {
             argv(&sandbox, &python, ", --delay, '0.1'")
         );
         sandbox.write("e.yaml", &experiment(&service, 1, ""));
-        let mut run = start(&sandbox);
+        let mut run = cluster::start(&sandbox, &["run", "e.yaml"], "run.log");
         wait("it is at work", 90, || logged(&sandbox, "billed").len() >= 20);
         kill(&run, libc::SIGKILL);
         run.wait().unwrap();
         wait("no job is left", 60, || jobs().is_empty());
         nothing_is_left(&sandbox, 10);
-        let mut run = start(&sandbox);
+        let mut run = cluster::start(&sandbox, &["run", "e.yaml"], "run.log");
         assert!(run.wait().unwrap().success(), "{}", sandbox.read("run.log"));
         assert_eq!(started(&sandbox).len(), 2);
         billed(&sandbox, RECORDS, CONCURRENCY);

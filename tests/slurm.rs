@@ -3,62 +3,33 @@
 //! One test starts the cluster and runs, inside it, this very binary with the tests below that are ignored elsewhere.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::cluster::{run_on_slurm, slurm, start};
 use crate::crash::Random;
 use crate::mock::{Behaviour, Mock};
 use crate::store;
 use crate::support::{Ran, SMALL, Sandbox, experiments, kill};
 
 const FILE: &str = "experiments/mistral-nemo.yaml";
+/// What the coordinator says.
+const LOG: &str = "coordinator.log";
 
 #[test]
 fn on_a_cluster_of_two_nodes() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/slurm_cluster.sh");
-    let check = Command::new(&script).arg("check").output().unwrap();
-    if !check.status.success() {
-        let why = String::from_utf8_lossy(&check.stdout).trim().to_owned();
-        eprintln!("skipped: no cluster of Slurm here: {why}; `scripts/slurm_cluster.sh` says what it needs");
-        return;
-    }
-    let folder = tempfile::Builder::new().prefix("dag-slurm").tempdir().unwrap();
-    let status = Command::new(&script)
-        .arg("run")
-        .arg(folder.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--test-threads=1", "--nocapture", "slurm::inside::"])
-        .status()
-        .unwrap();
-    if status.code() == Some(3) {
-        eprintln!("skipped: the cluster does not come up here; what it said is above");
-        return;
-    }
-    assert!(status.success(), "the tests inside the cluster failed");
+    run_on_slurm("slurm::inside::");
 }
 
 /// Run by the test above, within the cluster. Their names begin with `inside`, so that nothing else finds them.
 mod inside {
     use super::*;
 
-    #[expect(clippy::disallowed_methods, reason = "the cluster says where it is by the environment")]
-    fn cluster() -> String {
-        std::env::var("SLURM_CONF").expect("these tests run in a cluster: see `on_a_cluster_of_two_nodes`")
-    }
-
     fn dag(sandbox: &Sandbox, arguments: &[&str]) -> Ran {
-        sandbox.dag_with(arguments, &[("SLURM_CONF", &cluster())])
-    }
-
-    fn start(sandbox: &Sandbox, arguments: &[&str]) -> Child {
-        let log =
-            fs::File::options().create(true).append(true).open(sandbox.path("coordinator.log")).unwrap();
-        let mut command = sandbox.command(arguments);
-        command.env("SLURM_CONF", cluster()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+        sandbox.dag_with(arguments, &[("SLURM_CONF", &slurm())])
     }
 
     fn tool(name: &str, arguments: &[&str]) -> String {
@@ -152,7 +123,7 @@ nodes:
         storm.write("storm.yaml", &STORM.replace("$(address)", server.address()));
         let mut random = Random::new();
         let (mut allowed, mut struck) = (0, [0; 4]);
-        let mut coordinator = start(&storm, &["run", "storm.yaml"]);
+        let mut coordinator = start(&storm, &["run", "storm.yaml"], LOG);
         wait("workers run", 30, || !workers().is_empty());
         // Twelve blows, the gaps between them drawn: five at the coordinator, five at workers, and one of each other kind.
         for blow in 0..12 {
@@ -162,7 +133,7 @@ nodes:
                 0 | 2 | 5 | 8 | 10 => {
                     kill(&coordinator, libc::SIGKILL);
                     coordinator.wait().unwrap();
-                    coordinator = start(&storm, &["run", "storm.yaml"]);
+                    coordinator = start(&storm, &["run", "storm.yaml"], LOG);
                     struck[0] += 1;
                 }
                 1 | 3 | 4 | 7 | 9 => {
@@ -200,7 +171,7 @@ nodes:
             tool("ps", &["-p", &coordinator.id().to_string(), "-o", "stat="]).trim().starts_with('Z')
         });
         let status = coordinator.wait().unwrap();
-        assert!(status.success(), "{}", storm.read("coordinator.log"));
+        assert!(status.success(), "{}", storm.read(LOG));
         nothing_is_left();
 
         let out_of_time =
@@ -252,7 +223,7 @@ nodes:
         let (first, over) = (sandbox.path("first"), sandbox.path("over"));
         let text = SPLIT.replace("FIRST", first.to_str().unwrap()).replace("OVER", over.to_str().unwrap());
         sandbox.write("split.yaml", &text);
-        let mut coordinator = start(&sandbox, &["run", "split.yaml"]);
+        let mut coordinator = start(&sandbox, &["run", "split.yaml"], LOG);
         sandbox.wait_for("first");
         // The daemon of its node is lost; what it started lives on, and the job is run again on the other node.
         let node = jobs().first().and_then(|job| job.split(' ').nth(2).map(str::to_owned)).unwrap();
@@ -261,7 +232,7 @@ nodes:
         let line = listed.lines().find(|line| line.contains(&daemon)).unwrap();
         tool("kill", &["-9", line.split_whitespace().next().unwrap()]);
         let status = coordinator.wait().unwrap();
-        assert!(status.success(), "{}", sandbox.read("coordinator.log"));
+        assert!(status.success(), "{}", sandbox.read(LOG));
         assert!(!over.exists(), "the old attempt was too quick to tell anything");
         let kept = dag(&sandbox, &["show", "split.yaml", "made"]).expect(0);
         assert!(kept.stdout.contains("new"), "{}", kept.stdout);
@@ -281,10 +252,10 @@ nodes:
             "long.yaml",
             "name: long\nnodes:\n  made:\n    task: command\n    with: { argv: [sleep, '300'], outputs: [x] }\n    run: { executor: slurm }\n",
         );
-        let mut coordinator = start(&sandbox, &["run", "long.yaml"]);
+        let mut coordinator = start(&sandbox, &["run", "long.yaml"], LOG);
         wait("the worker runs", 30, || !workers().is_empty());
         kill(&coordinator, libc::SIGINT);
-        assert_eq!(coordinator.wait().unwrap().code(), Some(130), "{}", sandbox.read("coordinator.log"));
+        assert_eq!(coordinator.wait().unwrap().code(), Some(130), "{}", sandbox.read(LOG));
         nothing_is_left();
     }
 
