@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use dag_cache::{Remote, View, Writer};
+use dag_cluster::Cluster;
 use dag_engine::Registry;
 use dag_engine::executor::Executor;
 use dag_engine::remote::Resolver;
@@ -33,6 +34,8 @@ pub struct Context {
     remote: Option<String>,
     /// The shared cache, once somebody said what an experiment names.
     shared: OnceLock<Option<Remote>>,
+    /// What runs tasks and services elsewhere.
+    cluster: Cluster,
 }
 
 impl Context {
@@ -45,25 +48,30 @@ impl Context {
             None => nearest_store(&working_directory()?),
         };
         let remote = global.remote.clone().filter(|remote| !remote.is_empty());
-        Ok(Self { printer, json: global.json, store, remote, shared: OnceLock::new() })
+        Ok(Self {
+            printer,
+            json: global.json,
+            store,
+            remote,
+            shared: OnceLock::new(),
+            cluster: Cluster::default(),
+        })
     }
 
-    /// The task kinds.
-    #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
+    /// The task kinds, and who may run them elsewhere.
     pub fn registry(&self) -> Registry {
-        dag_cluster::executors().into_iter().fold(dag_tasks::registry(), Registry::with_executor)
+        self.cluster.executors().into_iter().fold(dag_tasks::registry(), Registry::with_executor)
     }
 
     /// Who runs tasks elsewhere, by name.
-    #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
     pub fn executors(&self) -> BTreeMap<String, Arc<dyn Executor>> {
-        dag_cluster::executors().into_iter().map(|executor| (executor.name().to_owned(), executor)).collect()
+        let executors = self.cluster.executors().into_iter();
+        executors.map(|executor| (executor.name().to_owned(), executor)).collect()
     }
 
     /// Who keeps services up.
-    #[expect(clippy::unused_self, reason = "the context is where commands get what the program is made of")]
     pub fn host(&self) -> Arc<dyn Host> {
-        Arc::new(dag_cluster::Services::default())
+        self.cluster.host()
     }
 
     /// Who knows what addresses of data elsewhere mean. Nothing is asked, or opened, before the first of them.

@@ -100,7 +100,7 @@ impl Holder {
         Self {
             machine: machine().clone(),
             process,
-            start: started(process).unwrap_or_default(),
+            start: process_started(process).unwrap_or_default(),
             nonce: COUNTER.fetch_add(1, Ordering::Relaxed),
             since,
             says: says.to_owned(),
@@ -114,7 +114,7 @@ impl Holder {
 
     /// Whether it is known to be dead: it was of this machine, and its process is gone or is another one by now.
     pub(crate) fn is_dead(&self) -> bool {
-        self.is_near() && started(self.process) != Some(self.start)
+        self.is_near() && process_started(self.process) != Some(self.start)
     }
 }
 
@@ -130,7 +130,7 @@ fn machine() -> &'static [String; 3] {
 }
 
 /// When a process started, in ticks since the machine did; `None` when there is none.
-fn started(process: u32) -> Option<u64> {
+pub fn process_started(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The second field is the program's name in brackets, and may hold anything; the start is the 22nd.
     let (_, rest) = text.rsplit_once(')')?;

@@ -40,6 +40,7 @@ mod writer;
 pub use crash::POINTS as CRASH_POINTS;
 pub use digest::{Digest, ParseDigestError};
 pub use error::{CacheError, Fault};
+pub use here::process_started;
 pub use layout::Layout;
 pub use lease::{Lease, LeaseAttempt};
 pub use log::RecordLog;

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dag_engine::call::Delivery;
@@ -16,7 +15,7 @@ use dag_engine::executor::Site;
 use dag_engine::order::Order;
 use dag_engine::task::TaskError;
 
-use crate::folder::{End, Exit, Generation, NewsReader, Part, Submission};
+use crate::folder::{End, Exit, Generation, NewsReader, Part, Submission, tail};
 use crate::queue::{Ending, Handle, Queue, Refused, Standing, Standings, Trouble};
 
 /// How often to look at the folder: first often, then ever less.
@@ -35,7 +34,7 @@ const MOST_LOSSES: u32 = 6;
 /// A part may be stopped so often without having got any further.
 const MOST_IN_VAIN: u32 = 4;
 /// So much of the end of what a worker printed goes into an error.
-const TAIL: usize = 2000;
+const TAIL: u64 = 2000;
 
 /// An order, who runs it, and for whom.
 pub(crate) struct Drive<'a> {
@@ -106,6 +105,8 @@ struct Attempt {
     reader: NewsReader,
     counts: Counts,
     message: Option<String>,
+    /// That it has left, and all it told was read.
+    is_over: bool,
 }
 
 /// What is to be done about a part.
@@ -353,7 +354,7 @@ impl<'a> Driver<'a> {
         let log = self.latest(part).and_then(|latest| {
             let id = latest.submission.id.clone()?;
             let handle = Handle { name: latest.submission.name.clone(), id };
-            tail(&self.drive.queue.log(&self.generation, &handle, part))
+            tail(&self.drive.queue.log(&self.generation, &handle, part), TAIL)
         });
         let log = log.map_or_else(String::new, |log| format!(". It printed:\n{log}"));
         Err(TaskError::failed(format!("{called}: {what}, for the {MOST_LOSSES}th time{log}")))
@@ -421,21 +422,25 @@ impl<'a> Driver<'a> {
         }
         let mut news = News { warnings: std::mem::take(&mut self.warnings), ..News::default() };
         // What cannot be read now is read the next time.
-        for (part, name) in self.generation.told().unwrap_or_default() {
-            let path = self.generation.news_file(part, &name);
-            let attempt = self.attempts.entry((part, name)).or_default();
+        for key in self.generation.told().unwrap_or_default() {
+            let (part, name) = &key;
+            let has_left = self.read.contains(&key);
+            let path = self.generation.news_file(*part, name);
+            let exit = || self.generation.exit(*part, name);
+            let attempt = self.attempts.entry(key.clone()).or_default();
+            if attempt.is_over {
+                continue;
+            }
             for fresh in attempt.reader.read(&path).unwrap_or_default() {
                 attempt.counts = fresh.counts;
                 attempt.message = fresh.message.or(attempt.message.take());
                 news.points.extend(fresh.points);
                 news.warnings.extend(fresh.warnings);
             }
-        }
-        for ((part, name), attempt) in &mut self.attempts {
-            if self.read.contains(&(*part, name.clone()))
-                && let Some(exit) = self.generation.exit(*part, name)
-            {
+            // Its exit came after all its news, so that nothing of it is read again.
+            if let Some(exit) = has_left.then(exit).flatten() {
                 attempt.counts = exit.counts;
+                attempt.is_over = true;
             }
         }
         news.counts = self.counts();
@@ -535,11 +540,4 @@ fn about(part: Part, exit: &Exit) -> String {
         Part::Whole => exit.error.clone(),
         Part::Shard(number) => format!("shard {number} on {}: {}", exit.host, exit.error),
     }
-}
-
-/// The end of what a worker printed.
-fn tail(path: &Path) -> Option<String> {
-    let bytes = fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(TAIL)..]).trim().to_owned();
-    (!text.is_empty()).then_some(text)
 }

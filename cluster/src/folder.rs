@@ -300,6 +300,17 @@ pub(crate) fn nonce() -> io::Result<String> {
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }
 
+/// The end of a file that somebody printed into, at most so many bytes; none where there is nothing.
+pub(crate) fn tail(path: &Path, most: u64) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
 /// The text of a file; none where it is not there.
 fn read(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {

@@ -29,14 +29,31 @@ mod work;
 use std::sync::Arc;
 
 use dag_engine::executor::Executor;
+use dag_engine::service::Host;
 
 pub use folder::{Part, logs};
-pub use ray::Ray;
-pub use service::{Serve, Services, serve};
-pub use slurm::Slurm;
+pub use service::{Serve, serve};
 pub use work::{Duty, Ended, work};
 
-/// All executors there are.
-pub fn executors() -> Vec<Arc<dyn Executor>> {
-    vec![Arc::new(Ray), Arc::new(Slurm::default())]
+use ray::Ray;
+use service::Services;
+use slurm::Slurm;
+
+/// What runs tasks and services elsewhere. Whatever speaks to one scheduler shares what it said last, so that it is asked
+/// once for all.
+#[derive(Default)]
+pub struct Cluster {
+    slurm: Arc<Slurm>,
+}
+
+impl Cluster {
+    /// All executors there are.
+    pub fn executors(&self) -> Vec<Arc<dyn Executor>> {
+        vec![Arc::new(Ray), Arc::clone(&self.slurm) as Arc<dyn Executor>]
+    }
+
+    /// Who keeps services up.
+    pub fn host(&self) -> Arc<dyn Host> {
+        Arc::new(Services::new(Arc::clone(&self.slurm)))
+    }
 }

@@ -1,10 +1,12 @@
 //! The script that a job's tasks run: readable, so that a person can look at it and start it again by hand.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::folder::{Generation, Submission};
+use crate::queue::Refused;
 
 /// What a script starts, and how.
 pub(crate) struct Start<'a> {
@@ -59,6 +61,11 @@ pub(crate) fn head(name: &str, about: &str, prelude: Option<&str>, launcher: &[S
         text.push(' ');
     }
     text
+}
+
+/// Writes a script where its job finds it.
+pub(crate) fn keep(file: &Path, text: &str) -> Result<(), Refused> {
+    fs::write(file, text).map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))
 }
 
 /// A word for the shell that stands for itself.

@@ -111,6 +111,8 @@ pub fn work(duty: Duty, registry: &Registry, writer: Arc<Writer>) -> std::io::Re
         drop(over);
         result
     });
+    // Closed, so that whoever sees the exit can read all of them on a shared file system too.
+    drop(news);
     let _ = fs::remove_dir_all(&folder);
     let (end, error, delivery) = read_result(result, out_of_time.load(Ordering::Relaxed));
     let counts = meter.counts();

@@ -5,7 +5,6 @@
 mod http;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use dag_engine::call::Delivery;
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 use crate::drive::{Drive, drive};
 use crate::folder::{Generation, Part, Submission};
 use crate::queue::{Ending, Handle, Queue, Refused, Standing, Standings, Trouble};
-use crate::script::{Start, script};
+use crate::script::{Start, keep, quoted, script};
 use crate::time::Time;
 use http::{Answer, Client};
 
@@ -46,7 +45,7 @@ struct Options {
 }
 
 /// Runs tasks as jobs of Ray.
-pub struct Ray;
+pub(crate) struct Ray;
 
 impl Executor for Ray {
     fn name(&self) -> &'static str {
@@ -119,13 +118,11 @@ impl Queue for Jobs<'_> {
 
     fn submit(&self, generation: &Generation, submission: &Submission) -> Result<String, Refused> {
         let layout = self.site.view.layout();
-        let program = crate::copy::program(layout).map_err(|error| {
-            Refused::Wrong(format!("this program cannot be copied into the store: {error}"))
-        })?;
+        let program = crate::copy::program(layout)?;
         let log =
             self.log(generation, &Handle { name: submission.name.clone(), id: String::new() }, Part::Whole);
         // What the worker prints goes where everything else of the job is.
-        let redirect = format!("exec >> '{}' 2>&1\n", log.display().to_string().replace('\'', "'\\''"));
+        let redirect = format!("exec >> {} 2>&1\n", quoted(&log.display().to_string()));
         let prelude = self.options.prelude.as_deref().unwrap_or_default();
         let start = Start {
             program: &program,
@@ -139,15 +136,14 @@ impl Queue for Jobs<'_> {
             time: None,
         };
         let file = generation.script_file(submission.number);
-        fs::write(&file, script(generation, submission, &start))
-            .map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))?;
+        keep(&file, &script(generation, submission, &start))?;
         let mut env = self.options.env.clone();
         env.extend(self.site.secrets.clone());
         let resources = &self.order.resources;
         let mut body = json!({
             // Ours, so that a job whose answer was lost can be found, and is not taken twice.
             "submission_id": submission.name,
-            "entrypoint": format!("exec sh '{}'", file.display().to_string().replace('\'', "'\\''")),
+            "entrypoint": format!("exec sh {}", quoted(&file.display().to_string())),
             "entrypoint_num_cpus": resources.cpus,
             "entrypoint_num_gpus": resources.gpus,
             "entrypoint_resources": self.options.resources,

@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -241,16 +241,10 @@ impl Folder {
 
     /// The end of what the servers of an attempt printed.
     pub(super) fn tail(&self, attempt: Attempt) -> String {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = fs::File::open(self.log(attempt))?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-            let mut bytes = Vec::new();
-            file.take(TAIL).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let text = String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_owned();
-        if text.is_empty() { "it printed nothing".to_owned() } else { format!("it printed at last:\n{text}") }
+        match crate::folder::tail(&self.log(attempt), TAIL) {
+            Some(text) => format!("it printed at last:\n{text}"),
+            None => "it printed nothing".to_owned(),
+        }
     }
 
     fn lease(&self, holder: &str) -> PathBuf {

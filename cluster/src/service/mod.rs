@@ -15,6 +15,7 @@ mod serve;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dag_engine::service::{Host, Service, ServiceNews, ServiceSite, failure_file};
@@ -39,9 +40,14 @@ const END_ALONE: Duration = Duration::from_secs(15);
 const END: Duration = Duration::from_mins(1);
 
 /// Keeps services up: on this machine, and on Slurm.
-#[derive(Default)]
-pub struct Services {
-    slurm: Slurm,
+pub(crate) struct Services {
+    slurm: Arc<Slurm>,
+}
+
+impl Services {
+    pub(crate) fn new(slurm: Arc<Slurm>) -> Self {
+        Self { slurm }
+    }
 }
 
 impl Host for Services {

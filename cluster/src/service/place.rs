@@ -6,10 +6,11 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use dag_cache::process_started;
 use dag_engine::service::{Service, ServiceSite};
 
 use super::files::{Attempt, Folder};
-use super::process::{began, signal_group};
+use super::process::signal_group;
 use crate::folder::Part;
 use crate::queue::{Ending, Handle, Refused, Standing, Trouble};
 use crate::slurm::{self, Job, Slurm};
@@ -89,7 +90,7 @@ impl Place for Local<'_> {
             command.env("CUDA_VISIBLE_DEVICES", gpus.join(","));
         }
         let child = command.spawn().map_err(|error| wrong(error.to_string()))?;
-        let id = format!("{}.{}", child.id(), began(child.id()).unwrap_or(0));
+        let id = format!("{}.{}", child.id(), process_started(child.id()).unwrap_or(0));
         self.children.insert(id.clone(), child);
         Ok(id)
     }
@@ -103,7 +104,8 @@ impl Place for Local<'_> {
         for handle in handles {
             let is_alive = match self.children.get_mut(&handle.id) {
                 Some(child) => child.try_wait().is_ok_and(|status| status.is_none()),
-                None => process_of(&handle.id).is_some_and(|(process, start)| began(process) == Some(start)),
+                None => process_of(&handle.id)
+                    .is_some_and(|(process, start)| process_started(process) == Some(start)),
             };
             let standing =
                 if is_alive { Standing::Running(String::new()) } else { Standing::Over(Ending::Failed) };
@@ -114,7 +116,7 @@ impl Place for Local<'_> {
 
     fn cancel(&mut self, handles: &[Handle]) -> Result<(), Trouble> {
         for (process, start) in handles.iter().filter_map(|handle| process_of(&handle.id)) {
-            if began(process) == Some(start) {
+            if process_started(process) == Some(start) {
                 signal_group(process, libc::SIGTERM);
             }
         }
@@ -135,7 +137,7 @@ impl Place for Local<'_> {
         // Only a process that is still the one it was: ids come again.
         if let Some(server) = folder.server(attempt)
             && server.began.is_some()
-            && began(server.id) == server.began
+            && process_started(server.id) == server.began
         {
             signal_group(server.id, libc::SIGKILL);
         }

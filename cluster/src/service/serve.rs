@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dag_cache::process_started;
 use dag_engine::context::Cancel;
 use dag_engine::service::Endpoint;
 use tokio::runtime::{Builder, Runtime};
 
 use super::files::{Attempt, Description, End, Folder, LeaseWatch, ServerProcess, bind};
-use super::process::{began, signal_group};
+use super::process::signal_group;
 use crate::folder::nonce;
 
 /// How often to look at everything: on this machine, and on a file system that others share.
@@ -167,7 +168,7 @@ impl Supervisor<'_> {
             Ok(child) => child,
             Err(error) => return Ok(Death::Hopeless(format!("the server cannot be started: {error}"))),
         };
-        let process = ServerProcess { id: child.id(), began: began(child.id()) };
+        let process = ServerProcess { id: child.id(), began: process_started(child.id()) };
         let watched = self.folder.runs(self.attempt, process).and_then(|()| self.watch(&mut child, port));
         // Whatever happened: nothing of it is left.
         end(&mut child, matches!(watched, Ok(Death::Died { .. })))?;

@@ -5,7 +5,6 @@ mod options;
 mod tools;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +24,7 @@ use crate::drive::{Drive, drive};
 use crate::folder::{Generation, Part, Submission};
 use crate::program::run;
 use crate::queue::{Handle, Queue, Refused, Standings, Trouble};
-use crate::script::{Start, head, quoted, script};
+use crate::script::{Start, head, keep, quoted, script};
 use array::indices;
 use options::Options;
 use tools::{is_passing, sacct, scancel, squeue, tool, words};
@@ -38,7 +37,7 @@ const ACCOUNTS: Duration = Duration::from_secs(20);
 
 /// Runs tasks as jobs of Slurm.
 #[derive(Default)]
-pub struct Slurm {
+pub(crate) struct Slurm {
     polled: Mutex<Polled>,
 }
 
@@ -106,9 +105,7 @@ impl Queue for Jobs<'_> {
 
     fn submit(&self, generation: &Generation, submission: &Submission) -> Result<String, Refused> {
         let store = self.site.view.layout().root();
-        let program = crate::copy::program(self.site.view.layout()).map_err(|error| {
-            Refused::Wrong(format!("this program cannot be copied into the store: {error}"))
-        })?;
+        let program = crate::copy::program(self.site.view.layout())?;
         let file = generation.script_file(submission.number);
         let is_array = submission.parts != [Part::Whole];
         let start = Start {
@@ -122,8 +119,7 @@ impl Queue for Jobs<'_> {
             host: "\"${SLURMD_NODENAME:-$(hostname)}\"",
             time: self.options.stop_after(),
         };
-        fs::write(&file, script(generation, submission, &start))
-            .map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))?;
+        keep(&file, &script(generation, submission, &start))?;
         let mut command = sbatch(&submission.name, &self.site.secrets);
         command.arg("--requeue");
         let log = if is_array { "%A_%a.log" } else { "%j.log" };
@@ -234,16 +230,14 @@ impl Job {
         secrets: &BTreeMap<String, String>,
     ) -> Result<String, Refused> {
         let store = view.layout().root();
-        let program = crate::copy::program(view.layout()).map_err(|error| {
-            Refused::Wrong(format!("this program cannot be copied into the store: {error}"))
-        })?;
+        let program = crate::copy::program(view.layout())?;
         let launcher = self.options.launcher(store);
         let mut text = head(name, &self.about, self.options.prelude.as_deref(), &launcher);
         let words = words.iter().map(String::as_str);
         let program = [program.display().to_string(), "--store".into(), store.display().to_string()];
         let all: Vec<String> = program.iter().map(String::as_str).chain(words).map(quoted).collect();
         text.push_str(&format!("{}{tail}\n", all.join(" ")));
-        fs::write(file, text).map_err(|error| Refused::Wrong(format!("{}: {error}", file.display())))?;
+        keep(file, &text)?;
         let mut command = sbatch(name, secrets);
         // Whoever waits for it starts another one.
         command.arg("--no-requeue");
