@@ -16,17 +16,17 @@ use crate::allowance::Allowance;
 use crate::call::{Call, CallInput, Delivery, place_inputs};
 use crate::context::{Cancel, EnvLookup, Progress, Shard};
 use crate::files;
-use crate::registry::{Registry, Step};
+use crate::registry::Registry;
 use crate::task::{Resources, TaskError};
 
 /// The version of the bytes of an order.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// A node's task, as it leaves the process of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
-    version: u32,
+    pub(crate) version: u32,
     /// What is computed.
     pub action: Digest,
     /// The task kind.
@@ -172,40 +172,4 @@ pub(crate) fn without_secrets(
         }
     }
     (run, names, values)
-}
-
-impl Order {
-    /// An order for what is given; see the fields.
-    #[expect(clippy::too_many_arguments, reason = "it is a plain record, made in one place")]
-    pub(crate) fn new(
-        action: Digest,
-        step: &dyn Step,
-        run: Value,
-        secrets: BTreeMap<String, String>,
-        seed: Option<u64>,
-        inputs: Vec<CallInput>,
-        files: BTreeMap<String, Vec<PathBuf>>,
-        resources: Resources,
-        allowance: &Allowance,
-        shards: u32,
-    ) -> Self {
-        // An allowance is not shared between processes: then one worker does all of it.
-        let is_limited = allowance.budget().is_some() || allowance.pilot().is_some();
-        Self {
-            version: VERSION,
-            action,
-            kind: step.kind().to_owned(),
-            task_version: step.version(),
-            params: serde_json::from_slice(step.params()).expect("params are canonical JSON"),
-            run,
-            secrets,
-            seed,
-            inputs,
-            files,
-            resources,
-            budget: allowance.left(),
-            pilot: allowance.pilot(),
-            shards: if is_limited || !step.splits() { 1 } else { shards.max(1) },
-        }
-    }
 }

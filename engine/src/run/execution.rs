@@ -1,5 +1,7 @@
 //! The run loop: owns all state of a run that is going on, and waits on one channel.
 
+mod attend;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use dag_cache::{Lease, LeaseAttempt, Record};
 
 use super::meter::Meter;
 use super::schedule::Scheduler;
-use super::services::{Engaged, Need, Services, Want};
+use super::services::{Need, Services, Want};
 use super::worker::{self, Control, Failure, Job, Message};
 use super::{Outcome, Run, milliseconds, preflight};
 use crate::allowance::Allowance;
@@ -20,13 +22,13 @@ use crate::context::EnvLookup;
 use crate::estimate::{History, Metrics, Survey};
 use crate::event::{Counts, End, Ends, Event, NodeEstimate, Reporter, RunResult, Stamped};
 use crate::files;
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::NodeId;
 use crate::journal::Journal;
 use crate::key::ActionKey;
 use crate::plan::{Decision, Plan, Planner, Reason, Settled, Work};
 use crate::publish::publish;
-use crate::service::ServiceUse;
 use crate::task::FileKind;
+use attend::wants;
 
 /// How often the loop looks at signals, timeouts and leases of others while it waits.
 const TICK: Duration = Duration::from_millis(100);
@@ -331,56 +333,6 @@ impl<'a> Execution<'a> {
         if let Err(error) = worker::spawn(&name, job) {
             self.running.remove(&number);
             self.fail(number, format!("no thread could be started: {error}"));
-        }
-    }
-
-    /// The services that a node asks, with the models they are to serve.
-    fn needs(&self, number: u32) -> Vec<Need> {
-        let id = self.order[number as usize];
-        let node = self.run.graph.node(id);
-        let need = |used: &ServiceUse| {
-            let model = used.model.and_then(|port| node.inputs.iter().find(|input| &*input.port == port));
-            Some(Need {
-                used: used.clone(),
-                want: want(node, used),
-                service: Arc::clone(self.run.graph.services.get(&used.name)?),
-                model: model.and_then(|input| self.planner.artifact(input)).copied(),
-            })
-        };
-        node.run.services.iter().filter_map(need).collect()
-    }
-
-    /// Begins the services that a node asks and that are not there; false where there is no room for one now.
-    fn engage(&mut self, number: u32, needs: &[Need]) -> bool {
-        for need in needs {
-            let mut engaged = self.services.engage(number, need, None);
-            if let Engaged::NeedsGpus(gpus) = engaged {
-                let Some(held) = self.scheduler.hold(gpus) else {
-                    self.is_crowded = true;
-                    self.services.leave(number);
-                    return false;
-                };
-                engaged = self.services.engage(number, need, Some(held));
-            }
-            if engaged != Engaged::Yes {
-                self.services.leave(number);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Ends services that nobody wants any more, or that stand in the way, and hears what they tell.
-    fn mind_services(&mut self) {
-        let wanted = &self.wanted;
-        self.services.end_unwanted(|want| wanted.get(want).is_some_and(|count| *count > 0));
-        if self.running.is_empty() || std::mem::take(&mut self.is_crowded) {
-            self.services.make_room();
-        }
-        let (gpus, warnings) = self.services.reap();
-        self.scheduler.release(gpus);
-        for text in warnings {
-            self.emit(Event::Warning { text });
         }
     }
 
@@ -689,17 +641,6 @@ impl<'a> Execution<'a> {
     fn kind(&self, number: u32) -> String {
         self.run.graph.node(self.order[number as usize]).step.kind().to_owned()
     }
-}
-
-/// What a node wants of the services it asks.
-fn wants(graph: &Graph, id: NodeId) -> impl Iterator<Item = Want> + '_ {
-    let node = graph.node(id);
-    node.run.services.iter().map(|used| want(node, used))
-}
-
-fn want(node: &Node, used: &ServiceUse) -> Want {
-    let model = used.model.and_then(|port| node.inputs.iter().find(|input| &*input.port == port));
-    Want { service: used.name.clone(), source: model.map(|input| (input.source, input.output.to_string())) }
 }
 
 /// What is told of a task at its end.

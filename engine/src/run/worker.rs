@@ -22,7 +22,7 @@ use crate::context::{Cancel, EnvLookup, Note, Progress};
 use crate::executor::{Executor, Site};
 use crate::files;
 use crate::graph::{Placement, RunOptions};
-use crate::order::{Order, without_secrets};
+use crate::order::{self, Order, without_secrets};
 use crate::plan::Work;
 use crate::registry::Step;
 use crate::seed;
@@ -219,18 +219,25 @@ impl Job {
             .as_ref()
             .ok_or_else(|| TaskError::failed(format!("there is no executor `{}`", placement.name)))?;
         let (run, names, secrets) = without_secrets(run, &self.options.secrets);
-        let order = Order::new(
-            self.work.action.0,
-            &*self.step,
+        let allowance = &self.allowance;
+        // An allowance is not shared between processes: then one worker does all of it.
+        let is_shared = self.step.splits() && allowance.budget().is_none() && allowance.pilot().is_none();
+        let order = Order {
+            version: order::VERSION,
+            action: self.work.action.0,
+            kind: self.step.kind().to_owned(),
+            task_version: self.step.version(),
+            params: serde_json::from_slice(self.step.params()).expect("params are canonical JSON"),
             run,
-            names,
-            self.seed,
-            self.inputs.clone(),
-            self.files.clone(),
-            self.resources,
-            &self.allowance,
-            self.options.shards.unwrap_or(1),
-        );
+            secrets: names,
+            seed: self.seed,
+            inputs: self.inputs.clone(),
+            files: self.files.clone(),
+            resources: self.resources,
+            budget: allowance.left(),
+            pilot: allowance.pilot(),
+            shards: self.options.shards.filter(|_| is_shared).unwrap_or(1),
+        };
         let meter = Arc::clone(&self.meter);
         let site = Site {
             node: self.name.clone(),
