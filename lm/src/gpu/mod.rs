@@ -1,0 +1,18 @@
+//! Models on a GPU.
+//!
+//! The kernels are CUDA C of our own ([`sources`]), compiled when a model is loaded, for its head size and for the GPU that
+//! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
+//! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
+
+mod buffer;
+mod driver;
+#[cfg(test)]
+mod emulator;
+mod sources;
+
+pub(crate) use buffer::{Buffer, Element, View};
+pub use driver::GpuError;
+pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
+
+#[cfg(test)]
+mod tests;

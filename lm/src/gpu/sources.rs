@@ -1,0 +1,23 @@
+//! The kernels' sources.
+
+/// What every source starts with.
+pub(super) const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+
+/// A file of kernels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// The file's name, for messages.
+    pub(crate) name: &'static str,
+    /// Its text, which follows that of the prelude.
+    pub(crate) text: &'static str,
+}
+
+macro_rules! source {
+    ($name:ident, $file:literal) => {
+        #[doc = concat!("The kernels of `", $file, "`.")]
+        pub(crate) const $name: Source =
+            Source { name: $file, text: include_str!(concat!("kernels/", $file)) };
+    };
+}
+
+source!(STREAM, "stream.cu");

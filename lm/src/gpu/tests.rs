@@ -1,0 +1,84 @@
+//! Kernels against those of the CPU.
+
+use half::bf16;
+
+use super::emulator::{self, Elements};
+use super::sources::STREAM;
+use super::{Argument, Buffer, Gpu, Launch};
+use crate::kernels::norm;
+
+/// A GPU to test on.
+pub(crate) struct Tested {
+    pub(crate) gpu: Gpu,
+    /// Whether its elements are 32-bit floats, so that only the order of sums distinguishes it from the CPU.
+    pub(crate) exact: bool,
+}
+
+impl Tested {
+    /// Numbers as the GPU holds them, for the CPU to compute with.
+    pub(crate) fn rounded(&self, numbers: &[f32]) -> Vec<f32> {
+        let round = |&number: &f32| if self.exact { number } else { bf16::from_f32(number).to_f32() };
+        numbers.iter().map(round).collect()
+    }
+
+    /// The first bound where elements are floats, else the second.
+    pub(crate) fn bound(&self, exact: f32, rounded: f32) -> f32 {
+        if self.exact { exact } else { rounded }
+    }
+}
+
+/// All GPUs there are to test on: the emulator with either kind of elements; none where there is no C++ compiler.
+pub(crate) fn gpus() -> Vec<Tested> {
+    let emulated = [Elements::Floats, Elements::Bf16].into_iter().filter_map(|elements| {
+        Some(Tested { gpu: emulator::gpu(elements)?, exact: elements == Elements::Floats })
+    });
+    emulated.collect()
+}
+
+/// Numbers without a pattern, between -1 and 1.
+pub(super) fn noise(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_769).wrapping_add(1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (f64::from(state) / f64::from(u32::MAX) * 2.0 - 1.0) as f32
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Whether two slices agree to within `bound`; a NaN agrees with nothing.
+#[track_caller]
+pub(super) fn assert_close(got: &[f32], expected: &[f32], bound: f32) {
+    assert_eq!(got.len(), expected.len());
+    for (place, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert!((got - expected).abs() <= bound, "place {place}: {got} instead of {expected}");
+    }
+}
+
+#[test]
+fn normalisation_is_that_of_the_cpu() {
+    for tested in gpus() {
+        let gpu = &tested.gpu;
+        let (rows, hidden) = (5, 72);
+        let (x, weight) = (noise(rows * hidden, 1), tested.rounded(&noise(hidden, 2)));
+        let kernels = gpu.compile(STREAM, &[]).unwrap();
+        let out = Buffer::<super::Element>::new(gpu, rows * hidden).unwrap();
+        let scales = Buffer::<f32>::new(gpu, rows).unwrap();
+        let (on_gpu, weight_on_gpu) =
+            (Buffer::from(gpu, &x).unwrap(), Buffer::rounded(gpu, &weight).unwrap());
+        let arguments: [Argument; 6] = [
+            on_gpu.all().into(),
+            weight_on_gpu.all().into(),
+            out.all().into(),
+            scales.all().into(),
+            hidden.into(),
+            1e-5_f32.into(),
+        ];
+        kernels.launch("rms_norm", Launch::new([rows, 1, 1], 256), &arguments).unwrap();
+        let (mut expected, mut expected_scales) = (vec![0.0; rows * hidden], vec![0.0; rows]);
+        norm::rms_norm(&x, &weight, 1e-5, &mut expected, &mut expected_scales);
+        assert_close(&out.download(0..rows * hidden).unwrap(), &expected, tested.bound(1e-6, 1e-2));
+        assert_close(&scales.download(0..rows).unwrap(), &expected_scales, 1e-6);
+    }
+}
