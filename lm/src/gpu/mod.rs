@@ -5,6 +5,8 @@
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
 mod buffer;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod driver;
 #[cfg(test)]
 mod emulator;
@@ -13,6 +15,16 @@ mod sources;
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;
 pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
+
+/// Opens the GPU with this number, counted from 0.
+pub(crate) fn open(ordinal: usize) -> Result<Gpu, GpuError> {
+    #[cfg(feature = "cuda")]
+    return cuda::open(ordinal);
+    #[cfg(not(feature = "cuda"))]
+    Err(GpuError::Unavailable(format!(
+        "this program was built without CUDA, and so without GPU {ordinal}; build it with `--features cuda`"
+    )))
+}
 
 #[cfg(test)]
 mod tests;
