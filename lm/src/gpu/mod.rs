@@ -5,9 +5,11 @@
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
 mod buffer;
+mod draw;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod products;
 mod sources;
 
 pub(crate) use buffer::{Buffer, Element, View};
