@@ -11,6 +11,7 @@ mod driver;
 mod emulator;
 mod products;
 mod sources;
+mod stream;
 
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;
