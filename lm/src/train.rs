@@ -14,7 +14,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
-use crate::device::Device;
+use crate::device::{self, Device};
 use crate::loss::{CrossEntropy, Head};
 use crate::model::{self, Adapters, Batch, Config, Gradients, ModelError, Places, Tape, Weights};
 
@@ -121,9 +121,12 @@ pub struct Trainer {
 impl Trainer {
     /// Starts from the model in `base_dir`.
     pub fn new(base_dir: &Path, config: &TrainConfig, device: &Device) -> Result<Self, TrainError> {
-        if let Device::Cuda(ordinal) = device {
-            return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
-        }
+        let threads = match *device {
+            Device::Cpu { threads } => threads,
+            Device::Cuda(ordinal) => {
+                return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
+            }
+        };
         let (model, places, weights) = model::load(base_dir)?;
         let adapters = config.lora.as_ref().map(|lora| Adapters::new(&places, lora)).transpose()?;
         let total = adapters.as_ref().map_or(weights.len(), |adapters| adapters.values.len());
@@ -134,7 +137,7 @@ impl Trainer {
             gradients: vec![0.0; total],
             moments: Moments::new(total),
             position: Position::default(),
-            pool: device.pool().map_err(ModelError::from)?,
+            pool: device::pool(threads).map_err(ModelError::from)?,
             model,
             places,
             weights,

@@ -7,10 +7,13 @@
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod draw;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod products;
 mod sources;
+mod stream;
 
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;
