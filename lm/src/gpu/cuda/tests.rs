@@ -1,5 +1,6 @@
-//! What can be told of CUDA without a GPU.
+//! What can be told of CUDA without a GPU; and with one, what no other driver does.
 
+use super::super::Buffer;
 use super::super::driver::GpuError;
 use super::super::sources::STREAM;
 use super::{libraries, open, program};
@@ -30,4 +31,25 @@ fn the_compiler_gives_machine_code_and_says_what_is_wrong() {
         panic!("it compiles")
     };
     assert!(reason.contains("broken.cu(2)") && reason.contains('y'), "{reason}");
+}
+
+#[test]
+fn memory_that_is_not_there_is_refused() {
+    let gpu = match open(0) {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return;
+        }
+    };
+    let refused = Buffer::<u32>::new(&gpu, 1 << 40);
+    assert!(matches!(refused, Err(GpuError::OutOfMemory { bytes }) if bytes == 4 << 40), "{refused:?}");
+    // The GPU can still be used, and what was given back is free again.
+    let free = gpu.free_bytes().unwrap();
+    let taken = Buffer::<u32>::zeros(&gpu, 64 << 20).unwrap();
+    assert_eq!(taken.download(0..1).unwrap(), [0]);
+    assert!(gpu.free_bytes().unwrap() <= free - (256 << 20));
+    drop(taken);
+    gpu.synchronise().unwrap();
+    assert!(gpu.free_bytes().unwrap() >= free);
 }
