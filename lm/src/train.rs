@@ -16,7 +16,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
-use crate::device::Device;
+use crate::device::{self, Device};
 use crate::model::{self, Adapters, Batch, Config, ModelError, Places};
 use crate::optimizer::{AdamW, Step};
 use engine::Engine;
@@ -116,16 +116,19 @@ pub struct Trainer {
 impl Trainer {
     /// Starts from the model in `base_dir`.
     pub fn new(base_dir: &Path, config: &TrainConfig, device: &Device) -> Result<Self, TrainError> {
-        if let Device::Cuda(ordinal) = device {
-            return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
-        }
+        let threads = match *device {
+            Device::Cpu { threads } => threads,
+            Device::Cuda(ordinal) => {
+                return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
+            }
+        };
         let (model, places, weights) = model::load(base_dir)?;
         let adapters = config.lora.as_ref().map(|lora| Adapters::new(&places, lora)).transpose()?;
         Ok(Self {
             config: config.clone(),
             engine: Box::new(OnCpu::new(&model, &places, weights, adapters.clone())?),
             position: Position::default(),
-            pool: device.pool().map_err(ModelError::from)?,
+            pool: device::pool(threads).map_err(ModelError::from)?,
             model,
             places,
             adapters,

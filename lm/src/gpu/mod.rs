@@ -5,10 +5,13 @@
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
 mod buffer;
+mod draw;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod products;
 mod sources;
+mod stream;
 
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;

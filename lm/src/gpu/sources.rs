@@ -21,3 +21,6 @@ macro_rules! source {
 }
 
 source!(STREAM, "stream.cu");
+source!(FEW, "few.cu");
+source!(PAGES, "pages.cu");
+source!(DRAW, "draw.cu");

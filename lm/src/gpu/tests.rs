@@ -1,11 +1,9 @@
-//! Kernels against those of the CPU.
+//! What tests of kernels share: GPUs to test on, and numbers to test with.
 
 use half::bf16;
 
+use super::Gpu;
 use super::emulator::{self, Elements};
-use super::sources::STREAM;
-use super::{Argument, Buffer, Gpu, Launch};
-use crate::kernels::norm;
 
 /// A GPU to test on.
 pub(crate) struct Tested {
@@ -36,7 +34,7 @@ pub(crate) fn gpus() -> Vec<Tested> {
 }
 
 /// Numbers without a pattern, between -1 and 1.
-pub(super) fn noise(count: usize, seed: u32) -> Vec<f32> {
+pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_769).wrapping_add(1);
     let mut next = || {
         state ^= state << 13;
@@ -49,36 +47,9 @@ pub(super) fn noise(count: usize, seed: u32) -> Vec<f32> {
 
 /// Whether two slices agree to within `bound`; a NaN agrees with nothing.
 #[track_caller]
-pub(super) fn assert_close(got: &[f32], expected: &[f32], bound: f32) {
+pub(crate) fn assert_close(got: &[f32], expected: &[f32], bound: f32) {
     assert_eq!(got.len(), expected.len());
     for (place, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert!((got - expected).abs() <= bound, "place {place}: {got} instead of {expected}");
-    }
-}
-
-#[test]
-fn normalisation_is_that_of_the_cpu() {
-    for tested in gpus() {
-        let gpu = &tested.gpu;
-        let (rows, hidden) = (5, 72);
-        let (x, weight) = (noise(rows * hidden, 1), tested.rounded(&noise(hidden, 2)));
-        let kernels = gpu.compile(STREAM, &[]).unwrap();
-        let out = Buffer::<super::Element>::new(gpu, rows * hidden).unwrap();
-        let scales = Buffer::<f32>::new(gpu, rows).unwrap();
-        let (on_gpu, weight_on_gpu) =
-            (Buffer::from(gpu, &x).unwrap(), Buffer::rounded(gpu, &weight).unwrap());
-        let arguments: [Argument; 6] = [
-            on_gpu.all().into(),
-            weight_on_gpu.all().into(),
-            out.all().into(),
-            scales.all().into(),
-            hidden.into(),
-            1e-5_f32.into(),
-        ];
-        kernels.launch("rms_norm", Launch::new([rows, 1, 1], 256), &arguments).unwrap();
-        let (mut expected, mut expected_scales) = (vec![0.0; rows * hidden], vec![0.0; rows]);
-        norm::rms_norm(&x, &weight, 1e-5, &mut expected, &mut expected_scales);
-        assert_close(&out.download(0..rows * hidden).unwrap(), &expected, tested.bound(1e-6, 1e-2));
-        assert_close(&scales.download(0..rows).unwrap(), &expected_scales, 1e-6);
     }
 }

@@ -13,11 +13,13 @@ mod tape;
 
 use std::path::{Path, PathBuf};
 
+use crate::device::Device;
+
 pub(crate) use adapters::Adapters;
 pub use adapters::Lora;
 pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
 pub(crate) use decoder::Workspace;
-pub use decoder::{Cache, Model, Precision, Turn};
+pub use decoder::{Cache, Decoder, Precision, Turn};
 pub use parameters::{
     AttentionPlaces, BlockPlaces, ExpertsPlaces, FeedPlaces, MambaPlaces, MixerPlaces, Parameter, Places,
 };
@@ -65,6 +67,30 @@ pub enum ModelError {
     /// The device is not one that this build can use.
     #[error("{0} is not usable here")]
     Device(String),
+}
+
+/// A model ready to generate, on the device it was loaded on.
+#[derive(Debug)]
+pub enum Model {
+    /// On the CPU.
+    Cpu(Decoder),
+}
+
+impl Model {
+    /// Loads a model directory or a GGUF file.
+    pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
+        match *device {
+            Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
+            Device::Cuda(ordinal) => Err(ModelError::Device(format!("generation on CUDA device {ordinal}"))),
+        }
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &Config {
+        match self {
+            Self::Cpu(decoder) => decoder.config(),
+        }
+    }
 }
 
 impl ModelError {

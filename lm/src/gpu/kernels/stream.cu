@@ -20,3 +20,31 @@ KERNEL(rms_norm, 256, const float* x, const element* weight, element* out, float
     if (scales && threadIdx.x == 0) scales[blockIdx.x] = scale;
     for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) to[i] = to_element(from[i] * scale * to_float(weight[i]));
 }
+
+// out = silu(gate) · up, where a row of `input` is the gates followed by the ups, `width` each; a thread per eight of out.
+KERNEL(swiglu, 256, const element* input, element* out, uint32_t width) {
+    uint32_t i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (i >= width) return;
+    const element* row = input + (uint64_t)blockIdx.y * 2 * width;
+    eight gate = load_eight(row + i), up = load_eight(row + width + i), active;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        float g = to_float(gate.of[k]);
+        active.of[k] = to_element(g * sigmoid(g) * to_float(up.of[k]));
+    }
+    store_eight(out + (uint64_t)blockIdx.y * width + i, active);
+}
+
+// out = max(x, 0)²; a thread per eight.
+KERNEL(squared_relu, 256, const element* input, element* out, uint32_t width) {
+    uint32_t i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (i >= width) return;
+    uint64_t at = (uint64_t)blockIdx.y * width + i;
+    eight x = load_eight(input + at);
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        float y = fmaxf(to_float(x.of[k]), 0.0f);
+        x.of[k] = to_element(y * y);
+    }
+    store_eight(out + at, x);
+}
