@@ -4,6 +4,7 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
+mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
