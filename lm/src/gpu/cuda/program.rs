@@ -166,7 +166,7 @@ pub(super) fn compile(
     if let Some(image) = compiled.get(&key) {
         return Ok(image.clone());
     }
-    let text = format!("#line 1 \"prelude.cuh\"\n{PRELUDE}\n#line 1 \"{}\"\n{}", source.name, source.text);
+    let text = format!("#line 1 \"prelude.cuh\"\n{PRELUDE}\n{}", source.text);
     let text = CString::new(text).map_err(|error| fault(error.to_string()))?;
     let name = CString::new(source.name).map_err(|error| fault(error.to_string()))?;
     let program = compiler::create_program(&text, Some(&name)).map_err(|error| fault(error.to_string()))?;
