@@ -12,6 +12,7 @@ mod emulator;
 mod products;
 mod sources;
 mod stream;
+mod tape;
 
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;

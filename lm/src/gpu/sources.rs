@@ -24,3 +24,7 @@ source!(STREAM, "stream.cu");
 source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
+source!(BACKWARD, "backward.cu");
+source!(HEADS, "heads.cu");
+source!(LOSS, "loss.cu");
+source!(UPDATE, "update.cu");
