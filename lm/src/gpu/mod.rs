@@ -15,6 +15,7 @@ mod emulator;
 mod products;
 mod sources;
 mod stream;
+mod tape;
 
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;

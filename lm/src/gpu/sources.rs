@@ -30,3 +30,7 @@ source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
+source!(BACKWARD, "backward.cu");
+source!(HEADS, "heads.cu");
+source!(LOSS, "loss.cu");
+source!(UPDATE, "update.cu");

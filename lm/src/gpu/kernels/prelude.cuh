@@ -10,6 +10,7 @@
 // Compiled without any header: NVRTC needs no installed toolkit.
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
+typedef short int16_t;
 typedef unsigned int uint32_t;
 typedef unsigned long long uint64_t;
 typedef int int32_t;
@@ -120,6 +121,29 @@ struct alignas(8 * sizeof(element)) eight {
 
 DEVICE eight load_eight(const element* from) { return *reinterpret_cast<const eight*>(from); }
 DEVICE void store_eight(element* to, eight x) { *reinterpret_cast<eight*>(to) = x; }
+
+// Four floats that lie together, 16-byte aligned.
+struct alignas(16) four {
+    float of[4];
+};
+
+DEVICE four load_four(const float* from) { return *reinterpret_cast<const four*>(from); }
+DEVICE void store_four(float* to, four x) { *reinterpret_cast<four*>(to) = x; }
+
+// Eight floats, 16-byte aligned.
+DEVICE void load_floats(float (&to)[8], const float* from) {
+    four low = load_four(from), high = load_four(from + 4);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        to[k] = low.of[k];
+        to[4 + k] = high.of[k];
+    }
+}
+
+DEVICE void store_floats(float* to, const float (&x)[8]) {
+    store_four(to, {{x[0], x[1], x[2], x[3]}});
+    store_four(to + 4, {{x[4], x[5], x[6], x[7]}});
+}
 
 DEVICE float exp_(float x) { return exp2_(x * LOG2_E); }
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
