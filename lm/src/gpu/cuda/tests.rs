@@ -26,7 +26,7 @@ fn the_compiler_gives_machine_code_and_says_what_is_wrong() {
     assert!(std::sync::Arc::ptr_eq(&code, &program::compile(STREAM, &[], 90).unwrap()));
     // A GPU that no compiler knows yet gets the driver's assembly language.
     let text = program::compile(STREAM, &[], 999).unwrap();
-    assert!(String::from_utf8_lossy(&text).contains(".visible .entry rms_norm("));
+    assert!(String::from_utf8_lossy(&text).contains(".visible .entry kernel_rms_norm("));
     let broken = super::Source {
         name: "broken.cu",
         text: "#line 1 \"broken.cu\"\n\nKERNEL(broken, 32, float* x) { y; }",

@@ -16,8 +16,9 @@ typedef unsigned long long uint64_t;
 typedef int int32_t;
 typedef long long int64_t;
 
-// A kernel that runs with THREADS threads per block.
-#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) NAME(__VA_ARGS__)
+// A kernel that runs with THREADS threads per block. Its name is longer for the linker: the language has functions of its own, such
+// as `norm`.
+#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) kernel_##NAME(__VA_ARGS__)
 // The block's dynamic shared memory.
 #define DYNAMIC_SHARED(NAME) extern __shared__ __align__(128) unsigned char NAME[]
 #define DEVICE static __device__ __forceinline__
