@@ -34,3 +34,4 @@ source!(BACKWARD, "backward.cu");
 source!(HEADS, "heads.cu");
 source!(LOSS, "loss.cu");
 source!(UPDATE, "update.cu");
+source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
