@@ -13,6 +13,9 @@ pub enum GpuError {
     /// There is no such GPU, or no library to drive it.
     #[error("no GPU can be used: {0}")]
     Unavailable(String),
+    /// Nobody wrote the kernels for this.
+    #[error("not supported on a GPU: {0}; it can be computed on the CPU")]
+    Unsupported(String),
     /// Its memory is full.
     #[error("the GPU has no room for {bytes} bytes more")]
     OutOfMemory {
@@ -162,8 +165,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
     fn compile(&self, source: Source, defines: &[(&str, usize)]) -> Result<Arc<dyn Kernels>, GpuError>;
     /// Multiplies matrices.
     fn multiply(&self, product: &Product) -> Result<(), GpuError>;
-    /// Records what `work` asks for instead of doing it; `None` where that is not possible. It may neither allocate, nor
-    /// free, nor wait.
+    /// Records what `work` asks for instead of doing it; `None` where that is not possible. It may launch, multiply, copy and
+    /// clear, and nothing else; meanwhile no other thread may ask this GPU for anything.
     fn record(
         &self,
         work: &mut dyn FnMut() -> Result<(), GpuError>,
@@ -176,3 +179,6 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
 /// A GPU that many share.
 pub(crate) type Gpu = Arc<dyn Driver>;
+
+#[cfg(test)]
+mod tests;

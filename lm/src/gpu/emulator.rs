@@ -64,8 +64,8 @@ struct Started {
     sizes: *const u32,
 }
 
-fn failed(what: &str, reason: impl ToString) -> GpuError {
-    GpuError::Failed { what: what.to_owned(), reason: reason.to_string() }
+fn failed(what: &str, reason: &str) -> GpuError {
+    GpuError::Failed { what: what.to_owned(), reason: reason.to_owned() }
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,7 +107,7 @@ impl Kernels for Library {
             return Ok(());
         }
         // SAFETY: a fault is a constant string.
-        Err(failed(kernel, unsafe { CStr::from_ptr(fault) }.to_string_lossy()))
+        Err(failed(kernel, &unsafe { CStr::from_ptr(fault) }.to_string_lossy()))
     }
 }
 
@@ -127,7 +127,7 @@ impl Emulator {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("prelude.cuh"), PRELUDE).unwrap();
         fs::write(dir.path().join("emulator.h"), include_str!("kernels/emulator.h")).unwrap();
-        let text = format!("#include \"prelude.cuh\"\n#line 1 \"{}\"\n{}", source.name, source.text);
+        let text = format!("#include \"prelude.cuh\"\n{}", source.text);
         fs::write(dir.path().join("kernels.cpp"), text).unwrap();
         let output = Command::new("c++")
             .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED"])

@@ -4,7 +4,10 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
+mod attention;
 mod buffer;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod draw;
 mod driver;
 #[cfg(test)]
@@ -17,6 +20,16 @@ mod tape;
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;
 pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
+
+/// Opens the GPU with this number, counted from 0.
+pub(crate) fn open(ordinal: usize) -> Result<Gpu, GpuError> {
+    #[cfg(feature = "cuda")]
+    return cuda::open(ordinal);
+    #[cfg(not(feature = "cuda"))]
+    Err(GpuError::Unavailable(format!(
+        "this program was built without CUDA, and so without GPU {ordinal}; build it with `--features cuda`"
+    )))
+}
 
 #[cfg(test)]
 mod tests;

@@ -13,10 +13,15 @@ pub(crate) struct Source {
 }
 
 macro_rules! source {
-    ($name:ident, $file:literal) => {
+    ($name:ident, $file:literal $(, after $shared:literal)?) => {
         #[doc = concat!("The kernels of `", $file, "`.")]
-        pub(crate) const $name: Source =
-            Source { name: $file, text: include_str!(concat!("kernels/", $file)) };
+        pub(crate) const $name: Source = Source {
+            name: $file,
+            text: concat!(
+                $("#line 1 \"", $shared, "\"\n", include_str!(concat!("kernels/", $shared)),)?
+                "#line 1 \"", $file, "\"\n", include_str!(concat!("kernels/", $file))
+            ),
+        };
     };
 }
 
@@ -28,3 +33,4 @@ source!(BACKWARD, "backward.cu");
 source!(HEADS, "heads.cu");
 source!(LOSS, "loss.cu");
 source!(UPDATE, "update.cu");
+source!(ATTENTION, "attention.cu", after "attention.cuh");
