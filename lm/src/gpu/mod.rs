@@ -4,18 +4,26 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
+mod attention;
 mod buffer;
+mod decoder;
 mod draw;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod pages;
 mod products;
 mod sources;
 mod stream;
 
+pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};
+pub use decoder::Decoder;
+pub(crate) use decoder::{Entering, Session, Size};
+pub(crate) use draw::Draw;
 pub use driver::GpuError;
 pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
+pub(crate) use pages::Ledger;
 
 #[cfg(test)]
 mod tests;

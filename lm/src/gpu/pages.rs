@@ -158,8 +158,7 @@ impl Cache {
         let count = rows.seats.len();
         assert!(qkv.len() == count * self.heads.row() && rows.lengths.len() == count);
         let none = Argument::Address(0);
-        let [query_norm, key_norm] =
-            placing.norms.map_or([none; 2], |norms| norms.map(Argument::from));
+        let [query_norm, key_norm] = placing.norms.map_or([none; 2], |norms| norms.map(Argument::from));
         let pages = self.layer(layer);
         let arguments = [
             qkv.into(),

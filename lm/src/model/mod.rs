@@ -64,6 +64,9 @@ pub enum ModelError {
     /// The threads cannot be started.
     #[error("failed to start the worker threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The GPU does not do what it should.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
     /// The device is not one that this build can use.
     #[error("{0} is not usable here")]
     Device(String),
@@ -74,6 +77,8 @@ pub enum ModelError {
 pub enum Model {
     /// On the CPU.
     Cpu(Decoder),
+    /// On a GPU.
+    Gpu(crate::gpu::Decoder),
 }
 
 impl Model {
@@ -89,6 +94,7 @@ impl Model {
     pub fn config(&self) -> &Config {
         match self {
             Self::Cpu(decoder) => decoder.config(),
+            Self::Gpu(decoder) => decoder.config(),
         }
     }
 }
