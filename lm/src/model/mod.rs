@@ -82,7 +82,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// Loads a model directory or a GGUF file.
+    /// Loads a model directory or a GGUF file. On a GPU all weights become 16-bit floats (bfloat16), whatever the precision.
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
         match *device {
             Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
