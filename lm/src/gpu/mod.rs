@@ -38,4 +38,4 @@ pub(crate) fn open(ordinal: usize) -> Result<Gpu, GpuError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
