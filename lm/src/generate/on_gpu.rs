@@ -144,12 +144,11 @@ impl<'a> Worker<'a> {
         let seats = slots + readers;
         let longest = model.config().context().div_ceil(PAGE);
         let size = Size { pages: 0, seats, drawing: slots, reading: READING, vocabulary };
-        let bytes = match cache_bytes {
-            Some(bytes) => bytes,
-            None => {
-                let free = model.gpu().free_bytes()?.saturating_sub(Session::bytes(model, &size));
-                (free as f64 * SHARE) as usize
-            }
+        let bytes = if let Some(bytes) = cache_bytes {
+            bytes
+        } else {
+            let free = model.gpu().free_bytes()?.saturating_sub(Session::bytes(model, &size));
+            (free as f64 * SHARE) as usize
         };
         // The longest sequence always has its pages and one more; what all seats cannot hold is of no use.
         let fewest = longest.min(PAGES_OF_ONE) + 1;
