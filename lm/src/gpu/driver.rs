@@ -13,6 +13,9 @@ pub enum GpuError {
     /// There is no such GPU, or no library to drive it.
     #[error("no GPU can be used: {0}")]
     Unavailable(String),
+    /// Nobody wrote the kernels for this.
+    #[error("not supported on a GPU: {0}; it can be computed on the CPU")]
+    Unsupported(String),
     /// Its memory is full.
     #[error("the GPU has no room for {bytes} bytes more")]
     OutOfMemory {

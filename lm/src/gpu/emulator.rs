@@ -127,7 +127,7 @@ impl Emulator {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("prelude.cuh"), PRELUDE).unwrap();
         fs::write(dir.path().join("emulator.h"), include_str!("kernels/emulator.h")).unwrap();
-        let text = format!("#include \"prelude.cuh\"\n#line 1 \"{}\"\n{}", source.name, source.text);
+        let text = format!("#include \"prelude.cuh\"\n{}", source.text);
         fs::write(dir.path().join("kernels.cpp"), text).unwrap();
         let output = Command::new("c++")
             .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED"])

@@ -13,10 +13,15 @@ pub(crate) struct Source {
 }
 
 macro_rules! source {
-    ($name:ident, $file:literal) => {
+    ($name:ident, $file:literal $(, after $shared:literal)?) => {
         #[doc = concat!("The kernels of `", $file, "`.")]
-        pub(crate) const $name: Source =
-            Source { name: $file, text: include_str!(concat!("kernels/", $file)) };
+        pub(crate) const $name: Source = Source {
+            name: $file,
+            text: concat!(
+                $("#line 1 \"", $shared, "\"\n", include_str!(concat!("kernels/", $shared)),)?
+                "#line 1 \"", $file, "\"\n", include_str!(concat!("kernels/", $file))
+            ),
+        };
     };
 }
 
@@ -24,3 +29,4 @@ source!(STREAM, "stream.cu");
 source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
+source!(ATTENTION, "attention.cu", after "attention.cuh");

@@ -1,7 +1,8 @@
 // Runs kernels on the CPU, for tests: one block after the other, its threads as coroutines that take turns at barriers.
 //
-// Threads run in order from one barrier to the next, upwards in one launch and downwards in the next, and shared memory
-// starts as NaNs, so that a kernel with a barrier left out gives other numbers. With ELEMENT_IS_FLOAT elements are 32-bit
+// Each warp runs as far as it gets without the others, the first one first in one launch and the last one in the next, and shared
+// memory starts as NaNs, so that a kernel with a barrier left out gives other numbers. Asynchronous copies are made at once in the
+// former launches and as late as they may be in the latter. With ELEMENT_IS_FLOAT elements are 32-bit
 // floats, and results can be held against the CPU's kernels to the last digits.
 
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <tuple>
 #include <ucontext.h>
 #include <utility>
@@ -65,6 +67,42 @@ inline void enter() {
     yield(DONE);
 }
 
+// A copy that a thread has begun, and the groups that it had closed before.
+struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+    bool there;
+    uint32_t group;
+};
+
+static std::deque<Copy> begun[MOST_THREADS];
+static uint32_t closed[MOST_THREADS];
+
+inline void make(const Copy& copy) {
+    if (copy.there)
+        memcpy(copy.to, copy.from, copy.bytes);
+    else
+        memset(copy.to, 0, copy.bytes);
+}
+
+inline void begin_copy(void* to, const void* from, size_t bytes, bool there) {
+    Copy copy = {to, from, bytes, there, closed[current]};
+    if (downwards)
+        begun[current].push_back(copy);
+    else
+        make(copy);
+}
+
+// Makes the copies of all but the last `open` closed groups.
+inline void wait_for_copies(uint32_t open) {
+    std::deque<Copy>& copies = begun[current];
+    while (!copies.empty() && copies.front().group + open < closed[current]) {
+        make(copies.front());
+        copies.pop_front();
+    }
+}
+
 // Runs one block; the error if its threads do not meet.
 inline const char* run_block(uint32_t count) {
     uint32_t nan = 0x7fc00000u;
@@ -78,39 +116,44 @@ inline const char* run_block(uint32_t count) {
         thread.context.uc_link = nullptr;
         makecontext(&thread.context, enter, 0);
         thread.state = READY;
+        begun[i].clear();
+        closed[i] = 0;
     }
+    // Whether all threads of a warp are in a state.
+    auto all = [](uint32_t warp, State state) {
+        for (uint32_t i = warp; i < warp + 32; i++)
+            if (threads[i].state != state) return false;
+        return true;
+    };
     for (;;) {
-        for (uint32_t turn = 0; turn < count; turn++) {
-            uint32_t i = downwards ? count - 1 - turn : turn;
-            if (threads[i].state != READY) continue;
-            current = i;
-            threadIdx = {i, 0, 0};
-            swapcontext(&scheduler, &threads[i].context);
-        }
-        bool all_done = true, all_at_block = true, moved = false;
-        for (uint32_t warp = 0; warp < count; warp += 32) {
-            bool all_at_warp = true;
-            for (uint32_t i = warp; i < warp + 32; i++) {
-                all_at_warp &= threads[i].state == AT_WARP;
-                all_at_block &= threads[i].state == AT_BLOCK;
-                all_done &= threads[i].state == DONE;
+        bool all_done = true, all_at_block = true;
+        for (uint32_t turn = 0; turn < count; turn += 32) {
+            // As far as it gets alone.
+            uint32_t warp = downwards ? count - 32 - turn : turn;
+            for (;;) {
+                for (uint32_t lane = 0; lane < 32; lane++) {
+                    uint32_t i = warp + (downwards ? 31 - lane : lane);
+                    if (threads[i].state != READY) continue;
+                    current = i;
+                    threadIdx = {i, 0, 0};
+                    swapcontext(&scheduler, &threads[i].context);
+                }
+                if (!all(warp, AT_WARP)) break;
+                void* operands[32];
+                for (uint32_t i = 0; i < 32; i++) {
+                    operands[i] = threads[warp + i].operand;
+                    if (threads[warp + i].together != threads[warp].together)
+                        return "the threads of a warp do different things together";
+                    threads[warp + i].state = READY;
+                }
+                threads[warp].together(operands);
             }
-            if (!all_at_warp) continue;
-            void* operands[32];
-            for (uint32_t i = 0; i < 32; i++) {
-                operands[i] = threads[warp + i].operand;
-                if (threads[warp + i].together != threads[warp].together) return "the threads of a warp do different things together";
-                threads[warp + i].state = READY;
-            }
-            threads[warp].together(operands);
-            moved = true;
+            all_done &= all(warp, DONE);
+            all_at_block &= all(warp, AT_BLOCK);
         }
         if (all_done) return nullptr;
-        if (all_at_block) {
-            for (uint32_t i = 0; i < count; i++) threads[i].state = READY;
-            moved = true;
-        }
-        if (!moved) return "threads wait for others that never come";
+        if (!all_at_block) return "threads wait for others that never come";
+        for (uint32_t i = 0; i < count; i++) threads[i].state = READY;
     }
 }
 
@@ -306,13 +349,15 @@ DEVICE void load_tiles_transposed(pair (&to)[4], const element* row) {
 DEVICE void copy_async(element* to, const element* from, bool there) {
     check_alignment(to);
     if (there) check_alignment(from);
-    for (int i = 0; i < 8; i++) to[i] = there ? from[i] : to_element(0.0f);
+    emulator::begin_copy(to, from, 8 * sizeof(element), there);
 }
 
-DEVICE void close_copies() {}
+DEVICE void close_copies() { emulator::closed[emulator::current]++; }
 
 template <int OPEN>
-DEVICE void wait_for_copies() {}
+DEVICE void wait_for_copies() {
+    emulator::wait_for_copies(OPEN);
+}
 
 DEVICE uint32_t shuffle_from(uint32_t x, int lane) { return emulator::shuffled(x, (uint32_t)lane); }
 DEVICE float shuffle_from(float x, int lane) { return __uint_as_float(shuffle_from(__float_as_uint(x), lane)); }
