@@ -64,8 +64,8 @@ struct Started {
     sizes: *const u32,
 }
 
-fn failed(what: &str, reason: impl ToString) -> GpuError {
-    GpuError::Failed { what: what.to_owned(), reason: reason.to_string() }
+fn failed(what: &str, reason: &str) -> GpuError {
+    GpuError::Failed { what: what.to_owned(), reason: reason.to_owned() }
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,7 +107,7 @@ impl Kernels for Library {
             return Ok(());
         }
         // SAFETY: a fault is a constant string.
-        Err(failed(kernel, unsafe { CStr::from_ptr(fault) }.to_string_lossy()))
+        Err(failed(kernel, &unsafe { CStr::from_ptr(fault) }.to_string_lossy()))
     }
 }
 
