@@ -8,7 +8,7 @@ use super::attention::{Attention, Turn};
 use super::draw::{DRAW_WORDS, Draw, Drawing};
 use super::driver::{Gpu, GpuError, Recording};
 use super::pages::{Cache, CacheShape, Placing, Rows};
-use super::products::{Products, Projection, To};
+use super::products::{From, Products, Projection, To};
 use super::stream::Steps;
 use super::{Buffer, Element, View};
 use crate::kernels::activation::Activation;
@@ -347,11 +347,11 @@ impl<'a> Session<'a> {
         let (x, normed) = (x.at(0..rows * hidden), normed.at(0..rows * hidden));
         steps.embed(model.embedding(), tokens, x)?;
         for block in &model.blocks {
-            steps.rms_norm(x, block.norm.all(), epsilon, normed, None)?;
+            let from = From::Normed { x, weight: block.norm.all(), epsilon, room: normed };
             match &block.mixer {
                 Mixer::Attention { layer, qkv: projection, bias, norms, output } => {
                     let qkv = qkv.at(0..rows * heads.row());
-                    products.apply(projection, normed, To::Elements(qkv))?;
+                    products.apply(projection, from, To::Elements(qkv))?;
                     let placing = Placing {
                         bias: bias.as_ref().map(Buffer::all),
                         norms: norms.as_ref().map(|norms| norms.each_ref().map(Buffer::all)),
@@ -374,15 +374,15 @@ impl<'a> Session<'a> {
                     if let Some(turns) = &turns {
                         attention.extend(qkv, &pages, turns, attended)?;
                     }
-                    products.apply(output, attended, To::Added(x))?;
+                    products.apply(output, From::Elements(attended), To::Added(x))?;
                 }
                 Mixer::Feed { activation, inward, down } => {
                     let width = inward.outputs() / activation.inputs();
                     let inner = inner.at(0..rows * inward.outputs());
                     let active = active.at(0..rows * width);
-                    products.apply(inward, normed, To::Elements(inner))?;
-                    steps.activate(*activation, inner, width, active)?;
-                    products.apply(down, active, To::Added(x))?;
+                    products.apply(inward, from, To::Elements(inner))?;
+                    let from = From::Active { activation: *activation, x: inner, room: active };
+                    products.apply(down, from, To::Added(x))?;
                 }
             }
         }
@@ -390,9 +390,9 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let (x, normed) = (x.at(0..drawing * hidden), normed.at(0..drawing * hidden));
-        steps.rms_norm(x, model.norm.all(), epsilon, normed, None)?;
+        let from = From::Normed { x, weight: model.norm.all(), epsilon, room: normed };
         let logits = self.logits.at(0..drawing * config.vocab_size);
-        products.apply(&model.head, normed, To::Floats(logits))?;
+        products.apply(&model.head, from, To::Floats(logits))?;
         self.drawing.draw(logits, config.vocab_size, draws)
     }
 }

@@ -86,7 +86,10 @@ impl Model {
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
         match *device {
             Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
-            Device::Cuda(ordinal) => Err(ModelError::Device(format!("generation on CUDA device {ordinal}"))),
+            Device::Cuda(ordinal) => {
+                let gpu = crate::gpu::open(ordinal)?;
+                Ok(Self::Gpu(crate::gpu::Decoder::load(path, &gpu)?))
+            }
         }
     }
 
