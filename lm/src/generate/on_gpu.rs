@@ -344,7 +344,7 @@ impl<'a> Worker<'a> {
             }
             left -= rows;
             let (seat, position) = (reading.seat, reading.done);
-            turns.push(Turn { seat, first_row: first_row + entering.len(), rows, position });
+            turns.push(Turn { seat, row: first_row + entering.len(), rows, position });
             let tokens = &reading.tokens[position..position + rows];
             entering.extend((position..).zip(tokens).map(|(position, &token)| Entering {
                 token,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::attention::{Attention, Turn};
+use super::attention::{PagedAttention, Turn};
 use super::draw::{DRAW_WORDS, Draw, Drawing};
 use super::driver::{Gpu, GpuError, Recording};
 use super::pages::{Cache, CacheShape, Placing, Rows};
@@ -29,7 +29,7 @@ pub struct Decoder {
     frequencies: Option<Buffer<f32>>,
     products: Products,
     steps: Steps,
-    attention: Attention,
+    attention: PagedAttention,
 }
 
 /// A residual block: the mixer reads the normalised stream and adds to it.
@@ -150,7 +150,7 @@ impl Decoder {
             frequencies,
             products: Products::new(gpu)?,
             steps: Steps::new(gpu)?,
-            attention: Attention::new(gpu, heads)?,
+            attention: PagedAttention::new(gpu, heads)?,
             gpu: gpu.clone(),
             config,
         })
@@ -203,7 +203,6 @@ pub(crate) struct Session<'a> {
     active: Buffer<Element>,
     logits: Buffer<f32>,
     inputs: Buffer<u32>,
-    partial: Buffer<f32>,
     /// By number of rows: passes in which every row draws.
     recorded: BTreeMap<usize, Recorded>,
 }
@@ -260,7 +259,6 @@ impl<'a> Session<'a> {
             active: Buffer::new(gpu, rows * active)?,
             logits: Buffer::new(gpu, drawn_rows * config.vocab_size)?,
             inputs: Buffer::new(gpu, 3 * rows + DRAW_WORDS * drawn_rows)?,
-            partial: Buffer::new(gpu, model.attention.scratch(drawn_rows))?,
             recorded: BTreeMap::new(),
             model,
         })
@@ -274,8 +272,7 @@ impl<'a> Session<'a> {
             Mixer::Attention { .. } => 0,
         });
         let row = 4 * config.hidden_size + 2 * model.shape.heads.row() + widest.max().unwrap_or(0);
-        let partial = model.attention.scratch(bucket(size.drawing));
-        4 * (rows * row + bucket(size.drawing) * config.vocab_size + partial)
+        4 * (rows * row + bucket(size.drawing) * config.vocab_size)
     }
 
     /// The pages of all sequences.
@@ -364,15 +361,15 @@ impl<'a> Session<'a> {
                     if drawing > 0 {
                         attention.decode(
                             qkv.at(0..drawing * heads.row()),
-                            &pages,
+                            heads.row(),
+                            pages,
                             seats.at(0..drawing),
                             lengths.at(0..drawing),
-                            self.partial.all(),
                             attended.at(0..drawing * heads.out()),
                         )?;
                     }
                     if let Some(turns) = &turns {
-                        attention.extend(qkv, &pages, turns, attended)?;
+                        attention.extend(qkv, heads.row(), pages, turns, attended)?;
                     }
                     products.apply(output, From::Elements(attended), To::Added(x))?;
                 }

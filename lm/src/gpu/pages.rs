@@ -233,8 +233,7 @@ mod tests {
         let Some(tested) = gpus().into_iter().next() else { return };
         let gpu = &tested.gpu;
         let heads = Heads { queries: 4, keys: 2, dim: 16 };
-        let shape =
-            CacheShape { heads, layers: 2, has_bias: false, has_norms: false, has_rotation: false };
+        let shape = CacheShape { heads, layers: 2, has_bias: false, has_norms: false, has_rotation: false };
         let cache = Cache::new(gpu, &shape, 5, 3, 130).unwrap();
         cache.seat(2, 0, &[4, 1]).unwrap();
         cache.seat(0, 0, &[3]).unwrap();

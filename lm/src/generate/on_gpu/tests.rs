@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::desk::Worker as _;
 use super::super::tests::{thinking, tokenizer};
 use super::*;
 use crate::gpu::tests::gpus;
@@ -94,6 +95,40 @@ fn slots_and_pages_change_no_response() {
     for (slots, pages) in [(1, None), (3, Some(0)), (12, Some(0)), (12, Some(6))] {
         assert_eq!(with(slots, pages), expected, "{slots} slots, {pages:?} pages");
     }
+}
+
+#[test]
+fn where_pages_run_out_the_youngest_waits() {
+    let Some(tested) = gpus().into_iter().next() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    varied(&config(Family::Mistral), 3, directory.path());
+    let decoder = Decoder::load(directory.path(), &tested.gpu).unwrap();
+    let tokenizer = tokenizer();
+    let request = |_| Request {
+        prompt: tokenizer.encode(&"12+34*5?".repeat(7)).unwrap(),
+        samples: vec![1, 2],
+        sampling: Sampling::default(),
+        max_tokens: 14,
+        stop_tokens: vec![],
+        stop: vec![],
+        thinking: None,
+    };
+    let mut worker = Worker::new(&decoder, &tokenizer, 4, Some(0)).unwrap();
+    (0..2).map(request).enumerate().for_each(|(number, request)| worker.take(number, request).unwrap());
+    let (mut stops, mut finished) = (0, 0);
+    while !worker.is_idle() {
+        worker.admit().unwrap();
+        let before = (worker.stopped.len(), worker.waiting.len());
+        worker.step().unwrap();
+        stops += usize::from((worker.stopped.len(), worker.waiting.len()) > before);
+        // The first is never among those that wait.
+        assert!(worker.stopped.iter().all(|sequence| sequence.rank() > (0, 0)));
+        finished += worker.take_finished().len();
+    }
+    assert_eq!(finished, 4);
+    assert!(stops > 0);
+    let pages = worker.ledger.free();
+    assert_eq!(pages, CONTEXT.div_ceil(PAGE) + 1, "all pages are free again");
 }
 
 #[test]
