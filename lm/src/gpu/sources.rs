@@ -30,3 +30,4 @@ source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
+source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");

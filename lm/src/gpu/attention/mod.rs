@@ -14,7 +14,7 @@ use super::{Buffer, View};
 use crate::kernels::attention::Heads;
 
 pub(crate) use packed::{Attention, Samples};
-pub(crate) use paged::Pages;
+pub(crate) use paged::{PagedAttention, Pages, Turn, Turns};
 
 /// Tokens of a page of keys and values.
 pub(crate) const PAGE: usize = 64;
