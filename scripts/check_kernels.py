@@ -22,17 +22,23 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "lm/src/gpu/kernels"
 GPUS = ["sm_80", "sm_89", "sm_90"]
 
-def for_heads(**others):
-    return [{"HEAD_DIM": size, "HEADS": 32, "KEY_HEADS": 8, **others} for size in (16, 64, 128, 256)]
+def for_heads(block=None, **others):
+    """For every head size a model may have, with the block that `block` gives for it."""
+    shapes = [{"HEAD_DIM": size, "HEADS": 32, "KEY_HEADS": 8, "PAGE": 64, **others} for size in (16, 64, 128, 256)]
+    return [{**shape, **dict(zip(("WARPS", "STRIPS", "STEP"), block(shape["HEAD_DIM"])))} if block else shape for shape in shapes]
 
 
-# The numbers that a file is compiled with; files that are not named need none.
+# The numbers that a file is compiled with, as its wrapper in lm/src/gpu gives them; files that are not named need none.
 DEFINES = {
-    "pages.cu": for_heads(PAGE=16, HAS_BIAS=1, HAS_NORMS=1, HAS_ROTATION=1),
+    "attention.cu": for_heads(lambda size: (4, 2, 64) if size <= 64 else (8, 1, 64) if size <= 128 else (4, 1, 32)),
+    "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
+    "heads.cu": for_heads(),
+    "pages.cu": for_heads(HAS_BIAS=1, HAS_NORMS=1, HAS_ROTATION=1),
 }
+SHOWN = ("HEAD_DIM", "HIDDEN")
 # Kernels that may spill, with the reason.
 MAY_SPILL = {
-    "draw": "1,024 threads have 64 registers each, and what is spilled is not used in its loops over the vocabulary",
+    "draw": "1,024 threads have 64 registers each; what is spilled is of the walk over the sums of the warps, which one thread makes",
 }
 COMPILERS = {
     "12": (["nvidia-cuda-nvrtc-cu12==12.4.127"], "nvidia/cuda_nvrtc/lib"),
@@ -117,15 +123,22 @@ class Compiler:
         return code == 0, log, cubin
 
 
-def source(path):
-    prelude = '#line 1 "prelude.cuh"\n' + (KERNELS / "prelude.cuh").read_text("utf-8")
-    return prelude + (f'\n#line 1 "{path.name}"\n{path.read_text("utf-8")}' if path else f'\n#line 1 "probe.cu"\n{PROBE}')
+def sources():
+    """The text of every source by its name, as lm/src/gpu/sources.rs puts it together."""
+    part = lambda name, text=None: f'#line 1 "{name}"\n{text or (KERNELS / name).read_text("utf-8")}\n'
+    texts = {"(prelude)": part("prelude.cuh") + part("probe.cu", PROBE)}
+    declared = re.findall(r'^source!\(\w+, "(.*?)"(?:, after "(.*?)")?\);', (KERNELS.parent / "sources.rs").read_text("utf-8"), re.M)
+    for name, shared in declared:
+        texts[name] = part("prelude.cuh") + (part(shared) if shared else "") + part(name)
+    forgotten = {path.name for path in KERNELS.glob("*.cu")} ^ set(texts) - {"(prelude)"}
+    assert not forgotten and set(DEFINES) <= set(texts), f"these are not declared everywhere: {forgotten or DEFINES.keys()}"
+    return texts
 
 
 def resources(log):
     """Of each kernel: registers, bytes spilled (stores and loads), bytes of static shared memory."""
     found = {}
-    for part in log.split("Compiling entry function '")[1:]:
+    for part in log.split("Compiling entry function 'kernel_")[1:]:
         number = lambda pattern: int((re.search(pattern, part) or [0, 0])[1])
         spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
         found[part.split("'")[0]] = number(r"Used (\d+) registers"), spilled, number(r"(\d+) bytes smem"), number(r"(\d+) bytes stack frame")
@@ -145,7 +158,7 @@ def instructions(folder, cubin):
             width = re.search(r"\.(128|64)\b", modifiers)
             transposed = name == "LDSM" and ".MT" in modifiers
             counts[name + (f".{width[1]}" if width and name in ("LDG", "STG", "LDS", "STS") else "") + (".T" if transposed else "")] += 1
-        found[part.split()[0]] = {name: counts[name] for name in INSTRUCTIONS if counts[name]}
+        found[part.split()[0].removeprefix("kernel_")] = {name: counts[name] for name in INSTRUCTIONS if counts[name]}
     return found
 
 
@@ -158,25 +171,23 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "target/nvrtc")
     options = parser.parse_args()
     compiler = Compiler(options.folder, options.cuda)
-    files = [path for path in [None, *sorted(KERNELS.glob("*.cu"))] if not options.only or path and any(part in path.name for part in options.only)]
-    unknown = set(DEFINES) - {path.name for path in KERNELS.glob("*.cu")}
-    assert not unknown, f"there are no such files: {unknown}"
-    jobs = [(path, gpu, defines) for path in files for defines in DEFINES.get(path and path.name, [{}]) for gpu in options.gpu or GPUS]
+    texts = sources()
+    names = [name for name in texts if not options.only or any(part in name for part in options.only)]
+    jobs = [(name, gpu, defines) for name in names for defines in DEFINES.get(name, [{}]) for gpu in options.gpu or GPUS]
 
     def run(job):
-        path, gpu, defines = job
-        return compiler.compile(path.name if path else "probe.cu", source(path), gpu, defines)
+        name, gpu, defines = job
+        return compiler.compile(name, texts[name], gpu, defines)
 
     failed, told = 0, None
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for (path, gpu, defines), (compiled, log, cubin) in zip(jobs, pool.map(run, jobs)):
-            size = [f"HEAD_DIM={defines['HEAD_DIM']}"] if "HEAD_DIM" in defines else []
-            title = " ".join([path.name if path else "(prelude)", *size, gpu])
+        for (name, gpu, defines), (compiled, log, cubin) in zip(jobs, pool.map(run, jobs)):
+            title = " ".join([name, *(f"{key}={number}" for key, number in defines.items() if key in SHOWN), gpu])
             said = "\n".join(line for line in log.splitlines() if not re.match(r"ptxas (info|  )|\s*$", line))
             if not compiled:
                 # The first of a file says enough.
-                print(f"{title}: FAILED: it does not compile" + f"\n{log}" * (told != path))
-                failed, told = failed + 1, path
+                print(f"{title}: FAILED: it does not compile" + f"\n{log}" * (told != name))
+                failed, told = failed + 1, name
                 continue
             if said:
                 print(f"{title}: the compiler says\n{said}")

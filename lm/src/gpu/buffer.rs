@@ -219,6 +219,14 @@ impl<T: Unit> View<T> {
     }
 }
 
+impl View<f32> {
+    /// The same memory as room for elements: as many or more.
+    pub(crate) fn as_elements(self, gpu: &Gpu) -> View<Element> {
+        let unit_bytes = gpu.element_bytes();
+        View { address: self.address, len: self.bytes() / unit_bytes, unit_bytes, unit: PhantomData }
+    }
+}
+
 impl View<Element> {
     /// The view as a matrix with rows of `stride` elements.
     pub(crate) fn rows(self, stride: usize) -> Operand {

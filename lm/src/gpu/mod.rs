@@ -17,6 +17,7 @@ mod pages;
 mod products;
 mod sources;
 mod stream;
+mod tape;
 
 pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};

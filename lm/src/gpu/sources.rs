@@ -31,3 +31,7 @@ source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
+source!(BACKWARD, "backward.cu");
+source!(HEADS, "heads.cu");
+source!(LOSS, "loss.cu");
+source!(UPDATE, "update.cu");

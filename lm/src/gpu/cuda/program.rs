@@ -70,7 +70,8 @@ impl Program {
             return Ok(function);
         }
         let what = format!("looking up the kernel `{kernel}`");
-        let name = CString::new(kernel).to(&what)?;
+        // As KERNEL in prelude.cuh names it.
+        let name = CString::new(format!("kernel_{kernel}")).to(&what)?;
         // SAFETY: the module is loaded.
         let function = unsafe {
             let handle = module::get_function(self.module, name).to(&what)?;
@@ -166,7 +167,7 @@ pub(super) fn compile(
     if let Some(image) = compiled.get(&key) {
         return Ok(image.clone());
     }
-    let text = format!("#line 1 \"prelude.cuh\"\n{PRELUDE}\n#line 1 \"{}\"\n{}", source.name, source.text);
+    let text = format!("#line 1 \"prelude.cuh\"\n{PRELUDE}\n{}", source.text);
     let text = CString::new(text).map_err(|error| fault(error.to_string()))?;
     let name = CString::new(source.name).map_err(|error| fault(error.to_string()))?;
     let program = compiler::create_program(&text, Some(&name)).map_err(|error| fault(error.to_string()))?;
