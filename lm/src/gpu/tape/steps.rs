@@ -106,7 +106,7 @@ impl Steps {
             copy.map_or(NONE, Argument::from),
             epsilon.into(),
         ];
-        self.kernels.launch("norm", Launch::new([count, 1, 1], self.threads), &arguments)
+        self.kernels.launch("normalise", Launch::new([count, 1, 1], self.threads), &arguments)
     }
 
     /// The way back; `weight_sum` gets the gradient of the weight, where it is trained.
