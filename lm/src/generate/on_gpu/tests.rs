@@ -57,7 +57,7 @@ fn the_most_probable_responses_are_those_of_the_cpu() {
             let limits = Limits::new(5, 2);
             let on_cpu = model::Decoder::load(directory.path(), Precision::Float32, 2).unwrap();
             let expected = run(&Model::Cpu(on_cpu), requests.clone(), &limits).unwrap();
-            let on_gpu = Model::Gpu(Decoder::load(directory.path(), &tested.gpu).unwrap());
+            let on_gpu = Model::Gpu(Box::new(Decoder::load(directory.path(), &tested.gpu).unwrap()));
             let found = run(&on_gpu, requests, &limits).unwrap();
             assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
             for (key, expected) in &expected {
@@ -82,7 +82,7 @@ fn slots_and_pages_change_no_response() {
     varied(&config(Family::Mistral), 3, directory.path());
     let decoder = Decoder::load(directory.path(), &tested.gpu).unwrap();
     let page = decoder.page_bytes();
-    let model = Model::Gpu(decoder);
+    let model = Model::Gpu(Box::new(decoder));
     let requests = requests(Sampling { repetition_penalty: 1.2, ..Sampling::default() }, 12);
     let with = |slots, pages: Option<usize>| {
         let limits = Limits { cache_bytes: pages.map(|pages| pages * page), ..Limits::new(slots, 1) };
