@@ -7,6 +7,7 @@ use std::path::Path;
 use super::attention::{PagedAttention, Turn};
 use super::draw::{DRAW_WORDS, Draw, Drawing};
 use super::driver::{Gpu, GpuError, Recording};
+use super::experts::{Experts, ExpertsRoom};
 use super::pages::{Cache, CacheShape, Placing, Rows};
 use super::products::{From, Products, Projection, To};
 use super::stream::Steps;
@@ -54,6 +55,7 @@ enum Mixer {
         inward: Projection,
         down: Projection,
     },
+    Experts(Experts),
 }
 
 /// Weights on their way from a file to a GPU: one at a time, rounded to elements.
@@ -87,7 +89,13 @@ pub(crate) fn check(config: &Config, places: &Places) -> Result<(), ModelError> 
             MixerPlaces::Attention(_) => {}
             MixerPlaces::Feed(feed) if (feed.down.len() / config.hidden_size).is_multiple_of(8) => {}
             MixerPlaces::Feed(_) => return refuse("feed-forward blocks whose width is no multiple of 8"),
-            MixerPlaces::Experts(_) => return refuse("mixtures of experts"),
+            MixerPlaces::Experts(experts) => {
+                let inner =
+                    experts.experts.first().map_or(0, |expert| expert.down.len() / config.hidden_size);
+                if !inner.is_multiple_of(16) || !config.hidden_size.is_multiple_of(16) {
+                    return refuse("experts whose sizes are no multiples of 16");
+                }
+            }
             MixerPlaces::Mamba(_) => return refuse("Mamba blocks"),
         }
     }
@@ -128,7 +136,13 @@ impl Decoder {
                     inward: reader.projection(&places.inward, hidden)?,
                     down: reader.projection(&places.down, places.down.len() / hidden)?,
                 },
-                MixerPlaces::Experts(_) | MixerPlaces::Mamba(_) => unreachable!("`check` refuses them"),
+                MixerPlaces::Experts(places) => {
+                    let (first, last) = (&places.experts[0], &places.experts[places.experts.len() - 1]);
+                    let weights = reader.read(&(first.inward.start..last.down.end))?;
+                    let router = reader.projection(&places.router, hidden)?;
+                    Mixer::Experts(Experts::new(gpu, router, weights, places.chosen, places.adds_up_to_one)?)
+                }
+                MixerPlaces::Mamba(_) => unreachable!("`check` refuses it"),
             };
             blocks.push(Block { norm: reader.read(&block.norm)?, mixer });
         }
@@ -171,6 +185,14 @@ impl Decoder {
         self.shape.page_bytes(&self.gpu)
     }
 
+    /// The experts of a layer, if there are any: all layers' are of one size.
+    fn experts(&self) -> Option<&Experts> {
+        self.blocks.iter().find_map(|block| match &block.mixer {
+            Mixer::Experts(experts) => Some(experts),
+            _ => None,
+        })
+    }
+
     fn embedding(&self) -> View<Element> {
         self.embedding.as_ref().map_or(self.head.weights(), Buffer::all)
     }
@@ -201,6 +223,7 @@ pub(crate) struct Session<'a> {
     attended: Buffer<Element>,
     inner: Buffer<Element>,
     active: Buffer<Element>,
+    experts: Option<ExpertsRoom>,
     logits: Buffer<f32>,
     inputs: Buffer<u32>,
     /// By number of rows: passes in which every row draws.
@@ -243,8 +266,9 @@ impl<'a> Session<'a> {
             Mixer::Feed { activation, inward, .. } => {
                 Some((inward.outputs(), inward.outputs() / activation.inputs()))
             }
-            Mixer::Attention { .. } => None,
+            Mixer::Attention { .. } | Mixer::Experts(_) => None,
         });
+        let experts = model.experts().map(|experts| experts.room(gpu, rows)).transpose()?;
         let (inner, active) = widths.fold((0, 0), |most, width| (most.0.max(width.0), most.1.max(width.1)));
         Ok(Self {
             cache: Cache::new(gpu, shape, size.pages, size.seats, config.context())?,
@@ -257,6 +281,7 @@ impl<'a> Session<'a> {
             attended: Buffer::new(gpu, rows * heads.out())?,
             inner: Buffer::new(gpu, rows * inner)?,
             active: Buffer::new(gpu, rows * active)?,
+            experts,
             logits: Buffer::new(gpu, drawn_rows * config.vocab_size)?,
             inputs: Buffer::new(gpu, 3 * rows + DRAW_WORDS * drawn_rows)?,
             recorded: BTreeMap::new(),
@@ -269,10 +294,11 @@ impl<'a> Session<'a> {
         let (rows, config) = (size.reading + bucket(size.drawing), &model.config);
         let widest = model.blocks.iter().map(|block| match &block.mixer {
             Mixer::Feed { inward, .. } => 2 * inward.outputs(),
-            Mixer::Attention { .. } => 0,
+            Mixer::Attention { .. } | Mixer::Experts(_) => 0,
         });
+        let experts = model.experts().map_or(0, |experts| experts.room_bytes(rows));
         let row = 4 * config.hidden_size + 2 * model.shape.heads.row() + widest.max().unwrap_or(0);
-        4 * (rows * row + bucket(size.drawing) * config.vocab_size)
+        4 * (rows * row + bucket(size.drawing) * config.vocab_size) + experts
     }
 
     /// The pages of all sequences.
@@ -372,6 +398,11 @@ impl<'a> Session<'a> {
                         attention.extend(qkv, heads.row(), pages, turns, attended)?;
                     }
                     products.apply(output, From::Elements(attended), To::Added(x))?;
+                }
+                Mixer::Experts(experts) => {
+                    let room = self.experts.as_ref().expect("a model with experts has room for them");
+                    steps.rms_norm(x, block.norm.all(), epsilon, normed, None)?;
+                    experts.add(products, normed, room, x)?;
                 }
                 Mixer::Feed { activation, inward, down } => {
                     let width = inward.outputs() / activation.inputs();

@@ -13,6 +13,7 @@ mod draw;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod experts;
 mod pages;
 mod products;
 mod sources;

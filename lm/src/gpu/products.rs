@@ -74,6 +74,11 @@ impl Projection {
         self.weights.len() / self.inputs
     }
 
+    /// Elements of a row that it takes.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// The weights.
     pub(crate) fn weights(&self) -> View<Element> {
         self.weights.all()

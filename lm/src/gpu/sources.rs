@@ -29,6 +29,7 @@ source!(STREAM, "stream.cu");
 source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
+source!(EXPERTS, "experts.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
 source!(BACKWARD, "backward.cu");

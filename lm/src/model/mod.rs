@@ -78,7 +78,7 @@ pub enum Model {
     /// On the CPU.
     Cpu(Decoder),
     /// On a GPU.
-    Gpu(crate::gpu::Decoder),
+    Gpu(Box<crate::gpu::Decoder>),
 }
 
 impl Model {
@@ -88,7 +88,7 @@ impl Model {
             Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
             Device::Cuda(ordinal) => {
                 let gpu = crate::gpu::open(ordinal)?;
-                Ok(Self::Gpu(crate::gpu::Decoder::load(path, &gpu)?))
+                Ok(Self::Gpu(Box::new(crate::gpu::Decoder::load(path, &gpu)?)))
             }
         }
     }
@@ -216,7 +216,7 @@ pub(crate) fn of_family(config: Config, family: Family) -> Config {
     }
     if family == Family::Qwen3Moe {
         let options = serde_json::json!({
-            "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
+            "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": true,
             "decoder_sparse_step": 2
         });
         config.other = options.as_object().cloned().unwrap_or_default();

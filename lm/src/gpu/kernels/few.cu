@@ -53,11 +53,11 @@ DEVICE void few(const element* x, const float* stream, const element* norm, floa
             uint64_t row = smaller(r, rows - 1);
             float values[8];
             if (INPUT == NORMED) {
+                load_floats(values, stream + row * inputs + i);
 #pragma unroll
                 for (int k = 0; k < 8; k++) {
-                    float value = stream[row * inputs + i + k];
-                    square[r] += value * value;
-                    values[k] = value * to_float(scale.of[k]);
+                    square[r] += values[k] * values[k];
+                    values[k] *= to_float(scale.of[k]);
                 }
             } else if (INPUT == GATED) {
                 eight gate = load_eight(x + row * 2 * inputs + i), up = load_eight(x + (row * 2 + 1) * inputs + i);

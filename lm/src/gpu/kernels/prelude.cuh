@@ -123,6 +123,13 @@ struct alignas(8 * sizeof(element)) eight {
 DEVICE eight load_eight(const element* from) { return *reinterpret_cast<const eight*>(from); }
 DEVICE void store_eight(element* to, eight x) { *reinterpret_cast<eight*>(to) = x; }
 
+// The same as pairs.
+struct alignas(8 * sizeof(element)) eight_in_pairs {
+    pair of[4];
+};
+
+DEVICE eight_in_pairs load_pairs(const element* from) { return *reinterpret_cast<const eight_in_pairs*>(from); }
+
 // Four floats that lie together, 16-byte aligned.
 struct alignas(16) four {
     float of[4];
