@@ -31,3 +31,5 @@ source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
+source!(ATTENTION_QUERY_GRADIENT, "attention_query_gradient.cu", after "attention.cuh");
+source!(ATTENTION_KEY_GRADIENT, "attention_key_gradient.cu", after "attention.cuh");
