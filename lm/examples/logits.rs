@@ -8,8 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use dag_lm::device::Device;
-use dag_lm::model::{Model, Precision, Turn};
+use dag_lm::model::{Decoder, Precision, Turn};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).collect();
@@ -18,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let batch: usize = rest.first().map_or(Ok(8), |batch| batch.to_string_lossy().parse())?;
     let precision = if rest.len() > 1 { Precision::AsStored } else { Precision::Float32 };
-    let model = Model::load(path, precision, &Device::Cpu { threads: 2 })?;
+    let model = Decoder::load(path, precision, 2)?;
     let prompts: Vec<Vec<u32>> =
         fs::read_to_string(prompts)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let mut file = std::io::BufWriter::new(fs::File::create(logits)?);

@@ -18,17 +18,11 @@ pub enum Device {
     Cuda(usize),
 }
 
-impl Device {
-    /// The threads that do the work of a model on the CPU.
-    pub(crate) fn pool(self) -> Result<Arc<ThreadPool>, ThreadPoolBuildError> {
-        let threads = match self {
-            Self::Cpu { threads } => threads.max(1),
-            Self::Cuda(_) => 1,
-        };
-        ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("lm-{index}"))
-            .build()
-            .map(Arc::new)
-    }
+/// Threads that do the work of a model on the CPU.
+pub(crate) fn pool(threads: usize) -> Result<Arc<ThreadPool>, ThreadPoolBuildError> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|index| format!("lm-{index}"))
+        .build()
+        .map(Arc::new)
 }

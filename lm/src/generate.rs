@@ -1,29 +1,25 @@
 //! Generation: many sequences at once, each as if it were alone.
 //!
 //! Sequences share the products of one step, in a fixed number of slots. A finished one leaves and the next enters at once;
-//! the samples of one prompt share its prefill. Every thread runs slots of its own, so threads wait for no one between steps;
-//! but with a large model they share the work of each step, so that its weights are read once.
-//! Memory is given to sequences as they grow; when it runs out, the youngest waits.
+//! the samples of one prompt share its prefill. Memory is given to sequences as they grow; when it runs out, the youngest waits.
 //! A sequence depends on its prompt, its sampling parameters and its seed alone: the kernels give a row the same bits in any
 //! company, and the sampler draws by seed and position.
 
+mod desk;
+mod on_cpu;
+mod on_gpu;
 mod sequence;
 mod thinking;
-mod worker;
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use rayon::ThreadPoolBuildError;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Model;
+use crate::model::{Config, Model};
 use crate::sampler::{SamplerError, Sampling};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 pub use thinking::ThinkingBudget;
-use worker::Worker;
 
 /// A prompt and how to answer it.
 #[derive(Debug, Clone)]
@@ -85,15 +81,15 @@ pub struct Limits {
     pub slots: usize,
     /// Threads that compute.
     pub threads: usize,
-    /// Bytes that all caches together may take. Where sequences outgrow them, the one begun last gives its cache up and is
-    /// computed again later. One sequence of a thread always runs, however long.
-    pub cache_bytes: usize,
+    /// Bytes that all caches together may take; none: 4 GiB on a CPU, and on a GPU most of what is free. Where sequences
+    /// outgrow them, the one begun last gives its cache up and is computed again later. One sequence of a thread always runs.
+    pub cache_bytes: Option<usize>,
 }
 
 impl Limits {
-    /// So many slots on so many threads, with caches of at most 4 GiB.
+    /// So many slots on so many threads.
     pub fn new(slots: usize, threads: usize) -> Self {
-        Self { slots, threads, cache_bytes: 4 << 30 }
+        Self { slots, threads, cache_bytes: None }
     }
 }
 
@@ -156,20 +152,12 @@ pub enum GenerateError {
         /// What is wrong.
         source: TokenizerError,
     },
+    /// The GPU does not do what it should.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
     /// The threads cannot be started.
     #[error("cannot start the worker threads: {0}")]
     Threads(#[from] ThreadPoolBuildError),
-}
-
-/// Weights up to which every thread runs steps of its own; more of them are read once per step for all threads.
-const CACHED_WEIGHTS: usize = 32 << 20;
-
-/// What workers tell the calling thread.
-enum Event {
-    /// This worker has taken its request and may be given another.
-    Taken(usize),
-    /// A response is complete.
-    Finished(Finished),
 }
 
 /// Answers requests and hands over every response when it is complete, in no particular order.
@@ -183,103 +171,28 @@ pub fn generate(
     limits: &Limits,
     receive: &mut dyn FnMut(Finished) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, GenerateError> {
-    let slots = limits.slots.max(1);
-    // Threads that each read all weights wait for memory where the caches do not hold them.
-    let count = if model.weight_bytes() > CACHED_WEIGHTS { 1 } else { limits.threads.clamp(1, slots) };
-    // Fewer workers than threads: then several threads share the work of a step.
-    let pools = (0..count)
-        .map(|_| ThreadPoolBuilder::new().num_threads((limits.threads / count).max(1)).build())
-        .collect::<Result<Vec<ThreadPool>, _>>()?;
-    let cancelled = AtomicBool::new(false);
-    let (events, happened) = mpsc::channel();
-
-    thread::scope(|scope| {
-        let mut workers = Vec::new();
-        let mut desks = Vec::new();
-        for (index, pool) in pools.iter().enumerate() {
-            let (desk, tasks) = mpsc::channel();
-            let (events, cancelled) = (events.clone(), &cancelled);
-            let slots = slots / count + usize::from(index < slots % count);
-            let cache_bytes = limits.cache_bytes / count;
-            let begin = move || Worker::new(model, tokenizer, slots, cache_bytes);
-            workers.push(scope.spawn(move || {
-                let result = pool.install(move || work(begin(), index, &tasks, &events, cancelled));
-                if result.is_err() {
-                    cancelled.store(true, Ordering::Relaxed);
-                }
-                result
-            }));
-            desks.push(Some(desk));
-        }
-        drop(events);
-        let flow = attend(requests, desks, &happened, receive);
-        if flow.is_break() {
-            cancelled.store(true, Ordering::Relaxed);
-        }
-        drop(happened);
-        for worker in workers {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        Ok(flow)
-    })
+    match model {
+        Model::Cpu(decoder) => on_cpu::generate(decoder, tokenizer, requests, limits, receive),
+        Model::Gpu(decoder) => on_gpu::generate(decoder, tokenizer, requests, limits, receive),
+    }
 }
 
-/// The calling thread's part: gives every worker one request ahead and receives what they finish.
-fn attend(
-    requests: impl Iterator<Item = Request>,
-    mut desks: Vec<Option<Sender<(usize, Request)>>>,
-    happened: &Receiver<Event>,
-    receive: &mut dyn FnMut(Finished) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let mut requests = requests.enumerate();
-    let workers = desks.len();
-    let mut give = |index: usize| {
-        // A worker whose desk is gone works off what it has and ends; one that has failed no longer listens.
-        let desk = desks[index].take();
-        if let (Some(desk), Some(request)) = (desk, requests.next())
-            && desk.send(request).is_ok()
-        {
-            desks[index] = Some(desk);
-        }
-    };
-    (0..workers).for_each(&mut give);
-    for event in happened {
-        match event {
-            Event::Taken(index) => give(index),
-            Event::Finished(finished) => receive(finished)?,
-        }
+/// Refuses a request that cannot be answered by a model of this shape.
+fn check(number: usize, request: &Request, model: &Config) -> Result<(), GenerateError> {
+    let (context, vocabulary) = (model.context(), model.vocab_size);
+    request.sampling.check().map_err(|source| GenerateError::Sampling { request: number, source })?;
+    if request.prompt.is_empty() {
+        return Err(GenerateError::EmptyPrompt { request: number });
     }
-    ControlFlow::Continue(())
-}
-
-/// A worker's loop: fill the slots, advance them by a token, hand over what is complete.
-fn work(
-    mut worker: Worker<'_>,
-    index: usize,
-    tasks: &Receiver<(usize, Request)>,
-    events: &Sender<Event>,
-    cancelled: &AtomicBool,
-) -> Result<(), GenerateError> {
-    while !cancelled.load(Ordering::Relaxed) {
-        worker.admit()?;
-        while worker.wants_request() {
-            // With nothing to do it waits; otherwise the calling thread may be busy, and the slots go on meanwhile.
-            let task = if worker.is_idle() { tasks.recv().ok() } else { tasks.try_recv().ok() };
-            let Some((number, request)) = task else { break };
-            // Where nobody listens any more the next check of `cancelled` ends the work.
-            drop(events.send(Event::Taken(index)));
-            worker.take(number, request)?;
-            worker.admit()?;
-        }
-        for finished in worker.take_finished() {
-            drop(events.send(Event::Finished(finished)));
-        }
-        if worker.is_idle() {
-            break;
-        }
-        worker.step()?;
+    if request.prompt.len() >= context {
+        let tokens = request.prompt.len();
+        return Err(GenerateError::PromptTooLong { request: number, tokens, context });
     }
-    Ok(())
+    let forced = request.thinking.iter().flat_map(|thinking| &thinking.close);
+    match request.prompt.iter().chain(forced).find(|&&token| token as usize >= vocabulary) {
+        Some(&token) => Err(GenerateError::ForeignToken { request: number, token, vocabulary }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -107,22 +107,12 @@ pub(crate) fn update(
     gradients: &[f32],
     moments: &mut Moments,
 ) {
-    let Step { number, rate, scale } = step;
-    let step = i32::try_from(number).unwrap_or(i32::MAX);
-    let corrected = (1.0 - constants.beta2.powi(step)).sqrt();
+    let of_matrices = Factors::new(constants, step);
     let (weights, first, second) =
         (Shared::new(weights), Shared::new(&mut moments.first), Shared::new(&mut moments.second));
     for parameter in parameters {
-        let decay = if parameter.is_matrix() { 1.0 - rate * constants.weight_decay } else { 1.0 };
-        let factors = Factors {
-            scale: scale as f32,
-            beta1: constants.beta1 as f32,
-            beta2: constants.beta2 as f32,
-            decay: decay as f32,
-            // The corrections of both means, moved out of the loop: rate · m/c₁ / (√(v/c₂) + ε) = rate √c₂/c₁ · m / (√v + ε √c₂).
-            rate: (rate * corrected / (1.0 - constants.beta1.powi(step))) as f32,
-            epsilon: (constants.epsilon * corrected) as f32,
-        };
+        let decay = if parameter.is_matrix() { of_matrices.decay } else { 1.0 };
+        let factors = Factors { decay, ..of_matrices };
         share(parameter.places.len(), GRAIN, |range| {
             let places = parameter.places.start + range.start..parameter.places.start + range.end;
             // SAFETY: every weight is written by one call.
@@ -138,14 +128,35 @@ pub(crate) fn update(
     }
 }
 
-#[derive(Clone, Copy)]
-struct Factors {
-    scale: f32,
-    beta1: f32,
-    beta2: f32,
-    decay: f32,
-    rate: f32,
-    epsilon: f32,
+/// The numbers of one update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factors {
+    /// What gradients are multiplied by.
+    pub(crate) scale: f32,
+    pub(crate) beta1: f32,
+    pub(crate) beta2: f32,
+    /// The share of a matrix that is left.
+    pub(crate) decay: f32,
+    pub(crate) rate: f32,
+    pub(crate) epsilon: f32,
+}
+
+impl Factors {
+    /// Those of matrices.
+    pub(crate) fn new(constants: &AdamW, step: Step) -> Self {
+        let Step { number, rate, scale } = step;
+        let step = i32::try_from(number).unwrap_or(i32::MAX);
+        let corrected = (1.0 - constants.beta2.powi(step)).sqrt();
+        Self {
+            scale: scale as f32,
+            beta1: constants.beta1 as f32,
+            beta2: constants.beta2 as f32,
+            decay: (1.0 - rate * constants.weight_decay) as f32,
+            // The corrections of both means, moved out of the loop: rate · m/c₁ / (√(v/c₂) + ε) = rate √c₂/c₁ · m / (√v + ε √c₂).
+            rate: (rate * corrected / (1.0 - constants.beta1.powi(step))) as f32,
+            epsilon: (constants.epsilon * corrected) as f32,
+        }
+    }
 }
 
 vectorised! {

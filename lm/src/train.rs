@@ -5,6 +5,8 @@
 
 mod checkpoint;
 mod config;
+mod engine;
+mod on_cpu;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,16 +16,14 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
-use crate::device::Device;
-use crate::loss::{CrossEntropy, Head};
-use crate::model::{self, Adapters, Batch, Config, Gradients, ModelError, Places, Tape, Weights};
+use crate::device::{self, Device};
+use crate::model::{self, Adapters, Batch, Config, ModelError, Places};
+use crate::optimizer::{AdamW, Step};
+use engine::Engine;
+use on_cpu::OnCpu;
 
 pub use crate::model::{Lora, Recompute};
-use crate::optimizer::{AdamW, Moments, Step, global_norm, update};
 pub use config::TrainConfig;
-
-/// Tokens computed at once; a larger step is cut between packs.
-const PASS: usize = 4096;
 
 /// Where in a trained model's directory its adapters lie.
 pub const ADAPTER_FOLDER: &str = "adapter";
@@ -106,45 +106,38 @@ pub struct Trainer {
     config: TrainConfig,
     model: Config,
     places: Places,
-    /// The model's weights: what is trained, if there are no adapters.
-    weights: Vec<f32>,
+    /// The adapters as they are at the start, if these are what is trained.
     adapters: Option<Adapters>,
-    /// Of what is trained, like the moments.
-    gradients: Vec<f32>,
-    moments: Moments,
     position: Position,
-    tape: Tape,
-    loss: CrossEntropy,
+    engine: Box<dyn Engine>,
     pool: Arc<ThreadPool>,
 }
 
 impl Trainer {
     /// Starts from the model in `base_dir`.
     pub fn new(base_dir: &Path, config: &TrainConfig, device: &Device) -> Result<Self, TrainError> {
-        if let Device::Cuda(ordinal) = device {
-            return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
-        }
+        let threads = match *device {
+            Device::Cpu { threads } => threads,
+            Device::Cuda(ordinal) => {
+                return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
+            }
+        };
         let (model, places, weights) = model::load(base_dir)?;
         let adapters = config.lora.as_ref().map(|lora| Adapters::new(&places, lora)).transpose()?;
-        let total = adapters.as_ref().map_or(weights.len(), |adapters| adapters.values.len());
         Ok(Self {
             config: config.clone(),
-            tape: Tape::new(&model, &places)?,
-            loss: CrossEntropy::default(),
-            gradients: vec![0.0; total],
-            moments: Moments::new(total),
+            engine: Box::new(OnCpu::new(&model, &places, weights, adapters.clone())?),
             position: Position::default(),
-            pool: device.pool().map_err(ModelError::from)?,
+            pool: device::pool(threads).map_err(ModelError::from)?,
             model,
             places,
-            weights,
             adapters,
         })
     }
 
     /// Whether activations are kept or computed again on the way back; no bit depends on it.
     pub fn set_recompute(&mut self, recompute: Recompute) {
-        self.tape.recompute = recompute;
+        self.engine.set_recompute(recompute);
     }
 
     /// How far the run has come.
@@ -165,7 +158,7 @@ impl Trainer {
 
     fn step_here(&mut self, packs: &[&Pack]) -> Result<StepStats, TrainError> {
         let (loss, loss_tokens) = self.compute_gradients(packs)?;
-        let grad_norm = global_norm(&self.gradients);
+        let grad_norm = self.engine.gradient_norm()?;
         let step = self.position.step + 1;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(TrainError::Diverged { step, loss, grad_norm });
@@ -181,40 +174,19 @@ impl Trainer {
             epsilon: self.config.eps,
             weight_decay: self.config.weight_decay,
         };
-        let Self { places, weights, adapters, gradients, moments, .. } = self;
-        let (parameters, trained) = match adapters {
-            Some(adapters) => (&adapters.parameters, &mut adapters.values),
-            None => (&places.parameters, weights),
-        };
-        let step_of_run = Step { number: step, rate: lr, scale };
-        update(&constants, step_of_run, parameters, trained, gradients, moments);
+        self.engine.update(&constants, Step { number: step, rate: lr, scale })?;
         self.position = Position { step, packs: self.position.packs + packs.len() as u64 };
         Ok(StepStats { step, loss, grad_norm, lr, loss_tokens })
     }
 
-    /// Leaves the gradient of the mean loss in `gradients`; returns that loss and the number of labels.
+    /// Leaves the gradient of the mean loss with what computes; returns that loss and the number of labels.
     fn compute_gradients(&mut self, packs: &[&Pack]) -> Result<(f64, u64), TrainError> {
-        let batches = batches(packs, &self.model)?;
+        let batches = batches(packs, &self.model, self.engine.pass())?;
         let labels: usize = batches.iter().map(|batch| batch.labels.len()).sum();
         if labels == 0 {
             return Err(TrainError::NoLabels);
         }
-        let Self { model, places, weights, adapters, gradients, tape, loss, .. } = self;
-        gradients.fill(0.0);
-        let weights = Weights { values: weights, adapters: adapters.as_ref() };
-        let mut gradients = match adapters {
-            Some(_) => Gradients::Adapters { to: gradients, unused: Vec::new() },
-            None => Gradients::All(gradients),
-        };
-        let head = Head { weight: &weights.values[places.head.clone()], hidden: model.hidden_size };
-        let mut total = 0.0;
-        for batch in &batches {
-            tape.forward(weights, batch);
-            let Tape { normed, normed_gradient, .. } = tape;
-            let (scale, to) = (1.0 / labels as f32, gradients.of_matrix(&places.head));
-            total += loss.backward(head, normed, &batch.labels, scale, normed_gradient, to);
-            tape.backward(weights, batch, &mut gradients);
-        }
+        let total = self.engine.compute_gradients(&batches, 1.0 / labels as f32)?;
         Ok((total / labels as f64, labels as u64))
     }
 
@@ -235,13 +207,9 @@ impl Trainer {
     }
 
     fn score_pack(&mut self, pack: &Pack) -> Result<Vec<f32>, TrainError> {
-        let Self { model, places, weights, adapters, tape, loss, .. } = self;
-        let weights = Weights { values: weights, adapters: adapters.as_ref() };
-        let head = Head { weight: &weights.values[places.head.clone()], hidden: model.hidden_size };
         let mut scores = Vec::new();
-        for batch in batches(&[pack], model)? {
-            tape.forward(weights, &batch);
-            scores.extend(loss.losses(head, &tape.normed, &batch.labels).into_iter().map(|loss| -loss));
+        for batch in batches(&[pack], &self.model, self.engine.pass())? {
+            scores.extend(self.engine.losses(&batch)?.into_iter().map(|loss| -loss));
         }
         Ok(scores)
     }
@@ -249,25 +217,20 @@ impl Trainer {
     /// Writes the model as a directory that [`model::Model::load`] and transformers read. Adapters are added to the weights,
     /// and also lie in [`ADAPTER_FOLDER`] below it, as PEFT reads them.
     pub fn save_model(&self, dir: &Path) -> Result<(), TrainError> {
+        let trained = self.engine.trained()?;
         let Some((adapters, lora)) = self.adapters.as_ref().zip(self.config.lora.as_ref()) else {
-            return Ok(model::save(&self.model, &self.places, &self.weights, dir)?);
+            return Ok(model::save(&self.model, &self.places, &trained, dir)?);
         };
-        let mut merged = self.weights.clone();
+        let adapters = adapters.with(trained.into_owned());
+        let mut merged = self.engine.weights()?.into_owned();
         self.pool.install(|| adapters.merge(&mut merged));
         model::save(&self.model, &self.places, &merged, dir)?;
         Ok(adapters.save(lora, &dir.join(ADAPTER_FOLDER))?)
     }
 
-    /// What is trained.
-    fn trained(&self) -> &[f32] {
-        self.adapters.as_ref().map_or(&self.weights, |adapters| &adapters.values)
-    }
-
-    fn trained_mut(&mut self) -> &mut [f32] {
-        match &mut self.adapters {
-            Some(adapters) => &mut adapters.values,
-            None => &mut self.weights,
-        }
+    /// Numbers that are trained.
+    fn trained_len(&self) -> usize {
+        self.adapters.as_ref().map_or(self.places.total(), |adapters| adapters.values.len())
     }
 }
 
@@ -304,12 +267,12 @@ pub fn score(dir: &Path, packs: &[Pack], device: &Device) -> Result<Vec<Vec<f32>
     Trainer::new(dir, &TrainConfig::new(1, 0.0), device)?.score(packs)
 }
 
-/// Checks the packs and lays them out as passes of about [`PASS`] tokens.
-fn batches(packs: &[&Pack], model: &Config) -> Result<Vec<Batch>, TrainError> {
+/// Checks the packs and lays them out as passes of up to `pass` tokens, or of one pack that has more.
+fn batches(packs: &[&Pack], model: &Config, pass: usize) -> Result<Vec<Batch>, TrainError> {
     let mut batches: Vec<Batch> = Vec::new();
     for (index, pack) in packs.iter().enumerate() {
         check(pack, model).map_err(|reason| TrainError::Pack { pack: index, reason })?;
-        if batches.last().is_none_or(|batch| batch.inputs.len() + pack.tokens.len() > PASS) {
+        if batches.last().is_none_or(|batch| batch.inputs.len() + pack.tokens.len() > pass) {
             batches.push(Batch::default());
         }
         if let Some(batch) = batches.last_mut() {

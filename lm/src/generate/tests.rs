@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::device::Device;
-use crate::model::{Config, Precision, Turn, init};
+use crate::model::{Config, Decoder, Precision, Turn, init};
 use crate::tokenizer::Specials;
 
 const ALPHABET: &str = "0123456789+-*=?;#, \nabcdefghijklmnopqrstuvwxyz";
@@ -15,16 +14,16 @@ pub(super) fn tokenizer() -> Tokenizer {
 }
 
 fn model(threads: usize) -> Model {
-    model_of(threads, CONTEXT)
+    Model::Cpu(model_of(threads, CONTEXT))
 }
 
-pub(super) fn model_of(threads: usize, context: usize) -> Model {
+pub(super) fn model_of(threads: usize, context: usize) -> Decoder {
     let directory = tempfile::tempdir().unwrap();
     // More rows than tokens, as models pad their vocabularies.
     let mut config = Config::small(tokenizer().vocab_size() + 11, 32, 2, 16, context);
     config.num_key_value_heads = Some(1);
     init(&config, 3, directory.path()).unwrap();
-    Model::load(directory.path(), Precision::AsStored, &Device::Cpu { threads }).unwrap()
+    Decoder::load(directory.path(), Precision::AsStored, threads).unwrap()
 }
 
 /// A budget for thinking that the prompt has opened.
@@ -77,7 +76,11 @@ fn slots_threads_and_memory_change_no_bit() {
     for (slots, threads, cache_bytes) in
         [(7, 1, usize::MAX), (32, 1, usize::MAX), (1, 2, 0), (7, 2, 60_000), (32, 2, 0)]
     {
-        let found = run(&model(threads), requests.clone(), &Limits { slots, threads, cache_bytes });
+        let found = run(
+            &model(threads),
+            requests.clone(),
+            &Limits { slots, threads, cache_bytes: Some(cache_bytes) },
+        );
         assert_eq!(found, expected, "{slots} slots, {threads} threads");
         assert_eq!(bits(&found), bits(&expected));
     }
@@ -152,6 +155,7 @@ fn responses_end_as_they_should() {
 
 #[test]
 fn decoding_gives_the_logits_of_one_pass() {
+    let decoder = model_of(1, CONTEXT);
     let (tokenizer, model) = (tokenizer(), model(1));
     let prompt = tokenizer.encode("<|user|>1+2?<|end|><|assistant|>").unwrap();
     let request = Request {
@@ -170,7 +174,7 @@ fn decoding_gives_the_logits_of_one_pass() {
     assert_eq!(finished.tokens.len(), finished.logprobs.len());
     for (position, &token) in finished.tokens.iter().enumerate() {
         let prefix = [&prompt, &finished.tokens[..position]].concat();
-        let logits = model.forward(&mut [Turn { cache: &mut model.cache(), tokens: &prefix }]);
+        let logits = decoder.forward(&mut [Turn { cache: &mut decoder.cache(), tokens: &prefix }]);
         let drawn = sampler
             .draw(&logits[..tokenizer.vocab_size()], &Sampling::default(), [].into_iter(), 9, position as u64)
             .unwrap();

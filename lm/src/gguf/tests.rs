@@ -5,8 +5,7 @@ use candle_core::{Device as Place, Tensor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::device::Device;
-use crate::model::{self, Model, Precision, RopeParameters, Scaling, Turn, init, varied};
+use crate::model::{self, Decoder, Precision, RopeParameters, Scaling, Turn, init, varied};
 
 /// A llama whose heads, widths and vocabulary fit every block size.
 fn shape(class: &str) -> Config {
@@ -71,7 +70,7 @@ fn write(dir: &Path, architecture: &str, kind: GgmlDType, path: &Path) {
 }
 
 fn logits(path: &Path) -> Vec<f32> {
-    let model = Model::load(path, Precision::Float32, &Device::Cpu { threads: 1 }).unwrap();
+    let model = Decoder::load(path, Precision::Float32, 1).unwrap();
     model.forward(&mut [Turn { cache: &mut model.cache(), tokens: &tokens() }])
 }
 
@@ -162,12 +161,13 @@ fn a_model_is_computed_as_it_is_stored() {
     ] {
         write(&made, "llama", kind, &file);
         model::convert(&file, Precision::AsStored, &kept).unwrap();
-        let load = |precision, threads| Model::load(&kept, precision, &Device::Cpu { threads }).unwrap();
+        let load = |precision, threads| Decoder::load(&kept, precision, threads).unwrap();
         let (wide, stored) = (load(Precision::Float32, 1), load(Precision::AsStored, 1));
         assert_eq!(stored.weight_bytes() * 2 < wide.weight_bytes(), is_smaller, "{kind:?}");
         let tokens = tokens();
-        let once =
-            |model: &Model, tokens: &[u32]| model.forward(&mut [Turn { cache: &mut model.cache(), tokens }]);
+        let once = |model: &Decoder, tokens: &[u32]| {
+            model.forward(&mut [Turn { cache: &mut model.cache(), tokens }])
+        };
         let (exact, found) = (once(&wide, &tokens), once(&stored, &tokens));
         let norm =
             |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
@@ -289,7 +289,7 @@ fn faults_name_the_file_and_the_tensor() {
     init(&shape("LlamaForCausalLM"), 3, &made).unwrap();
     let fault = |architecture: &str| {
         write(&made, architecture, GgmlDType::F32, &file);
-        Model::load(&file, Precision::Float32, &Device::Cpu { threads: 1 }).unwrap_err().to_string()
+        Decoder::load(&file, Precision::Float32, 1).unwrap_err().to_string()
     };
     let unknown = fault("gemma3");
     assert!(unknown.contains("model.gguf") && unknown.contains("`gemma3`; known are llama"), "{unknown}");
@@ -299,7 +299,7 @@ fn faults_name_the_file_and_the_tensor() {
     write(&made, "llama", GgmlDType::F32, &file);
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 4]).unwrap();
-    let cut = Model::load(&file, Precision::Float32, &Device::Cpu { threads: 1 }).unwrap_err().to_string();
+    let cut = Decoder::load(&file, Precision::Float32, 1).unwrap_err().to_string();
     assert!(cut.contains("the file has"), "{cut}");
     let mut poisoned = bytes.clone();
     let last = poisoned.len() - 4;
@@ -313,7 +313,7 @@ fn faults_name_the_file_and_the_tensor() {
     let half = bytes.len() / 2;
     bytes[half..].fill(0xff);
     std::fs::write(&file, &bytes).unwrap();
-    let poisoned = Model::load(&file, Precision::AsStored, &Device::Cpu { threads: 1 }).unwrap_err();
+    let poisoned = Decoder::load(&file, Precision::AsStored, 1).unwrap_err();
     assert!(poisoned.to_string().contains("has NaN as element"), "{poisoned}");
 }
 

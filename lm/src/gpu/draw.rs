@@ -249,7 +249,7 @@ mod tests {
         let drawing = Drawing::new(gpu, VOCABULARY, 2).unwrap();
         drawing.begin(1, std::iter::empty()).unwrap();
         let (logits, words) = (Buffer::from(gpu, &row).unwrap(), Buffer::from(gpu, &words).unwrap());
-        let mut next = || {
+        let next = || {
             drawing.draw(logits.all(), STRIDE, words.all()).unwrap();
             drawing.results(1).unwrap()[0].as_ref().unwrap().token
         };

@@ -165,8 +165,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
     fn compile(&self, source: Source, defines: &[(&str, usize)]) -> Result<Arc<dyn Kernels>, GpuError>;
     /// Multiplies matrices.
     fn multiply(&self, product: &Product) -> Result<(), GpuError>;
-    /// Records what `work` asks for instead of doing it; `None` where that is not possible. It may neither allocate, nor
-    /// free, nor wait.
+    /// Records what `work` asks for instead of doing it; `None` where that is not possible. It may launch, multiply, copy and
+    /// clear, and nothing else; meanwhile no other thread may ask this GPU for anything.
     fn record(
         &self,
         work: &mut dyn FnMut() -> Result<(), GpuError>,
@@ -179,3 +179,6 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
 /// A GPU that many share.
 pub(crate) type Gpu = Arc<dyn Driver>;
+
+#[cfg(test)]
+mod tests;

@@ -25,12 +25,29 @@ impl Tested {
     }
 }
 
-/// All GPUs there are to test on: the emulator with either kind of elements; none where there is no C++ compiler.
+/// All GPUs there are to test on: the emulator with either kind of elements, where there is a C++ compiler; and, in a program
+/// built with CUDA, a real one where there is one.
 pub(crate) fn gpus() -> Vec<Tested> {
     let emulated = [Elements::Floats, Elements::Bf16].into_iter().filter_map(|elements| {
         Some(Tested { gpu: emulator::gpu(elements)?, exact: elements == Elements::Floats })
     });
-    emulated.collect()
+    emulated.chain(real()).collect()
+}
+
+/// A real GPU with a stream of its own: what one test records must not catch what others ask for.
+#[cfg(feature = "cuda")]
+fn real() -> Option<Tested> {
+    // One stays open, for the next is opened sooner then.
+    static FIRST: std::sync::LazyLock<Option<Gpu>> = std::sync::LazyLock::new(|| {
+        super::open(0).inspect_err(|error| eprintln!("not tested on a real GPU: {error}")).ok()
+    });
+    FIRST.as_ref()?;
+    Some(Tested { gpu: super::open(0).unwrap(), exact: false })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn real() -> Option<Tested> {
+    None
 }
 
 /// Numbers without a pattern, between -1 and 1.

@@ -98,6 +98,11 @@ impl Adapters {
         Ok(Self { scale: (lora.alpha / lora.rank as f64) as f32, each, parameters, values })
     }
 
+    /// The same adapters with other values.
+    pub(crate) fn with(&self, values: Vec<f32>) -> Self {
+        Self { values, scale: self.scale, each: self.each.clone(), parameters: self.parameters.clone() }
+    }
+
     /// The adapters of the weights that fill `places`, each with the output it starts at.
     fn within(&self, places: &Range<usize>) -> impl Iterator<Item = (&Adapter, usize)> {
         let first = self.each.partition_point(|adapter| adapter.target.start < places.start);

@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
 use serde::{Deserialize, Serialize};
 
-use super::{Position, TrainConfig, TrainError, Trainer};
+use super::{Position, TrainConfig, TrainError, Trainer, engine};
 use crate::model::Config;
 use crate::weights::{Saved, bytes};
 
@@ -42,7 +42,8 @@ fn checksum(parts: [&[u8]; 3]) -> String {
 pub(super) fn save(trainer: &Trainer, dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(FILE);
     let fault = |reason: String| TrainError::Checkpoint { path: path.clone(), reason };
-    let parts = [trainer.trained(), &trainer.moments.first, &trainer.moments.second];
+    let engine::State { trained, first, second } = trainer.engine.state()?;
+    let parts = [&*trained, &*first, &*second];
     let [weights, first, second] = parts.map(bytes);
     let state = State {
         version: VERSION,
@@ -79,7 +80,7 @@ pub(super) fn load(trainer: &mut Trainer, dir: &Path) -> Result<(), TrainError> 
         return Err(fault("it belongs to a run with another configuration".to_owned()));
     }
     let stored = SafeTensors::deserialize(&map).map_err(|error| fault(error.to_string()))?;
-    let places = trainer.trained().len();
+    let places = trainer.trained_len();
     let part = |name| {
         let tensor = stored.tensor(name).map_err(|error| fault(error.to_string()))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != [places] {
@@ -95,17 +96,9 @@ pub(super) fn load(trainer: &mut Trainer, dir: &Path) -> Result<(), TrainError> 
     if checksum([weights, first, second]) != state.checksum {
         return Err(fault("its checksum is not that of its contents".to_owned()));
     }
-    fill(trainer.trained_mut(), weights);
-    fill(&mut trainer.moments.first, first);
-    fill(&mut trainer.moments.second, second);
+    trainer.engine.restore(weights, first, second)?;
     trainer.position = state.position;
     Ok(())
-}
-
-fn fill(to: &mut [f32], from: &[u8]) {
-    for (to, from) in to.iter_mut().zip(from.chunks_exact(size_of::<f32>())) {
-        *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);
-    }
 }
 
 fn state(metadata: &Metadata) -> Result<State, String> {

@@ -3,6 +3,7 @@
 mod lora;
 
 use super::*;
+use crate::loss::CrossEntropy;
 use crate::model::{Family, of_family, varied};
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -55,6 +56,20 @@ fn trainer(dir: &Path, threads: usize) -> Trainer {
     Trainer::new(dir, &TrainConfig::new(10, 1e-2), &Device::Cpu { threads }).unwrap()
 }
 
+/// What computes on a CPU.
+fn on_cpu(trainer: &mut Trainer) -> &mut OnCpu {
+    let engine: &mut dyn std::any::Any = &mut *trainer.engine;
+    engine.downcast_mut().unwrap()
+}
+
+fn gradients_of(trainer: &Trainer) -> Vec<f32> {
+    trainer.engine.gradients().unwrap()
+}
+
+fn trained(trainer: &Trainer) -> Vec<f32> {
+    trainer.engine.trained().unwrap().into_owned()
+}
+
 #[test]
 fn inputs_and_labels_stay_inside_their_sample() {
     let pack = Pack {
@@ -62,7 +77,7 @@ fn inputs_and_labels_stay_inside_their_sample() {
         loss_mask: vec![0, 0, 1, 1, 0, 1, 1],
         starts: vec![0, 4],
     };
-    let batch = batches(&[&pack], &shape()).unwrap().remove(0);
+    let batch = batches(&[&pack], &shape(), 4096).unwrap().remove(0);
     assert_eq!(batch.inputs, [0, 1, 2, 10, 11]);
     assert_eq!(batch.positions, [0, 1, 2, 0, 1]);
     assert_eq!(batch.bounds, [3, 5]);
@@ -82,7 +97,7 @@ fn a_pack_that_would_train_something_else_is_refused() {
     for fault in faults {
         let mut bad = good.clone();
         fault(&mut bad);
-        assert!(matches!(batches(&[&good, &bad], &shape()), Err(TrainError::Pack { pack: 1, .. })));
+        assert!(matches!(batches(&[&good, &bad], &shape(), 4096), Err(TrainError::Pack { pack: 1, .. })));
     }
 }
 
@@ -94,7 +109,7 @@ fn gradients_are_those_of_finite_differences() {
         let packs = packs();
         let packs: Vec<&Pack> = packs.iter().collect();
         trainer.compute_gradients(&packs).unwrap();
-        let gradients = trainer.gradients.clone();
+        let gradients = gradients_of(&trainer);
         for parameter in &trainer.places.parameters.clone() {
             let squares: f64 = gradients[parameter.places.clone()].iter().map(|&g| f64::from(g * g)).sum();
             assert!(squares > 0.0, "`{}` gets no gradient", parameter.name);
@@ -103,12 +118,13 @@ fn gradients_are_those_of_finite_differences() {
             let norm = squares.sqrt();
             let reach = 2e-3 / norm.max(0.05).max(squares);
             let mut loss_at = |sign: f64| {
-                let weights = trainer.weights.clone();
+                let weights = trained(&trainer);
                 for place in parameter.places.clone() {
-                    trainer.weights[place] += (sign * reach * f64::from(gradients[place])) as f32;
+                    on_cpu(&mut trainer).weights[place] +=
+                        (sign * reach * f64::from(gradients[place])) as f32;
                 }
                 let loss = trainer.compute_gradients(&packs).unwrap().0;
-                trainer.weights = weights;
+                on_cpu(&mut trainer).weights = weights;
                 loss
             };
             let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * reach);
@@ -150,15 +166,15 @@ fn packing(config: &Config) {
         .collect();
     let mut trainer = trainer(dir.path(), 2);
     let (together, labels) = trainer.compute_gradients(&packs.iter().collect::<Vec<_>>()).unwrap();
-    let gradients = trainer.gradients.clone();
+    let gradients = gradients_of(&trainer);
     // One sample at a time, each weighted by its share of the labels.
     let (mut loss, mut sum) = (0.0, vec![0.0_f64; gradients.len()]);
     for pack in &single {
         let (of_sample, count) = trainer.compute_gradients(&[pack]).unwrap();
         let share = count as f64 / labels as f64;
         loss += of_sample * share;
-        for (sum, gradient) in sum.iter_mut().zip(&trainer.gradients) {
-            *sum += f64::from(*gradient) * share;
+        for (sum, gradient) in sum.iter_mut().zip(gradients_of(&trainer)) {
+            *sum += f64::from(gradient) * share;
         }
     }
     assert!((loss - together).abs() < 1e-5, "{loss} {together}");
@@ -181,7 +197,7 @@ fn gradients_with(config: &Config, set: impl Fn(&mut Trainer)) -> (Vec<u32>, u64
     // Twice: the second time in the buffers of the first, which were of another size.
     trainer.compute_gradients(&[&packs[1]]).unwrap();
     let (loss, _) = trainer.compute_gradients(&packs.iter().collect::<Vec<_>>()).unwrap();
-    (bits(&trainer.gradients), loss.to_bits())
+    (bits(&gradients_of(&trainer)), loss.to_bits())
 }
 
 #[test]
@@ -202,7 +218,7 @@ fn logits_in_chunks_change_no_bit() {
         packs().iter().map(|pack| pack.loss_mask.iter().filter(|&&mask| mask > 0).count()).sum();
     assert!(labels > 3 * 16, "there is more than one chunk");
     let [whole, chunked] = [1 << 24, 1]
-        .map(|most| gradients_with(&shape(), |trainer| trainer.loss = CrossEntropy::holding(most)));
+        .map(|most| gradients_with(&shape(), |trainer| on_cpu(trainer).loss = CrossEntropy::holding(most)));
     assert!(whole == chunked);
 }
 
@@ -230,8 +246,9 @@ fn a_killed_run_ends_with_the_same_bytes() {
     second.load_checkpoint(kept.path()).unwrap();
     assert_eq!(second.position(), Position { step: 5, packs: 10 });
     run(&mut second, 10);
-    assert_eq!(bits(&straight.weights), bits(&second.weights));
-    assert_eq!(bits(&straight.moments.second), bits(&second.moments.second));
+    assert_eq!(bits(&trained(&straight)), bits(&trained(&second)));
+    let moment = |trainer: &Trainer| bits(&trainer.engine.state().unwrap().second);
+    assert_eq!(moment(&straight), moment(&second));
 
     let mut other =
         Trainer::new(dir.path(), &TrainConfig::new(11, 1e-2), &Device::Cpu { threads: 1 }).unwrap();
@@ -255,7 +272,7 @@ fn a_model_learns_what_it_is_shown_and_is_read_back() {
     assert!(losses[0] > 2.5 && losses[59] < 0.5, "{losses:?}");
     let saved = tempfile::tempdir().unwrap();
     trainer.save_model(saved.path()).unwrap();
-    assert_eq!(bits(&model::load(saved.path()).unwrap().2), bits(&trainer.weights));
+    assert_eq!(bits(&model::load(saved.path()).unwrap().2), bits(&trained(&trainer)));
 }
 
 #[test]

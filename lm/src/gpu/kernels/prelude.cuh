@@ -10,13 +10,15 @@
 // Compiled without any header: NVRTC needs no installed toolkit.
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
+typedef short int16_t;
 typedef unsigned int uint32_t;
 typedef unsigned long long uint64_t;
 typedef int int32_t;
 typedef long long int64_t;
 
-// A kernel that runs with THREADS threads per block.
-#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) NAME(__VA_ARGS__)
+// A kernel that runs with THREADS threads per block. Its name is longer for the linker: the language has functions of its own, such
+// as `norm`.
+#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) kernel_##NAME(__VA_ARGS__)
 // The block's dynamic shared memory.
 #define DYNAMIC_SHARED(NAME) extern __shared__ __align__(128) unsigned char NAME[]
 #define DEVICE static __device__ __forceinline__
@@ -127,6 +129,36 @@ struct alignas(8 * sizeof(element)) eight {
 
 DEVICE eight load_eight(const element* from) { return *reinterpret_cast<const eight*>(from); }
 DEVICE void store_eight(element* to, eight x) { *reinterpret_cast<eight*>(to) = x; }
+
+// The same as pairs.
+struct alignas(8 * sizeof(element)) eight_in_pairs {
+    pair of[4];
+};
+
+DEVICE eight_in_pairs load_pairs(const element* from) { return *reinterpret_cast<const eight_in_pairs*>(from); }
+
+// Four floats that lie together, 16-byte aligned.
+struct alignas(16) four {
+    float of[4];
+};
+
+DEVICE four load_four(const float* from) { return *reinterpret_cast<const four*>(from); }
+DEVICE void store_four(float* to, four x) { *reinterpret_cast<four*>(to) = x; }
+
+// Eight floats, 16-byte aligned.
+DEVICE void load_floats(float (&to)[8], const float* from) {
+    four low = load_four(from), high = load_four(from + 4);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        to[k] = low.of[k];
+        to[4 + k] = high.of[k];
+    }
+}
+
+DEVICE void store_floats(float* to, const float (&x)[8]) {
+    store_four(to, {{x[0], x[1], x[2], x[3]}});
+    store_four(to + 4, {{x[4], x[5], x[6], x[7]}});
+}
 
 DEVICE float exp_(float x) { return exp2_(x * LOG2_E); }
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }

@@ -328,10 +328,15 @@ impl Config {
 
     /// The angles by which queries and keys are turned, if they are.
     pub(crate) fn rotation(&self) -> Option<Rotation> {
+        self.frequencies().map(|frequencies| Rotation::new(frequencies, self.context()))
+    }
+
+    /// Radians per position of every pair of elements of a head, where they are turned.
+    pub(crate) fn frequencies(&self) -> Option<Vec<f32>> {
         // A scaling that is not supported was refused by `check`.
         let scaling = self.scaling().unwrap_or(Scaling::None);
-        let frequencies = || scaling.frequencies(self.theta(), self.heads().dim);
-        self.has_rotation().then(|| Rotation::new(frequencies(), self.context()))
+        let scaled = || scaling.frequencies(self.theta(), self.heads().dim);
+        self.has_rotation().then(scaled)
     }
 
     fn scaling(&self) -> Result<Scaling, String> {

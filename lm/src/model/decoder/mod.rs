@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use super::{BlockPlaces, Config, MixerPlaces, ModelError, Places, Source, room};
-use crate::device::Device;
+use crate::device;
 use crate::gguf::Blocks;
 use crate::kernels::attention::Heads;
 use crate::kernels::matmul::{Into, Matrix, Panels, WIDTH};
@@ -41,9 +41,9 @@ pub enum Precision {
     Float32,
 }
 
-/// A model ready to run on the CPU. Cheap to share between threads by reference.
+/// A model on the CPU. Cheap to share between threads by reference.
 #[derive(Debug)]
-pub struct Model {
+pub struct Decoder {
     config: Config,
     embedding: Embedding,
     blocks: Vec<Block>,
@@ -188,16 +188,13 @@ impl WeightReader<'_> {
     }
 }
 
-impl Model {
-    /// Loads a model directory or a GGUF file.
-    pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
-        if let Device::Cuda(ordinal) = device {
-            return Err(ModelError::Device(format!("generation on CUDA device {ordinal}")));
-        }
+impl Decoder {
+    /// Loads a model directory or a GGUF file, to compute with so many threads.
+    pub fn load(path: &Path, precision: Precision, threads: usize) -> Result<Self, ModelError> {
         let (config, source) = Source::open(path)?;
         let places = Places::new(&config);
         source.check(&places)?;
-        let pool = device.pool()?;
+        let pool = device::pool(threads)?;
         let reader = WeightReader { source: &source, places: &places, precision, bytes: Cell::new(0) };
         let own = Arc::clone(&pool);
         pool.install(move || Self::read(config, &reader, own))
@@ -285,7 +282,7 @@ impl Model {
         workspace.logits
     }
 
-    /// [`Model::forward`] on the current pool and in memory that is kept, for a caller that runs one model on threads of its own.
+    /// [`Decoder::forward`] on the current pool and in memory that is kept, for a caller that runs one model on threads of its own.
     pub(crate) fn forward_here<'a>(&self, turns: &mut [Turn<'_>], workspace: &'a mut Workspace) -> &'a [f32] {
         let hidden = self.config.hidden_size;
         let Workspace { positions, ends, x, normed, scales, scratch, last, logits } = workspace;

@@ -134,7 +134,7 @@ fn logits_are_those_of_the_reference() {
     ] {
         let (dir, family) = (tempfile::tempdir().unwrap(), config.family().unwrap());
         varied(&config, 5, dir.path());
-        let model = Model::load(dir.path(), Precision::AsStored, &Device::Cpu { threads: 2 }).unwrap();
+        let model = Decoder::load(dir.path(), Precision::AsStored, 2).unwrap();
         let mut reference = reference(family, dir.path());
         for length in [1, 2, 40, 101] {
             let tokens = tokens(length);
@@ -161,11 +161,11 @@ fn company(family: Family) {
     varied(&shape(family), 6, dir.path());
     let all = tokens(90);
     let alone = {
-        let model = Model::load(dir.path(), Precision::AsStored, &Device::Cpu { threads: 1 }).unwrap();
+        let model = Decoder::load(dir.path(), Precision::AsStored, 1).unwrap();
         let mut cache = model.cache();
         model.forward(&mut [Turn { cache: &mut cache, tokens: &all }])
     };
-    let model = Model::load(dir.path(), Precision::AsStored, &Device::Cpu { threads: 3 }).unwrap();
+    let model = Decoder::load(dir.path(), Precision::AsStored, 3).unwrap();
     let (mut cache, mut other) = (model.cache(), model.cache());
     model.forward(&mut [Turn { cache: &mut cache, tokens: &all[..37] }]);
     let mut fork = cache.clone();

@@ -23,9 +23,13 @@ fn with_adapters(dir: &Path, config: &Config, threads: usize) -> Trainer {
     Trainer::new(dir, &configured(config), &Device::Cpu { threads }).unwrap()
 }
 
+fn values(trainer: &mut Trainer) -> &mut [f32] {
+    &mut on_cpu(trainer).adapters.as_mut().unwrap().values
+}
+
 /// Adapters somewhere in training: B is not zero any more.
 fn somewhere(trainer: &mut Trainer) {
-    for (place, value) in trainer.trained_mut().iter_mut().enumerate() {
+    for (place, value) in values(trainer).iter_mut().enumerate() {
         *value += 0.1 * (place as f32 * 0.7).sin();
     }
 }
@@ -39,7 +43,7 @@ fn the_gradients_of_adapters_are_those_of_finite_differences() {
         let packs = packs();
         let packs: Vec<&Pack> = packs.iter().collect();
         trainer.compute_gradients(&packs).unwrap();
-        let gradients = trainer.gradients.clone();
+        let gradients = gradients_of(&trainer);
         let parameters = trainer.adapters.as_ref().unwrap().parameters.clone();
         assert_eq!(parameters.last().unwrap().places.end, gradients.len(), "nothing else has a gradient");
         for parameter in parameters {
@@ -47,12 +51,12 @@ fn the_gradients_of_adapters_are_those_of_finite_differences() {
             assert!(squares > 0.0, "`{}` gets no gradient", parameter.name);
             let reach = 2e-3 / squares.sqrt().max(0.05).max(squares);
             let mut loss_at = |sign: f64| {
-                let before = trainer.trained().to_vec();
+                let before = trained(&trainer);
                 for place in parameter.places.clone() {
-                    trainer.trained_mut()[place] += (sign * reach * f64::from(gradients[place])) as f32;
+                    values(&mut trainer)[place] += (sign * reach * f64::from(gradients[place])) as f32;
                 }
                 let loss = trainer.compute_gradients(&packs).unwrap().0;
-                trainer.trained_mut().copy_from_slice(&before);
+                values(&mut trainer).copy_from_slice(&before);
                 loss
             };
             let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * reach);
@@ -66,15 +70,15 @@ fn training_starts_from_the_base_and_leaves_it_alone() {
     let dir = base(&shape());
     let packs = packs();
     let mut trainer = with_adapters(dir.path(), &shape(), 2);
-    let before = bits(&trainer.weights);
+    let before = bits(&on_cpu(&mut trainer).weights);
     let device = Device::Cpu { threads: 1 };
     let of_base = score(dir.path(), &packs, &device).unwrap();
     assert_eq!(bits(&trainer.score(&packs).unwrap().concat()), bits(&of_base.concat()));
     let chosen: Vec<&Pack> = packs.iter().collect();
     let losses: Vec<f64> = (0..10).map(|_| trainer.step(&chosen).unwrap().loss).collect();
     assert!(losses[9] < losses[0] - 0.1, "{losses:?}");
-    assert_eq!(bits(&trainer.weights), before);
-    assert_eq!(trainer.moments.first.len(), trainer.trained().len());
+    assert_eq!(bits(&on_cpu(&mut trainer).weights), before);
+    assert_eq!(trainer.engine.state().unwrap().first.len(), trained(&trainer).len());
 }
 
 #[test]
@@ -139,7 +143,7 @@ fn a_killed_training_of_adapters_ends_with_the_same_bytes() {
     for _ in 0..2 {
         second.step(&chosen).unwrap();
     }
-    assert_eq!(bits(straight.trained()), bits(second.trained()));
+    assert_eq!(bits(&trained(&straight)), bits(&trained(&second)));
     // A checkpoint of adapters is none of all weights.
     let refused = trainer(dir.path(), 1).load_checkpoint(kept.path());
     assert!(matches!(refused, Err(TrainError::Checkpoint { .. })));

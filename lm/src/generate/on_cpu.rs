@@ -1,16 +1,20 @@
-//! One thread's share of the slots: prompts in, tokens on, responses out.
+//! Generation on the CPU: every thread runs slots of its own, so threads wait for no one between steps; but with a large model
+//! they share the work of each step, so that its weights are read once.
 //!
 //! A cache grows with its sequence. When all of them would take more than they may, the sequence begun last gives its cache
 //! up and keeps its tokens; it is computed again, to the same bytes, when there is room, before anything new begins. The one
 //! begun first is never stopped, so all of them end.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::desk::{self, Desk};
 use super::sequence::{Sequence, Speaker};
-use super::{FinishReason, Finished, GenerateError, Request};
-use crate::model::{Cache, Model, Turn, Workspace};
+use super::{FinishReason, Finished, GenerateError, Limits, Request};
+use crate::model::{Cache, Decoder, Turn, Workspace};
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 
@@ -19,9 +23,39 @@ const PREFILL_CHUNK: usize = 256;
 /// Tokens by which a cache grows at least.
 const GROWTH: usize = 64;
 
+/// Weights up to which every thread runs steps of its own; more of them are read once per step for all threads.
+const CACHED_WEIGHTS: usize = 32 << 20;
+/// Bytes of all caches, where nothing is said about them.
+const CACHE_BYTES: usize = 4 << 30;
+
+/// [`super::generate`] on the CPU.
+pub(super) fn generate(
+    model: &Decoder,
+    tokenizer: &Tokenizer,
+    requests: impl Iterator<Item = Request>,
+    limits: &Limits,
+    receive: &mut dyn FnMut(Finished) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, GenerateError> {
+    let slots = limits.slots.max(1);
+    // Threads that each read all weights wait for memory where the caches do not hold them.
+    let count = if model.weight_bytes() > CACHED_WEIGHTS { 1 } else { limits.threads.clamp(1, slots) };
+    // Fewer workers than threads: then several threads share the work of a step.
+    let pools = (0..count)
+        .map(|_| ThreadPoolBuilder::new().num_threads((limits.threads / count).max(1)).build())
+        .collect::<Result<Vec<ThreadPool>, _>>()?;
+    let cache_bytes = limits.cache_bytes.unwrap_or(CACHE_BYTES) / count;
+    let workers = pools.iter().enumerate().map(|(index, pool)| {
+        let slots = slots / count + usize::from(index < slots % count);
+        move |desk: Desk<'_>| {
+            pool.install(move || desk.work(Worker::new(model, tokenizer, slots, cache_bytes)))
+        }
+    });
+    desk::run(workers.collect(), 1, requests, receive)
+}
+
 /// The slots of one thread and the request it is answering.
 pub(super) struct Worker<'a> {
-    model: &'a Model,
+    model: &'a Decoder,
     slots: usize,
     cache_bytes: usize,
     speaker: Speaker<'a>,
@@ -57,7 +91,12 @@ struct Prefilled {
 
 impl<'a> Worker<'a> {
     /// A worker of the current pool.
-    pub(super) fn new(model: &'a Model, tokenizer: &'a Tokenizer, slots: usize, cache_bytes: usize) -> Self {
+    pub(super) fn new(
+        model: &'a Decoder,
+        tokenizer: &'a Tokenizer,
+        slots: usize,
+        cache_bytes: usize,
+    ) -> Self {
         let vocabulary = model.config().vocab_size.min(tokenizer.vocab_size());
         Self {
             model,
@@ -74,69 +113,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Whether nothing is left to do.
-    pub(super) fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.stopped.is_empty() && self.has_begun_all()
-    }
-
-    /// Whether a slot is free and nothing waits for it.
-    pub(super) fn wants_request(&self) -> bool {
-        self.running.len() < self.slots && self.stopped.is_empty() && self.has_begun_all()
-    }
-
     fn has_begun_all(&self) -> bool {
         self.next.is_none() && self.prefilled.is_none()
-    }
-
-    /// The responses completed since the last call.
-    pub(super) fn take_finished(&mut self) -> std::vec::Drain<'_, Finished> {
-        self.finished.drain(..)
-    }
-
-    /// Takes a request that can be answered.
-    pub(super) fn take(&mut self, number: usize, request: Request) -> Result<(), GenerateError> {
-        let context = self.model.config().context();
-        let vocabulary = self.model.config().vocab_size;
-        request.sampling.check().map_err(|source| GenerateError::Sampling { request: number, source })?;
-        if request.prompt.is_empty() {
-            return Err(GenerateError::EmptyPrompt { request: number });
-        }
-        if request.prompt.len() >= context {
-            let tokens = request.prompt.len();
-            return Err(GenerateError::PromptTooLong { request: number, tokens, context });
-        }
-        let forced = request.thinking.iter().flat_map(|thinking| &thinking.close);
-        if let Some(&token) = request.prompt.iter().chain(forced).find(|&&token| token as usize >= vocabulary)
-        {
-            return Err(GenerateError::ForeignToken { request: number, token, vocabulary });
-        }
-        self.next = Some((number, request));
-        Ok(())
-    }
-
-    /// Goes on with what was stopped, then begins samples, while there are slots and memory for them.
-    pub(super) fn admit(&mut self) -> Result<(), GenerateError> {
-        while let Some(oldest) = (0..self.stopped.len()).min_by_key(|&index| self.stopped[index].rank()) {
-            let past = self.stopped[oldest].past();
-            let capacity = grown(past.len(), self.stopped[oldest].longest());
-            if self.running.len() == self.slots || !self.has_room_for(capacity) {
-                return Ok(());
-            }
-            let (mut cache, _) = self.prefill(&past);
-            cache.reserve(capacity - past.len());
-            self.running.push(Running { sequence: self.stopped.swap_remove(oldest), cache });
-        }
-        if let Some((number, request)) = self.next.take() {
-            if !self.has_room_for(request.prompt.len()) {
-                self.next = Some((number, request));
-                return Ok(());
-            }
-            let (cache, logits) = self.prefill(&request.prompt);
-            let room = request.max_tokens.min(self.model.config().context() - request.prompt.len());
-            let request = Arc::new(request);
-            self.prefilled = Some(Prefilled { number, request, cache, logits, room, sample: 0 });
-        }
-        self.begin_samples()
     }
 
     /// The cache of a sequence and the logits after its last token.
@@ -177,23 +155,6 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Advances every running sequence by one token.
-    pub(super) fn step(&mut self) -> Result<(), GenerateError> {
-        self.make_room();
-        let mut turns: Vec<Turn<'_>> =
-            self.running.iter_mut().map(|Running { sequence, cache }| sequence.turn(cache)).collect();
-        let logits = self.model.forward_here(&mut turns, &mut self.workspace);
-        let ends = draw(self.model, &self.speaker, &mut self.samplers, &mut self.running, logits);
-        // Backwards, so that what takes the place of a finished sequence has been looked at already.
-        for (index, end) in ends.into_iter().enumerate().rev() {
-            if let Some(reason) = end? {
-                let Running { sequence, .. } = self.running.swap_remove(index);
-                self.finished.push(self.speaker.finish(sequence, reason)?);
-            }
-        }
-        Ok(())
-    }
-
     /// Grows the caches that are full, and stops the youngest sequences where there is no memory for that.
     fn make_room(&mut self) {
         let needed = |running: &[Running]| -> usize {
@@ -222,6 +183,67 @@ impl<'a> Worker<'a> {
     }
 }
 
+impl desk::Worker for Worker<'_> {
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.stopped.is_empty() && self.has_begun_all()
+    }
+
+    fn wants_request(&self) -> bool {
+        self.running.len() < self.slots && self.stopped.is_empty() && self.has_begun_all()
+    }
+
+    fn take(&mut self, number: usize, request: Request) -> Result<(), GenerateError> {
+        super::check(number, &request, self.model.config())?;
+        self.next = Some((number, request));
+        Ok(())
+    }
+
+    /// Goes on with what was stopped, then begins samples, while there are slots and memory for them.
+    fn admit(&mut self) -> Result<(), GenerateError> {
+        while let Some(oldest) = (0..self.stopped.len()).min_by_key(|&index| self.stopped[index].rank()) {
+            let past = self.stopped[oldest].past();
+            let capacity = grown(past.len(), self.stopped[oldest].longest());
+            if self.running.len() == self.slots || !self.has_room_for(capacity) {
+                return Ok(());
+            }
+            let (mut cache, _) = self.prefill(&past);
+            cache.reserve(capacity - past.len());
+            self.running.push(Running { sequence: self.stopped.swap_remove(oldest), cache });
+        }
+        if let Some((number, request)) = self.next.take() {
+            if !self.has_room_for(request.prompt.len()) {
+                self.next = Some((number, request));
+                return Ok(());
+            }
+            let (cache, logits) = self.prefill(&request.prompt);
+            let room = request.max_tokens.min(self.model.config().context() - request.prompt.len());
+            let request = Arc::new(request);
+            self.prefilled = Some(Prefilled { number, request, cache, logits, room, sample: 0 });
+        }
+        self.begin_samples()
+    }
+
+    fn step(&mut self) -> Result<(), GenerateError> {
+        self.make_room();
+        let mut turns: Vec<Turn<'_>> =
+            self.running.iter_mut().map(|Running { sequence, cache }| sequence.turn(cache)).collect();
+        let logits = self.model.forward_here(&mut turns, &mut self.workspace);
+        let ends = draw(self.model, &self.speaker, &mut self.samplers, &mut self.running, logits);
+        // Backwards, so that what takes the place of a finished sequence has been looked at already.
+        for (index, end) in ends.into_iter().enumerate().rev() {
+            if let Some(reason) = end? {
+                let Running { sequence, .. } = self.running.swap_remove(index);
+                self.finished.push(self.speaker.finish(sequence, reason)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+}
+
 impl Running {
     /// Tokens that the cache has room for once the next one is in it.
     fn capacity(&self) -> usize {
@@ -232,7 +254,7 @@ impl Running {
 
 /// Gives every running sequence its next token from its row of logits, each thread some of them.
 fn draw(
-    model: &Model,
+    model: &Decoder,
     speaker: &Speaker<'_>,
     samplers: &mut [Sampler],
     running: &mut [Running],

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::desk::Worker as _;
 use super::super::tests::{model_of, thinking, tokenizer};
 use super::*;
 use crate::sampler::Sampling;
@@ -10,7 +11,7 @@ const CONTEXT: usize = 400;
 
 /// Long responses, by request and sample, what the caches took at most, and how often one was stopped.
 fn run(
-    model: &Model,
+    model: &Decoder,
     slots: usize,
     cache_bytes: usize,
 ) -> (BTreeMap<(usize, usize), Finished>, usize, usize) {
@@ -34,8 +35,12 @@ fn run(
             worker.take(number, request).unwrap();
             worker.admit().unwrap();
         }
-        finished
-            .extend(worker.take_finished().map(|finished| ((finished.request, finished.sample), finished)));
+        finished.extend(
+            worker
+                .take_finished()
+                .into_iter()
+                .map(|finished| ((finished.request, finished.sample), finished)),
+        );
         if worker.is_idle() {
             return (finished, peak, stops);
         }

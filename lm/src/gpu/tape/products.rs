@@ -1,0 +1,116 @@
+//! The three products of a projection in training, each of some columns of wider matrices.
+
+use crate::gpu::driver::{Address, Gpu, GpuError, Product};
+use crate::gpu::{Element, View};
+
+/// A matrix of elements: some columns of rows that start `stride` apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matrix {
+    view: View<Element>,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl Matrix {
+    /// Rows without gaps.
+    pub(super) fn new(view: View<Element>, columns: usize) -> Self {
+        assert!(view.len().is_multiple_of(columns), "{} elements in rows of {columns}", view.len());
+        Self { view, rows: view.len() / columns, columns, stride: columns }
+    }
+
+    /// So many columns from `first` on.
+    pub(super) fn columns(self, first: usize, columns: usize) -> Self {
+        assert!(first + columns <= self.columns);
+        let end = (self.rows - 1) * self.stride + first + columns;
+        Self { view: self.view.at(first..end), columns, ..self }
+    }
+
+    pub(super) fn rows(self) -> usize {
+        self.rows
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct To {
+    address: Address,
+    stride: usize,
+    /// Rows and columns there.
+    shape: [usize; 2],
+    to_floats: bool,
+    adds: bool,
+}
+
+impl To {
+    /// Replaces elements.
+    pub(super) fn elements(matrix: Matrix) -> Self {
+        Self {
+            address: matrix.view.address(),
+            stride: matrix.stride,
+            shape: [matrix.rows, matrix.columns],
+            to_floats: false,
+            adds: false,
+        }
+    }
+
+    /// Replaces floats: rows of `columns`, which start `stride` apart.
+    pub(super) fn floats(view: View<f32>, columns: usize, stride: usize) -> Self {
+        assert!(columns <= stride && view.len().is_multiple_of(stride));
+        Self {
+            address: view.address(),
+            stride,
+            shape: [view.len() / stride, columns],
+            to_floats: true,
+            adds: false,
+        }
+    }
+
+    /// Adds to what is there, if `adds`.
+    pub(super) fn adding(self, adds: bool) -> Self {
+        Self { adds, ..self }
+    }
+}
+
+/// x · weightᵀ, the weight with a row per output.
+pub(super) fn project(gpu: &Gpu, x: Matrix, weight: Matrix, to: To) -> Result<(), GpuError> {
+    assert_eq!((to.shape, x.columns), ([x.rows, weight.rows], weight.columns));
+    multiply(gpu, x.columns, (x, false), (weight, true), to)
+}
+
+/// gradient · weight: the gradient of x, given that of the projection.
+pub(super) fn of_input(gpu: &Gpu, gradient: Matrix, weight: Matrix, to: To) -> Result<(), GpuError> {
+    assert_eq!((to.shape, gradient.columns), ([gradient.rows, weight.columns], weight.rows));
+    multiply(gpu, gradient.columns, (gradient, false), (weight, false), to)
+}
+
+/// gradientᵀ · x: the gradient of the weight.
+pub(super) fn of_weight(gpu: &Gpu, gradient: Matrix, x: Matrix, to: To) -> Result<(), GpuError> {
+    assert_eq!((to.shape, gradient.rows), ([gradient.columns, x.columns], x.rows));
+    multiply(gpu, x.rows, (gradient, true), (x, false), to)
+}
+
+fn multiply(
+    gpu: &Gpu,
+    inner: usize,
+    left: (Matrix, bool),
+    right: (Matrix, bool),
+    to: To,
+) -> Result<(), GpuError> {
+    let operand = |(matrix, transposed): (Matrix, bool)| match transposed {
+        false => matrix.view.rows(matrix.stride),
+        true => matrix.view.columns(matrix.stride),
+    };
+    let [rows, columns] = to.shape;
+    gpu.multiply(&Product {
+        rows,
+        columns,
+        inner,
+        left: operand(left),
+        right: operand(right),
+        to: to.address,
+        stride: to.stride,
+        to_floats: to.to_floats,
+        accumulate: to.adds,
+    })
+}
