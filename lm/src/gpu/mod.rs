@@ -14,6 +14,7 @@ mod driver;
 #[cfg(test)]
 mod emulator;
 mod experts;
+mod mamba;
 mod pages;
 mod products;
 mod sources;
