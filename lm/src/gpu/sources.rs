@@ -33,6 +33,8 @@ source!(EXPERTS, "experts.cu");
 source!(MAMBA, "mamba.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
+source!(ATTENTION_QUERY_GRADIENT, "attention_query_gradient.cu", after "attention.cuh");
+source!(ATTENTION_KEY_GRADIENT, "attention_key_gradient.cu", after "attention.cuh");
 source!(BACKWARD, "backward.cu");
 source!(HEADS, "heads.cu");
 source!(LOSS, "loss.cu");

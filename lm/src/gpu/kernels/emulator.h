@@ -366,6 +366,10 @@ DEVICE void copy_async(element* to, const element* from, bool there) {
     emulator::begin_copy(to, from, 8 * sizeof(element), there);
 }
 
+DEVICE void copy_async(float* to, const float* from, bool there) {
+    emulator::begin_copy(to, from, sizeof(float), there);
+}
+
 DEVICE void close_copies() { emulator::closed[emulator::current]++; }
 
 template <int OPEN>

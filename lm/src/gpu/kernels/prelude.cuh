@@ -87,6 +87,13 @@ DEVICE void copy_async(element* to, const element* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
+// The same for one float.
+DEVICE void copy_async(float* to, const float* from, bool there) {
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+    uint32_t bytes = there ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+
 // Closes the group of copies begun so far.
 DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
