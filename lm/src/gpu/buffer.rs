@@ -180,6 +180,11 @@ impl Buffer<Element> {
 }
 
 impl<T: Unit> View<T> {
+    /// So many units at an address.
+    pub(super) fn lying(driver: &dyn Driver, address: Address, len: usize) -> Self {
+        Self { address, len, unit_bytes: T::bytes(driver), unit: PhantomData }
+    }
+
     /// A part of it.
     ///
     /// # Panics

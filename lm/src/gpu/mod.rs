@@ -4,6 +4,7 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
+mod arena;
 mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
@@ -15,7 +16,7 @@ mod emulator;
 mod products;
 mod sources;
 mod stream;
-mod tape;
+pub(crate) mod tape;
 
 pub(crate) use buffer::{Buffer, Element, View};
 pub use driver::GpuError;
@@ -32,4 +33,4 @@ pub(crate) fn open(ordinal: usize) -> Result<Gpu, GpuError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -328,10 +328,13 @@ impl Config {
 
     /// The angles by which queries and keys are turned, if they are.
     pub(crate) fn rotation(&self) -> Option<Rotation> {
+        self.has_rotation().then(|| Rotation::new(self.frequencies(), self.context()))
+    }
+
+    /// Radians per position of every pair of a head that is turned.
+    pub(crate) fn frequencies(&self) -> Vec<f32> {
         // A scaling that is not supported was refused by `check`.
-        let scaling = self.scaling().unwrap_or(Scaling::None);
-        let frequencies = || scaling.frequencies(self.theta(), self.heads().dim);
-        self.has_rotation().then(|| Rotation::new(frequencies(), self.context()))
+        self.scaling().unwrap_or(Scaling::None).frequencies(self.theta(), self.heads().dim)
     }
 
     fn scaling(&self) -> Result<Scaling, String> {
