@@ -3,17 +3,18 @@
 use super::*;
 use crate::gpu::tests::{Tested, gpus};
 
-/// Llama's shape with two key heads, a bias on queries, keys and values, and normalised heads; tied and not.
-fn shapes_on_gpus() -> Vec<Config> {
-    let mut config = Config::small(23, 40, 3, 16, 128);
-    config.num_attention_heads = 4;
-    config.num_key_value_heads = Some(2);
+/// A shape of so many layers in a family; one of them has its head tied to the embedding.
+fn of(family: Family, layers: usize) -> Config {
+    let mut config = Config::small(23, 40, layers, 16, 128);
+    config.num_attention_heads = 2;
+    config.num_key_value_heads = Some(1);
     config.intermediate_size = 72;
-    config.tie_word_embeddings = false;
-    let of = |family| of_family(config.clone(), family);
-    let tied = Config { tie_word_embeddings: true, ..of(Family::Llama) };
-    vec![of(Family::Llama), tied, of(Family::Qwen2), of(Family::Qwen3)]
+    config.tie_word_embeddings = family == Family::Qwen2;
+    of_family(config, family)
 }
+
+/// Shared keys, biases on queries, keys and values, and normalised heads.
+const FAMILIES: [Family; 3] = [Family::Llama, Family::Qwen2, Family::Qwen3];
 
 fn on_gpu(tested: &Tested, dir: &Path, config: &TrainConfig) -> Trainer {
     let (model, places) = model::shape(dir).unwrap();
@@ -27,9 +28,9 @@ fn on_cpu(dir: &Path, config: &TrainConfig) -> Trainer {
 
 /// Packs of several samples, and labels of several.
 fn some_packs() -> Vec<Pack> {
-    let lengths = [9, 21, 2, 17, 5];
+    let lengths = [9, 18, 2, 5];
     let samples: Vec<_> = (0..).zip(lengths).map(|(number, length)| sample(number, length)).collect();
-    vec![pack(&samples[..3]), pack(&samples[3..])]
+    vec![pack(&samples[..2]), pack(&samples[2..])]
 }
 
 /// How far two slices are apart, in parts of the length of the second.
@@ -41,7 +42,8 @@ fn difference(got: &[f32], expected: &[f32]) -> f32 {
 
 #[test]
 fn losses_gradients_and_steps_are_those_of_the_cpu() {
-    for config in shapes_on_gpus() {
+    for family in FAMILIES {
+        let config = of(family, 2);
         let (dir, packs) = (base(&config), some_packs());
         let packs_of_step: Vec<&Pack> = packs.iter().collect();
         let configured = TrainConfig { clip_norm: Some(0.5), ..TrainConfig::new(10, 1e-2) };
@@ -52,7 +54,7 @@ fn losses_gradients_and_steps_are_those_of_the_cpu() {
         let steps: Vec<StepStats> = (0..3).map(|_| expected.step(&packs_of_step).unwrap()).collect();
         assert!(steps[0].grad_norm > 0.5, "gradients are clipped");
         for tested in gpus() {
-            let name = format!("{} tied {}", config.architectures[0], config.tie_word_embeddings);
+            let name = &config.architectures[0];
             let mut trainer = on_gpu(&tested, dir.path(), &configured);
             let got = trainer.score(&packs).unwrap().concat();
             assert!(difference(&got, &scores) < tested.bound(1e-5, 3e-2), "{name}");
@@ -68,7 +70,8 @@ fn losses_gradients_and_steps_are_those_of_the_cpu() {
                 let apart = difference(&got[places.clone()], &gradients[places]);
                 assert!(apart < tested.bound(1e-4, 0.1), "{name} `{}`: {apart}", parameter.name);
             }
-            for (number, expected) in steps.iter().enumerate() {
+            let some = if tested.exact { &steps[..] } else { &steps[..1] };
+            for (number, expected) in some.iter().enumerate() {
                 let got = trainer.step(&packs_of_step).unwrap();
                 let bound = f64::from(tested.bound(1e-4, 2e-2));
                 assert!(
@@ -92,7 +95,7 @@ fn losses_gradients_and_steps_are_those_of_the_cpu() {
 
 #[test]
 fn what_is_computed_again_and_in_how_many_passes_changes_what_it_should() {
-    let config = &shapes_on_gpus()[3];
+    let config = &of(Family::Qwen3, 3);
     let (dir, packs) = (base(config), some_packs());
     let packs: Vec<&Pack> = packs.iter().collect();
     for tested in gpus() {
@@ -148,7 +151,7 @@ fn resumes(tested: &Tested, dir: &Path, config: &TrainConfig) {
 
 #[test]
 fn a_run_goes_on_from_its_checkpoint_to_the_same_bits() {
-    let config = &shapes_on_gpus()[0];
+    let config = &of(Family::Llama, 1);
     let dir = base(config);
     for tested in gpus() {
         resumes(&tested, dir.path(), &TrainConfig::new(10, 1e-2));
@@ -157,7 +160,7 @@ fn a_run_goes_on_from_its_checkpoint_to_the_same_bits() {
 
 #[test]
 fn what_is_saved_are_the_exact_weights() {
-    let config = &shapes_on_gpus()[2];
+    let config = &of(Family::Qwen2, 1);
     let (dir, packs) = (base(config), some_packs());
     for tested in gpus() {
         let mut trainer = on_gpu(&tested, dir.path(), &TrainConfig::new(10, 1e-3));
@@ -177,8 +180,9 @@ fn what_is_saved_are_the_exact_weights() {
 
 #[test]
 fn adapters_are_trained_as_on_the_cpu() {
-    for config in [&shapes_on_gpus()[0], &shapes_on_gpus()[3]] {
-        let (dir, packs) = (base(config), some_packs());
+    for family in [Family::Llama, Family::Qwen3] {
+        let config = of(family, 1);
+        let (dir, packs) = (base(&config), some_packs());
         let packs_of_step: Vec<&Pack> = packs.iter().collect();
         let targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].map(str::to_owned).into();
         let lora = Lora { rank: 3, alpha: 7.0, targets, seed: 5 };
@@ -212,7 +216,9 @@ fn adapters_are_trained_as_on_the_cpu() {
                 model::load(saved.path()).unwrap().2
             });
             assert_eq!(bits(&there), bits(&here));
-            resumes(&tested, dir.path(), &configured);
+            if family == Family::Llama {
+                resumes(&tested, dir.path(), &configured);
+            }
         }
     }
 }
@@ -222,7 +228,7 @@ fn a_model_without_kernels_is_refused_before_its_weights_are_read() {
     let hybrid = of_family(shape(), Family::NemotronH);
     let experts = of_family(shape(), Family::Qwen3Moe);
     let narrow = shape();
-    let odd = Config { hidden_size: 36, intermediate_size: 36, ..shapes_on_gpus().remove(0) };
+    let odd = Config { hidden_size: 36, intermediate_size: 36, ..of(Family::Llama, 1) };
     let refused = [
         (hybrid, "the model needs training of Mamba blocks on a GPU, which is not supported"),
         (experts, "the model needs training of mixtures of experts on a GPU, which is not supported"),
