@@ -45,9 +45,14 @@ DEFINES = {
     "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
     "experts.cu": [{"EXPERTS": experts, "CHOSEN": 8, "ADDS_UP_TO_ONE": 1} for experts in (8, 128)],
     "heads.cu": for_heads(),
+    # NVIDIA-Nemotron-Nano-9B-v2's, and small ones.
+    "mamba.cu": [
+        {"MAMBA_HEADS": 128, "MAMBA_DIM": 80, "GROUPS": 8, "STATE": 128, "TAPS": 4},
+        {"MAMBA_HEADS": 8, "MAMBA_DIM": 16, "GROUPS": 2, "STATE": 16, "TAPS": 4},
+    ],
     "pages.cu": for_heads(lambda _: {"HAS_BIAS": 1, "HAS_NORMS": 1, "HAS_ROTATION": 1}),
 }
-SHOWN = ("EXPERTS", "HEAD_DIM", "HIDDEN")
+SHOWN = ("EXPERTS", "HEAD_DIM", "HIDDEN", "STATE")
 COMPILERS = {
     "12": (["nvidia-cuda-nvrtc-cu12==12.4.127"], "nvidia/cuda_nvrtc/lib"),
     "13": (["nvidia-cuda-nvrtc==13.0.88"], "nvidia/cu13/lib"),
