@@ -31,13 +31,14 @@ def for_heads(block=None, **others):
 # The numbers that a file is compiled with, as its wrapper in lm/src/gpu gives them; files that are not named need none.
 DEFINES = {
     "attention.cu": for_heads(lambda size: (4, 2, 64) if size <= 64 else (8, 1, 64) if size <= 128 else (4, 1, 32)),
-    "backward.cu": [{"HIDDEN": hidden} for hidden in (64, 2048, 5120, 8192)],
+    "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
     "heads.cu": for_heads(),
     "pages.cu": for_heads(HAS_BIAS=1, HAS_NORMS=1, HAS_ROTATION=1),
 }
+SHOWN = ("HEAD_DIM", "HIDDEN")
 # Kernels that may spill, with the reason.
 MAY_SPILL = {
-    "draw": "1,024 threads have 64 registers each, and what is spilled is not used in its loops over the vocabulary",
+    "draw": "1,024 threads have 64 registers each; what is spilled is of the walk over the sums of the warps, which one thread makes",
 }
 COMPILERS = {
     "12": (["nvidia-cuda-nvrtc-cu12==12.4.127"], "nvidia/cuda_nvrtc/lib"),
@@ -137,7 +138,7 @@ def sources():
 def resources(log):
     """Of each kernel: registers, bytes spilled (stores and loads), bytes of static shared memory."""
     found = {}
-    for part in log.split("Compiling entry function '")[1:]:
+    for part in log.split("Compiling entry function 'kernel_")[1:]:
         number = lambda pattern: int((re.search(pattern, part) or [0, 0])[1])
         spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
         found[part.split("'")[0]] = number(r"Used (\d+) registers"), spilled, number(r"(\d+) bytes smem"), number(r"(\d+) bytes stack frame")
@@ -157,7 +158,7 @@ def instructions(folder, cubin):
             width = re.search(r"\.(128|64)\b", modifiers)
             transposed = name == "LDSM" and ".MT" in modifiers
             counts[name + (f".{width[1]}" if width and name in ("LDG", "STG", "LDS", "STS") else "") + (".T" if transposed else "")] += 1
-        found[part.split()[0]] = {name: counts[name] for name in INSTRUCTIONS if counts[name]}
+        found[part.split()[0].removeprefix("kernel_")] = {name: counts[name] for name in INSTRUCTIONS if counts[name]}
     return found
 
 
@@ -181,8 +182,7 @@ def main():
     failed, told = 0, None
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for (name, gpu, defines), (compiled, log, cubin) in zip(jobs, pool.map(run, jobs)):
-            size = [f"HEAD_DIM={defines['HEAD_DIM']}"] if "HEAD_DIM" in defines else []
-            title = " ".join([name, *size, gpu])
+            title = " ".join([name, *(f"{key}={number}" for key, number in defines.items() if key in SHOWN), gpu])
             said = "\n".join(line for line in log.splitlines() if not re.match(r"ptxas (info|  )|\s*$", line))
             if not compiled:
                 # The first of a file says enough.

@@ -111,6 +111,7 @@ impl History {
         let mut inputs = EstimateInputs {
             seed: node.seed.unwrap_or_default(),
             run: node.run.task.clone(),
+            gpus: node.resources().gpus,
             view: (survey == Survey::Records).then(|| view.clone()),
             ..EstimateInputs::default()
         };

@@ -193,6 +193,7 @@ pub struct EstimateInputs {
     pub(crate) files: BTreeMap<String, Vec<PathBuf>>,
     pub(crate) seed: u64,
     pub(crate) run: Value,
+    pub(crate) gpus: u32,
     pub(crate) view: Option<View>,
 }
 
@@ -208,6 +209,11 @@ pub struct EstimateInput {
 }
 
 impl EstimateInputs {
+    /// How many GPUs the step has.
+    pub fn gpus(&self) -> u32 {
+        self.gpus
+    }
+
     /// Adds an input that has one metric and no bytes; for tests of a task kind.
     #[must_use]
     pub fn with_metric(mut self, port: &str, name: &str, value: u64) -> Self {

@@ -7,6 +7,7 @@
 
 mod desk;
 mod on_cpu;
+mod on_gpu;
 mod sequence;
 mod thinking;
 
@@ -151,6 +152,9 @@ pub enum GenerateError {
         /// What is wrong.
         source: TokenizerError,
     },
+    /// The GPU does not do what it should.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
     /// The threads cannot be started.
     #[error("cannot start the worker threads: {0}")]
     Threads(#[from] ThreadPoolBuildError),
@@ -169,6 +173,7 @@ pub fn generate(
 ) -> Result<ControlFlow<()>, GenerateError> {
     match model {
         Model::Cpu(decoder) => on_cpu::generate(decoder, tokenizer, requests, limits, receive),
+        Model::Gpu(decoder) => on_gpu::generate(decoder, tokenizer, requests, limits, receive),
     }
 }
 

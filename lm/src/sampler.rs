@@ -263,7 +263,7 @@ fn most_probable(logits: &[f32]) -> Result<(u32, f32), SamplerError> {
 }
 
 /// A number in [0, 1) that depends on the seed and the position and on nothing else.
-fn uniform(seed: u64, position: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, position: u64) -> f64 {
     let mut input = [0; 16];
     input[..8].copy_from_slice(&seed.to_le_bytes());
     input[8..].copy_from_slice(&position.to_le_bytes());

@@ -4,6 +4,7 @@ pub mod arithmetic;
 pub mod backend;
 pub mod command;
 pub mod dataset;
+mod device;
 mod error;
 pub mod evaluate;
 pub mod expression;

@@ -36,7 +36,8 @@ impl Survey {
         if matches!(model, ModelSpec::Given(_)) {
             return None;
         }
-        let identity = model.identity(inputs.artifact("model").map(|(_, digest)| digest));
+        let digest = inputs.artifact("model").map(|(_, digest)| digest);
+        let identity = model.identity(digest, inputs.gpus());
         let keys = Keys { model: identity.clone().unwrap_or_default(), sampling: json!(sampling), seed };
         let logged = identity.is_some().then(|| inputs.logged(&stream(&keys))).flatten();
         let mut seen = logged.as_ref().map(usages).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::thinking::Thinking;
 use super::{FinishReason, Finished, GenerateError, Request};
 use crate::model::{Cache, Turn};
-use crate::sampler::Sampler;
+use crate::sampler::{Drawn, Sampler, SamplerError, Sampling};
 use crate::tokenizer::Tokenizer;
 
 /// A response in the making.
@@ -37,16 +37,57 @@ impl Sequence {
         Turn { cache, tokens: &self.tokens[self.tokens.len() - 1..] }
     }
 
-    /// The prompt and all tokens but the last one.
+    /// All tokens of the prompt and of the response but the last one.
     pub(super) fn past(&self) -> Vec<u32> {
-        let drawn = &self.tokens[..self.tokens.len().saturating_sub(1)];
-        [&self.request.prompt, drawn].concat()
+        let mut past = [&self.request.prompt[..], &self.tokens].concat();
+        past.pop();
+        past
+    }
+
+    /// The last token of the response, or of the prompt.
+    pub(super) fn last(&self) -> u32 {
+        self.tokens.last().or(self.request.prompt.last()).copied().unwrap_or_default()
+    }
+
+    /// Whether the response may have no token more.
+    pub(super) fn is_full(&self) -> bool {
+        self.tokens.len() == self.room
+    }
+
+    /// How its next token is drawn.
+    pub(super) fn wish(&self) -> Wish<'_> {
+        let Self { request, thinking, tokens, sample, .. } = self;
+        let thinking = thinking.as_ref().zip(request.thinking.as_ref());
+        Wish {
+            forced: thinking.and_then(|(thinking, budget)| thinking.forces(budget)),
+            sampling: &request.sampling,
+            seed: request.samples[*sample],
+            position: tokens.len() as u64,
+        }
+    }
+
+    /// The tokens of the prompt and of the response.
+    pub(super) fn seen(&self) -> impl Iterator<Item = u32> {
+        self.request.prompt.iter().chain(&self.tokens).copied()
     }
 
     /// The most tokens that the cache will ever hold.
     pub(super) fn longest(&self) -> usize {
         self.request.prompt.len() + self.room.saturating_sub(1)
     }
+}
+
+/// How a token is drawn.
+#[derive(Debug)]
+pub(super) struct Wish<'a> {
+    /// The token that has to come, whatever the model holds of it.
+    pub(super) forced: Option<u32>,
+    /// How it is drawn otherwise.
+    pub(super) sampling: &'a Sampling,
+    /// The seed of the sample.
+    pub(super) seed: u64,
+    /// The token's position in the response.
+    pub(super) position: u64,
 }
 
 /// Turns logits into tokens and tokens into text.
@@ -62,41 +103,45 @@ impl<'a> Speaker<'a> {
         Self { tokenizer, vocabulary }
     }
 
-    /// Adds the next token; says why the response ends with it, if it does.
+    /// Draws the next token from its logits; says why the response ends with it, if it does.
     pub(super) fn advance(
         &self,
         sampler: &mut Sampler,
         sequence: &mut Sequence,
         logits: &[f32],
     ) -> Result<Option<FinishReason>, GenerateError> {
-        let Sequence { number, sample, request, tokens, .. } = &*sequence;
-        let (position, seed) = (tokens.len(), request.samples[*sample]);
-        if position == sequence.room {
+        if sequence.is_full() {
             return Ok(Some(FinishReason::Length));
         }
         let logits = &logits[..self.vocabulary];
-        let thinking = sequence.thinking.as_ref().zip(request.thinking.as_ref());
-        let forced = thinking.and_then(|(thinking, budget)| thinking.forces(budget));
-        let drawn = if let Some(token) = forced {
-            sampler.force(logits, token)
-        } else {
-            let seen = request.prompt.iter().chain(tokens).copied();
-            sampler.draw(logits, &request.sampling, seen, seed, position as u64)
+        let Wish { forced, sampling, seed, position } = sequence.wish();
+        let drawn = match forced {
+            Some(token) => sampler.force(logits, token),
+            None => sampler.draw(logits, sampling, sequence.seen(), seed, position),
         };
+        self.add(sequence, drawn)
+    }
+
+    /// Adds the token that was drawn; says why the response ends with it, if it does.
+    pub(super) fn add(
+        &self,
+        sequence: &mut Sequence,
+        drawn: Result<Drawn, SamplerError>,
+    ) -> Result<Option<FinishReason>, GenerateError> {
         let drawn = drawn.map_err(|source| GenerateError::Draw {
-            request: *number,
-            sample: *sample,
-            position,
+            request: sequence.number,
+            sample: sequence.sample,
+            position: sequence.tokens.len(),
             source,
         })?;
-        let stops = request.stop_tokens.contains(&drawn.token);
+        let stops = sequence.request.stop_tokens.contains(&drawn.token);
         sequence.tokens.push(drawn.token);
         sequence.logprobs.push(drawn.logprob);
         self.think(sequence)?;
         if stops || self.ends_with_stop(sequence)? {
             return Ok(Some(FinishReason::Stop));
         }
-        Ok((sequence.tokens.len() == sequence.room).then_some(FinishReason::Length))
+        Ok(sequence.is_full().then_some(FinishReason::Length))
     }
 
     /// Follows the thinking of a sequence over its last token.

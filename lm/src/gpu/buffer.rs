@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::bf16;
+use rayon::prelude::*;
 
 use super::driver::{Address, Argument, Driver, Gpu, GpuError, Operand};
 
@@ -158,7 +159,7 @@ impl Buffer<Element> {
     /// Writes numbers, rounded, from place `first` on.
     pub(crate) fn upload(&self, first: usize, numbers: &[f32]) -> Result<(), GpuError> {
         let bytes = match self.view.unit_bytes {
-            2 => numbers.iter().flat_map(|&number| bf16::from_f32(number).to_le_bytes()).collect(),
+            2 => to_bf16(numbers),
             _ => f32::to_bytes(numbers),
         };
         self.gpu.upload(&bytes, self.at(first..first + numbers.len()).address)
@@ -177,6 +178,18 @@ impl Buffer<Element> {
             _ => f32::from_bytes(&bytes),
         })
     }
+}
+
+/// The bytes of numbers that are rounded; on all threads, as this is what loading a model is made of.
+fn to_bf16(numbers: &[f32]) -> Vec<u8> {
+    const PART: usize = 1 << 16;
+    let mut bytes = vec![0; 2 * numbers.len()];
+    bytes.par_chunks_mut(2 * PART).zip(numbers.par_chunks(PART)).for_each(|(bytes, numbers)| {
+        for (bytes, &number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+            *bytes = bf16::from_f32(number).to_le_bytes();
+        }
+    });
+    bytes
 }
 
 impl<T: Unit> View<T> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use half::bf16;
 
@@ -37,8 +37,10 @@ pub(crate) fn gpu(elements: Elements) -> Option<Gpu> {
     Some(Arc::new(Emulator { elements, allocations: Mutex::default() }))
 }
 
-/// Compiled kernels by source, options and kind of elements: tests of one process share them.
-static COMPILED: Mutex<BTreeMap<String, Arc<Library>>> = Mutex::new(BTreeMap::new());
+/// Compiled kernels, or what the compiler said, by source, options and kind of elements: tests of one process share them.
+static COMPILED: Mutex<BTreeMap<String, Arc<OnceLock<Compiled>>>> = Mutex::new(BTreeMap::new());
+
+type Compiled = Result<Arc<Library>, String>;
 
 #[derive(Debug)]
 struct Emulator {
@@ -119,35 +121,9 @@ impl Emulator {
             options.push("-DELEMENT_IS_FLOAT".to_owned());
         }
         let key = format!("{} {options:?}", source.name);
-        let mut compiled = held(&COMPILED);
-        if let Some(library) = compiled.get(&key) {
-            return Ok(library.clone());
-        }
-        let fault = |reason: String| GpuError::Compile { source_name: source.name, reason };
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("prelude.cuh"), PRELUDE).unwrap();
-        fs::write(dir.path().join("emulator.h"), include_str!("kernels/emulator.h")).unwrap();
-        let text = format!("#include \"prelude.cuh\"\n{}", source.text);
-        fs::write(dir.path().join("kernels.cpp"), text).unwrap();
-        let output = Command::new("c++")
-            .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED"])
-            .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-variable"])
-            .args(["-Wno-unknown-pragmas"])
-            .args(&options)
-            .args(["-o", "kernels.so", "kernels.cpp"])
-            .current_dir(dir.path())
-            .output()
-            .map_err(|error| fault(error.to_string()))?;
-        if !output.status.success() {
-            return Err(fault(String::from_utf8_lossy(&output.stderr).into_owned()));
-        }
-        let path = CString::new(dir.path().join("kernels.so").to_str().unwrap()).unwrap();
-        // SAFETY: the library was just made and runs nothing when it is opened.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        assert!(!handle.is_null(), "the kernels of {} cannot be opened", source.name);
-        let library = Arc::new(Library { handle: handle as usize, turn: Mutex::new(()) });
-        compiled.insert(key, library.clone());
-        Ok(library)
+        let place = held(&COMPILED).entry(key).or_default().clone();
+        let library = place.get_or_init(|| compile(source, &options));
+        library.clone().map_err(|reason| GpuError::Compile { source_name: source.name, reason })
     }
 
     /// Whether so many bytes from an address on lie in one allocation.
@@ -182,6 +158,31 @@ impl Emulator {
         }
         matrix
     }
+}
+
+fn compile(source: Source, options: &[String]) -> Compiled {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("prelude.cuh"), PRELUDE).unwrap();
+    fs::write(dir.path().join("emulator.h"), include_str!("kernels/emulator.h")).unwrap();
+    let text = format!("#include \"prelude.cuh\"\n{}", source.text);
+    fs::write(dir.path().join("kernels.cpp"), text).unwrap();
+    let output = Command::new("c++")
+        .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED"])
+        .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-variable"])
+        .args(["-Wno-unknown-pragmas"])
+        .args(options)
+        .args(["-o", "kernels.so", "kernels.cpp"])
+        .current_dir(dir.path())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let path = CString::new(dir.path().join("kernels.so").to_str().unwrap()).unwrap();
+    // SAFETY: the library was just made and runs nothing when it is opened.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    assert!(!handle.is_null(), "the kernels of {} cannot be opened", source.name);
+    Ok(Arc::new(Library { handle: handle as usize, turn: Mutex::new(()) }))
 }
 
 impl Driver for Emulator {

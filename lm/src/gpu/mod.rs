@@ -9,18 +9,26 @@ mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod decoder;
 mod draw;
 mod driver;
 #[cfg(test)]
 mod emulator;
+mod experts;
+mod pages;
 mod products;
 mod sources;
 mod stream;
 pub(crate) mod tape;
 
+pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};
+pub use decoder::Decoder;
+pub(crate) use decoder::{Entering, Session, Size};
+pub(crate) use draw::Draw;
 pub use driver::GpuError;
 pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
+pub(crate) use pages::Ledger;
 
 /// Opens the GPU with this number, counted from 0.
 pub(crate) fn open(ordinal: usize) -> Result<Gpu, GpuError> {

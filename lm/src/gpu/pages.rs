@@ -158,8 +158,7 @@ impl Cache {
         let count = rows.seats.len();
         assert!(qkv.len() == count * self.heads.row() && rows.lengths.len() == count);
         let none = Argument::Address(0);
-        let [query_norm, key_norm] =
-            placing.norms.map_or([none; 2], |norms| norms.map(Argument::from));
+        let [query_norm, key_norm] = placing.norms.map_or([none; 2], |norms| norms.map(Argument::from));
         let pages = self.layer(layer);
         let arguments = [
             qkv.into(),
@@ -221,5 +220,57 @@ impl Ledger {
                 self.free.push(page);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::tests::{assert_close, gpus, noise};
+
+    #[test]
+    fn rows_lie_where_their_tables_say_and_pages_are_copied_in_all_layers() {
+        let Some(tested) = gpus().into_iter().next() else { return };
+        let gpu = &tested.gpu;
+        let heads = Heads { queries: 4, keys: 2, dim: 16 };
+        let shape = CacheShape { heads, layers: 2, has_bias: false, has_norms: false, has_rotation: false };
+        let cache = Cache::new(gpu, &shape, 5, 3, 130).unwrap();
+        cache.seat(2, 0, &[4, 1]).unwrap();
+        cache.seat(0, 0, &[3]).unwrap();
+        // A token on the second page of one sequence, the first of another, and a row that nobody uses.
+        let (rows, numbers) = (3, noise(3 * heads.row(), 4));
+        let qkv = Buffer::rounded(gpu, &numbers).unwrap();
+        let (seats, lengths) =
+            (Buffer::from(gpu, &[2_u32, 0, 1]).unwrap(), Buffer::from(gpu, &[67_u32, 1, 0]).unwrap());
+        let at = Rows { seats: seats.all(), lengths: lengths.all() };
+        let placing = Placing { bias: None, norms: None, frequencies: None, epsilon: 0.0 };
+        for layer in 0..2 {
+            cache.place(layer, &placing, qkv.all(), at).unwrap();
+        }
+        assert_close(&qkv.download(0..rows * heads.row()).unwrap(), &numbers, 0.0);
+        cache.copy(&[(1, 0)]).unwrap();
+        let pool = cache.pool.download(0..cache.pool.len()).unwrap();
+        for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            for (row, page, place) in [(0, 1, 66 % PAGE), (0, 0, 66 % PAGE), (1, 3, 0)] {
+                for (part, column) in [(0, heads.key(head)), (1, heads.value(head))] {
+                    let page = (2 * layer + part) * 5 + page;
+                    let start = ((page * heads.keys + head) * PAGE + place) * heads.dim;
+                    let expected = &numbers[row * heads.row() + column..][..heads.dim];
+                    assert_close(&pool[start..start + heads.dim], expected, 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_is_free_when_its_last_holder_leaves() {
+        let mut ledger = Ledger::new(2);
+        let pages = [ledger.take().unwrap(), ledger.take().unwrap()];
+        assert_eq!((pages, ledger.take()), ([0, 1], None));
+        ledger.share(&pages[..1]);
+        ledger.leave(&pages);
+        assert_eq!((ledger.free(), ledger.take(), ledger.take()), (1, Some(1), None));
+        ledger.leave(&pages[..1]);
+        assert_eq!(ledger.take(), Some(0));
     }
 }

@@ -64,6 +64,9 @@ pub enum ModelError {
     /// The threads cannot be started.
     #[error("failed to start the worker threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The GPU does not do what it should.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
     /// The device is not one that this build can use.
     #[error("{0} is not usable here")]
     Device(String),
@@ -74,14 +77,19 @@ pub enum ModelError {
 pub enum Model {
     /// On the CPU.
     Cpu(Decoder),
+    /// On a GPU.
+    Gpu(crate::gpu::Decoder),
 }
 
 impl Model {
-    /// Loads a model directory or a GGUF file.
+    /// Loads a model directory or a GGUF file. On a GPU all weights become 16-bit floats (bfloat16), whatever the precision.
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
         match *device {
             Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
-            Device::Cuda(ordinal) => Err(ModelError::Device(format!("generation on CUDA device {ordinal}"))),
+            Device::Cuda(ordinal) => {
+                let gpu = crate::gpu::open(ordinal)?;
+                Ok(Self::Gpu(crate::gpu::Decoder::load(path, &gpu)?))
+            }
         }
     }
 
@@ -89,6 +97,7 @@ impl Model {
     pub fn config(&self) -> &Config {
         match self {
             Self::Cpu(decoder) => decoder.config(),
+            Self::Gpu(decoder) => decoder.config(),
         }
     }
 }
@@ -215,7 +224,7 @@ pub(crate) fn of_family(config: Config, family: Family) -> Config {
     }
     if family == Family::Qwen3Moe {
         let options = serde_json::json!({
-            "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": true,
+            "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": true,
             "decoder_sparse_step": 2
         });
         config.other = options.as_object().cloned().unwrap_or_default();

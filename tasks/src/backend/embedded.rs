@@ -1,6 +1,7 @@
 //! The embedded runtime: a model directory that enters the node, decoded many sequences at a time.
 //!
-//! On a CPU a response is the same bytes whatever else is decoded beside it, so its record may be reused anywhere.
+//! On a CPU a response is the same bytes whatever else is decoded beside it, so its record may be reused anywhere. On a GPU its
+//! last digits may depend on its company; records say on which of the two they were made.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,18 +10,23 @@ use std::ops::ControlFlow;
 use dag_engine::Digest;
 use dag_engine::context::{Cancel, Input};
 use dag_engine::task::{TaskCx, TaskError};
-use dag_lm::device::Device;
 use dag_lm::generate::{self, Limits, ThinkingBudget};
-use dag_lm::model::{Model, Precision};
+use dag_lm::model::{Model, ModelError, Precision};
 use dag_lm::sampler;
 use dag_lm::template::{self, ChatTemplate, THINK_CLOSE, THINK_OPEN};
 use dag_lm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use super::{BackendRun, Failure, FailureKind, FinishReason, Message, OnFinished, Raw, Request, Sampling};
+use crate::device;
 
 /// Part of the identity of every response. Bumped when the runtime gives other bytes than before.
 const RUNTIME: u32 = 1;
+
+/// Sequences that advance together on the CPU, where `concurrency` does not say.
+const CPU_SLOTS: usize = 16;
+/// The same on a GPU, which reads all weights for a token of one sequence or of hundreds.
+const GPU_SLOTS: usize = 256;
 
 /// A model in this process.
 pub struct Embedded {
@@ -28,16 +34,13 @@ pub struct Embedded {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     digest: Digest,
-    device: &'static str,
+    gpus: u32,
     limits: Limits,
 }
 
-/// The identity of a model that is not open, on the device it would be opened on.
-pub(super) fn identity(digest: &Digest) -> Value {
-    identity_on(digest, if cfg!(feature = "cuda") { "cuda" } else { "cpu" })
-}
-
-fn identity_on(digest: &Digest, device: &str) -> Value {
+/// The identity of a model that is not open, in a node that has so many GPUs.
+pub(super) fn identity(digest: &Digest, gpus: u32) -> Value {
+    let device = device::name(gpus);
     let facts = json!({ "digest": digest.to_string(), "device": device, "runtime": RUNTIME });
     super::identity("embedded", &facts)
 }
@@ -53,27 +56,26 @@ struct Asked {
 
 impl Embedded {
     pub(super) fn open(model: &Input, run: &BackendRun, cx: &TaskCx) -> Result<Self, TaskError> {
-        let threads = cx.threads().max(1);
-        let (device, name) = match cx.gpus().first() {
-            Some(gpu) if cfg!(feature = "cuda") => (Device::Cuda(*gpu as usize), "cuda"),
-            _ => (Device::Cpu { threads }, "cpu"),
-        };
+        let device = device::of(cx)?;
+        let slots = if cx.gpus().is_empty() { CPU_SLOTS } else { GPU_SLOTS };
         let broken = |what: String| TaskError::input(&model.path, None, what);
         let tokenizer = Tokenizer::load(&model.path).map_err(|error| broken(error.to_string()))?;
         let template = ChatTemplate::of(&tokenizer).map_err(|error| broken(error.to_string()))?;
         Ok(Self {
-            model: Model::load(&model.path, Precision::AsStored, &device)
-                .map_err(|error| broken(error.to_string()))?,
+            model: Model::load(&model.path, Precision::AsStored, &device).map_err(|error| match error {
+                ModelError::Gpu(error) => TaskError::failed(error.to_string()),
+                error => broken(error.to_string()),
+            })?,
             tokenizer,
             template,
             digest: model.digest,
-            device: name,
-            limits: Limits::new(run.concurrency.unwrap_or(16).max(1), threads),
+            gpus: cx.gpus().len() as u32,
+            limits: Limits::new(run.concurrency.unwrap_or(slots).max(1), cx.threads().max(1)),
         })
     }
 
     pub(super) fn identity(&self) -> Value {
-        identity_on(&self.digest, self.device)
+        identity(&self.digest, self.gpus)
     }
 
     pub(super) fn ask(

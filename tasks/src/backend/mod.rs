@@ -84,13 +84,13 @@ impl ModelSpec {
         matches!(self, Self::Embedded | Self::Served(_))
     }
 
-    /// [`Backend::identity`] without opening the backend; `model` is the digest of what enters the port `model`. `None`
-    /// where nobody is asked, or where the model is not known yet.
-    pub fn identity(&self, model: Option<&Digest>) -> Option<Value> {
+    /// [`Backend::identity`] without opening the backend; `model` is the digest of what enters the port `model`, and `gpus` how
+    /// many GPUs the node has. `None` where nobody is asked, or where the model is not known yet.
+    pub fn identity(&self, model: Option<&Digest>, gpus: u32) -> Option<Value> {
         match self {
             Self::Scripted(spec) => Some(Scripted::new(spec.clone()).identity()),
             Self::Openai(spec) => Some(spec.identity()),
-            Self::Embedded => model.map(embedded::identity),
+            Self::Embedded => model.map(|model| embedded::identity(model, gpus)),
             Self::Served(spec) => model.map(|model| spec.asked().identity_of(model)),
             Self::Given(_) => None,
         }

@@ -14,7 +14,7 @@ use super::{Buffer, View};
 use crate::kernels::attention::Heads;
 
 pub(crate) use packed::{Attention, Samples};
-pub(crate) use paged::Pages;
+pub(crate) use paged::{PagedAttention, Pages, Turn, Turns};
 
 /// Tokens of a page of keys and values.
 pub(crate) const PAGE: usize = 64;
@@ -34,6 +34,8 @@ struct Block {
     warps: usize,
     /// Strips of each warp.
     strips: usize,
+    /// Warps that have the same strips and share out their columns.
+    parts: usize,
     /// Rows of a step.
     step: usize,
 }
@@ -41,7 +43,7 @@ struct Block {
 impl Block {
     /// Rows that the block has.
     fn rows(self) -> usize {
-        self.warps * self.strips * STRIP
+        self.warps / self.parts * self.strips * STRIP
     }
 }
 
@@ -71,6 +73,7 @@ impl Kernel {
             ("PAGE", PAGE),
             ("WARPS", block.warps),
             ("STRIPS", block.strips),
+            ("PARTS", block.parts),
             ("STEP", block.step),
         ];
         let shared = rows * (heads.dim + PADDING) * gpu.element_bytes() + floats * size_of::<f32>();
@@ -130,6 +133,11 @@ impl Tiles {
         Self::new(gpu, parts, block, |tile| tile.position + tile.rows.min(block.rows()))
     }
 
+    /// Tiles of keys, that go through the queries from their own on.
+    fn of_keys(gpu: &Gpu, parts: &[Part], block: Block) -> Result<Self, GpuError> {
+        Self::new(gpu, parts, block, |tile| tile.rows)
+    }
+
     fn new(gpu: &Gpu, parts: &[Part], block: Block, work: impl Fn(&Part) -> usize) -> Result<Self, GpuError> {
         let mut tiles: Vec<Part> = parts.iter().flat_map(|part| part.tiles(block.rows())).collect();
         tiles.sort_by_key(|tile| std::cmp::Reverse(work(tile)));
@@ -166,13 +174,13 @@ fn check(heads: Heads) -> Result<(), GpuError> {
     Ok(())
 }
 
-/// How a block of `attend` is laid out: two strips share every read of a key where there are registers for that; larger heads
-/// have them for smaller tiles only.
+/// Blocks of `attend`: two strips share every read of a key where there are registers for that; larger heads have those and
+/// shared memory for smaller tiles only.
 fn attend_block(heads: Heads) -> Block {
     match heads.dim {
-        0..=64 => Block { warps: 4, strips: 2, step: 64 },
-        65..=128 => Block { warps: 8, strips: 1, step: 64 },
-        _ => Block { warps: 4, strips: 1, step: 32 },
+        0..=64 => Block { warps: 4, strips: 2, parts: 1, step: 64 },
+        65..=128 => Block { warps: 8, strips: 1, parts: 1, step: 64 },
+        _ => Block { warps: 4, strips: 1, parts: 1, step: 32 },
     }
 }
 

@@ -21,25 +21,6 @@ impl<T, E: Display> Answer<T> for Result<T, E> {
     }
 }
 
-/// Which GPUs the process was told to use.
-#[expect(clippy::disallowed_methods, reason = "the driver reads the variable itself, and counts by it")]
-fn visible_devices() -> Option<String> {
-    std::env::var("CUDA_VISIBLE_DEVICES").ok()
-}
-
-/// How the driver counts a GPU. Whoever hands GPUs out names them as CUDA_VISIBLE_DEVICES does; the driver counts those that it
-/// names, from 0. Where the names are no numbers, GPUs are handed out by their place.
-pub(super) fn place_of(ordinal: usize, visible: Option<&str>) -> Option<c_int> {
-    let names: Vec<&str> = visible.unwrap_or_default().split(',').map(str::trim).collect();
-    let numbers: Vec<Option<usize>> = names.iter().map(|name| name.parse().ok()).collect();
-    let place = if numbers.iter().any(Option::is_some) {
-        numbers.iter().position(|&number| number == Some(ordinal))?
-    } else {
-        ordinal
-    };
-    c_int::try_from(place).ok()
-}
-
 /// What all parts of an open GPU hold: it goes when the last of them does.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -79,13 +60,11 @@ impl Device {
         if let Err(error) = result::init() {
             return unavailable(format!("the driver does not start: {error}"));
         }
-        let visible = visible_devices();
         let count = device::get_count().to("counting the GPUs")?;
-        let number = place_of(ordinal, visible.as_deref()).filter(|&number| number < count);
-        let Some(number) = number else {
-            let seen =
-                visible.map_or(String::new(), |visible| format!(", with CUDA_VISIBLE_DEVICES={visible}"));
-            return unavailable(format!("there is no GPU {ordinal}: the driver shows {count}{seen}"));
+        let Some(number) = c_int::try_from(ordinal).ok().filter(|&number| number < count) else {
+            return unavailable(format!(
+                "there is no GPU {ordinal}: the driver shows {count}, counted from 0 among those that CUDA_VISIBLE_DEVICES names"
+            ));
         };
         let number = device::get(number).to("opening the GPU")?;
         // SAFETY: the number is that of a GPU.

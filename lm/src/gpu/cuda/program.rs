@@ -70,7 +70,8 @@ impl Program {
             return Ok(function);
         }
         let what = format!("looking up the kernel `{kernel}`");
-        let name = CString::new(kernel).to(&what)?;
+        // As KERNEL in prelude.cuh names it.
+        let name = CString::new(format!("kernel_{kernel}")).to(&what)?;
         // SAFETY: the module is loaded.
         let function = unsafe {
             let handle = module::get_function(self.module, name).to(&what)?;

@@ -3,7 +3,6 @@
 use super::super::Buffer;
 use super::super::driver::GpuError;
 use super::super::sources::STREAM;
-use super::device::place_of;
 use super::{libraries, open, program};
 
 #[test]
@@ -26,7 +25,7 @@ fn the_compiler_gives_machine_code_and_says_what_is_wrong() {
     assert!(std::sync::Arc::ptr_eq(&code, &program::compile(STREAM, &[], 90).unwrap()));
     // A GPU that no compiler knows yet gets the driver's assembly language.
     let text = program::compile(STREAM, &[], 999).unwrap();
-    assert!(String::from_utf8_lossy(&text).contains(".visible .entry rms_norm("));
+    assert!(String::from_utf8_lossy(&text).contains(".visible .entry kernel_rms_norm("));
     let broken = super::Source {
         name: "broken.cu",
         text: "#line 1 \"broken.cu\"\n\nKERNEL(broken, 32, float* x) { y; }",
@@ -56,13 +55,4 @@ fn memory_that_is_not_there_is_refused() {
     drop(taken);
     gpu.synchronise().unwrap();
     assert!(gpu.free_bytes().unwrap() >= free);
-}
-
-#[test]
-fn a_gpu_is_found_by_the_name_it_was_handed_out_with() {
-    assert_eq!(place_of(2, None), Some(2));
-    assert_eq!([5, 7].map(|name| place_of(name, Some("5, 7"))), [Some(0), Some(1)]);
-    assert_eq!([0, 6].map(|name| place_of(name, Some("5,7"))), [None, None]);
-    assert_eq!(place_of(3, Some("GPU-1b2c,3")), Some(1));
-    assert_eq!([0, 1].map(|name| place_of(name, Some("GPU-1b2c,GPU-3d4e"))), [Some(0), Some(1)]);
 }

@@ -119,7 +119,8 @@ KERNEL(attend, THREADS, const element* queries, uint32_t query_stride, const ele
             float sum = row_sum(softmax[s].sum[half]);
             uint32_t row = (warp * STRIPS + s) * 16 + half * 8 + lane / 4;
             if (row >= tile.rows) continue;
-            store_row(out + (uint64_t)(tile.row + row) * OUT_ROW + head * HEAD_DIM, sums[s], half, 1.0f / sum);
+            element* to = out + (uint64_t)(tile.row + row) * OUT_ROW + head * HEAD_DIM;
+            store_row<HEAD_DIM / 8>(to, sums[s].of, half, 1.0f / sum);
             if (log_sums && lane % 4 == 0) {
                 log_sums[(uint64_t)head * rows + tile.row + row] = softmax[s].largest[half] * scale + log2f(sum);
             }

@@ -69,6 +69,30 @@ DEVICE void as_left(pair (&a)[4], const float (*acc)[4]) {
     a[3] = to_pair(acc[1][2], acc[1][3]);
 }
 
+// A strip's left operands. They stay in registers where these suffice, and else are read at every use.
+#define HELD (HEAD_DIM <= 128)
+struct Left {
+    pair held[HELD ? STEPS : 1][4];
+    const element* tile;
+};
+
+DEVICE void take_left(Left& left, const element* tile) {
+    left.tile = tile;
+    if (HELD) {
+#pragma unroll
+        for (int k = 0; k < STEPS; k++) load_left(left.held[k], tile + k * 16);
+    }
+}
+
+DEVICE void use_left(pair (&a)[4], const Left& left, int k) {
+    if (HELD) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) a[i] = left.held[k][i];
+    } else {
+        load_left(a, left.tile + k * 16);
+    }
+}
+
 // Sums of a strip of 16 rows, as multiply_tile lays them out, for the columns of a head.
 struct Sums {
     float of[HEAD_DIM / 8][4];
@@ -80,12 +104,13 @@ DEVICE float row_sum(float x) {
     return x + shuffle_xor(x, 2);
 }
 
-// Writes a row of sums, that of half 0 or 1 of a strip, times `scale`.
-DEVICE void store_row(element* to, const Sums& sums, int half, float scale) {
+// Writes 8 · BLOCKS columns of a row of sums, that of half 0 or 1 of a strip, times `scale`.
+template <int BLOCKS>
+DEVICE void store_row(element* to, const float (*sums)[4], int half, float scale) {
     to += threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < HEAD_DIM / 8; n++) {
-        *reinterpret_cast<pair*>(to + n * 8) = to_pair(sums.of[n][2 * half] * scale, sums.of[n][2 * half + 1] * scale);
+    for (int n = 0; n < BLOCKS; n++) {
+        *reinterpret_cast<pair*>(to + n * 8) = to_pair(sums[n][2 * half] * scale, sums[n][2 * half + 1] * scale);
     }
 }
 

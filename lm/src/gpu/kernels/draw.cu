@@ -48,10 +48,18 @@ DEVICE Best better(Best a, Best b) {
     return b.logit > a.logit || (b.logit == a.logit && b.token < a.token) ? b : a;
 }
 
-// The most probable token, the lowest id among equals, for all threads.
-DEVICE Best most_probable(const Row& row, Best* room) {
+// The most probable token, the lowest id among equals, for all threads; `broken` gets the first token of this thread whose logit is
+// no number.
+DEVICE Best most_probable(const Row& row, Best* room, uint32_t* broken) {
     Best best = {LOWEST, NONE};
-    for (uint32_t token = threadIdx.x; token < row.vocabulary; token += THREADS) best = better(best, {logit(row, token), token});
+    uint32_t first = NONE;
+#pragma unroll 4
+    for (uint32_t token = threadIdx.x; token < row.vocabulary; token += THREADS) {
+        float x = logit(row, token);
+        if (!(fabsf(x) < 3.4e38f)) first = smaller(first, token);
+        best = better(best, {x, token});
+    }
+    *broken = first;
     for (int mask = WARP / 2; mask > 0; mask /= 2)
         best = better(best, {shuffle_xor(best.logit, mask), shuffle_xor(best.token, mask)});
     if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = best;
@@ -75,6 +83,7 @@ DEVICE float weight(const Weights& weights, uint32_t token) {
 // How many weights reach `cut`, or their sum.
 DEVICE float reaching(const Weights& weights, float cut, bool count, float* room) {
     float sum = 0.0f;
+#pragma unroll 4
     for (uint32_t token = threadIdx.x; token < weights.row.vocabulary; token += THREADS) {
         float w = weight(weights, token);
         if (w >= cut) sum += count ? 1.0f : w;
@@ -180,9 +189,8 @@ KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary,
     uint32_t* seen_here = seen + (uint64_t)how.slot * ((vocabulary + 31) / 32);
     Row row = {logits + (uint64_t)blockIdx.x * stride, seen_here, 1.0f, vocabulary};
 
-    uint32_t broken = NONE;
-    for (uint32_t token = threadIdx.x; token < vocabulary; token += THREADS)
-        if (!(fabsf(row.logits[token]) < 3.4e38f)) broken = smaller(broken, token);
+    uint32_t broken, again;
+    Best best = most_probable(row, bests, &broken);
     for (int mask = WARP / 2; mask > 0; mask /= 2) broken = smaller(broken, shuffle_xor(broken, mask));
     if (threadIdx.x % WARP == 0) chosen[threadIdx.x / WARP] = broken;
     __syncthreads();
@@ -193,14 +201,13 @@ KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary,
         return;
     }
 
-    Best best = most_probable(row, bests);
     Weights plain = {row, best.logit, LOG2_E};
     float log_mass = best.logit + logf(reaching(plain, 0.0f, false, room));
     uint32_t token = how.forced;
     if (token == NONE) {
         if (how.repetition_penalty != 1.0f) {
             row.penalty = how.repetition_penalty;
-            best = most_probable(row, bests);
+            best = most_probable(row, bests, &again);
         }
         token = best.token;
         if (how.temperature > 0.0f) {

@@ -6,6 +6,7 @@
 // floats, and results can be held against the CPU's kernels to the last digits.
 
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -36,7 +37,10 @@ typedef void (*Together)(void* const* operands);
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
 
 struct Thread {
-    ucontext_t context;
+    // Where it starts, and where it goes on once it has started: jumps take no system call.
+    ucontext_t start;
+    jmp_buf on;
+    bool started;
     State state;
     void* operand;
     Together together;
@@ -44,16 +48,25 @@ struct Thread {
 
 static Thread threads[MOST_THREADS];
 static char* stacks;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static uint32_t current;
 static bool downwards;
 alignas(128) static unsigned char shared[SHARED];
 static void (*body)(void*);
 static void* body_data;
 
+// Lets the current thread run until it yields.
+inline void resume() {
+    Thread& thread = threads[current];
+    if (_setjmp(scheduler)) return;
+    if (thread.started) _longjmp(thread.on, 1);
+    thread.started = true;
+    setcontext(&thread.start);
+}
+
 inline void yield(State state) {
     threads[current].state = state;
-    swapcontext(&threads[current].context, &scheduler);
+    if (!_setjmp(threads[current].on)) _longjmp(scheduler, 1);
 }
 
 inline void with_warp(Together together, void* operand) {
@@ -110,11 +123,12 @@ inline const char* run_block(uint32_t count) {
     if (!stacks) stacks = static_cast<char*>(malloc(MOST_THREADS * STACK));
     for (uint32_t i = 0; i < count; i++) {
         Thread& thread = threads[i];
-        getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = stacks + i * STACK;
-        thread.context.uc_stack.ss_size = STACK;
-        thread.context.uc_link = nullptr;
-        makecontext(&thread.context, enter, 0);
+        getcontext(&thread.start);
+        thread.start.uc_stack.ss_sp = stacks + i * STACK;
+        thread.start.uc_stack.ss_size = STACK;
+        thread.start.uc_link = nullptr;
+        makecontext(&thread.start, enter, 0);
+        thread.started = false;
         thread.state = READY;
         begun[i].clear();
         closed[i] = 0;
@@ -136,7 +150,7 @@ inline const char* run_block(uint32_t count) {
                     if (threads[i].state != READY) continue;
                     current = i;
                     threadIdx = {i, 0, 0};
-                    swapcontext(&scheduler, &threads[i].context);
+                    resume();
                 }
                 if (!all(warp, AT_WARP)) break;
                 void* operands[32];
@@ -350,6 +364,10 @@ DEVICE void copy_async(element* to, const element* from, bool there) {
     check_alignment(to);
     if (there) check_alignment(from);
     emulator::begin_copy(to, from, 8 * sizeof(element), there);
+}
+
+DEVICE void copy_async(float* to, const float* from, bool there) {
+    emulator::begin_copy(to, from, sizeof(float), there);
 }
 
 DEVICE void close_copies() { emulator::closed[emulator::current]++; }

@@ -16,8 +16,9 @@ typedef unsigned long long uint64_t;
 typedef int int32_t;
 typedef long long int64_t;
 
-// A kernel that runs with THREADS threads per block.
-#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) NAME(__VA_ARGS__)
+// A kernel that runs with THREADS threads per block. Its name is longer for the linker: the language has functions of its own, such
+// as `norm`.
+#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) kernel_##NAME(__VA_ARGS__)
 // The block's dynamic shared memory.
 #define DYNAMIC_SHARED(NAME) extern __shared__ __align__(128) unsigned char NAME[]
 #define DEVICE static __device__ __forceinline__
@@ -86,6 +87,13 @@ DEVICE void copy_async(element* to, const element* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
+// The same for one float.
+DEVICE void copy_async(float* to, const float* from, bool there) {
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+    uint32_t bytes = there ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+
 // Closes the group of copies begun so far.
 DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -121,6 +129,13 @@ struct alignas(8 * sizeof(element)) eight {
 
 DEVICE eight load_eight(const element* from) { return *reinterpret_cast<const eight*>(from); }
 DEVICE void store_eight(element* to, eight x) { *reinterpret_cast<eight*>(to) = x; }
+
+// The same as pairs.
+struct alignas(8 * sizeof(element)) eight_in_pairs {
+    pair of[4];
+};
+
+DEVICE eight_in_pairs load_pairs(const element* from) { return *reinterpret_cast<const eight_in_pairs*>(from); }
 
 // Four floats that lie together, 16-byte aligned.
 struct alignas(16) four {

@@ -127,7 +127,7 @@ impl Tape {
             spare: gpu.free_bytes()? / 4,
             forward: stream::Steps::new(gpu)?,
             steps: Steps::new(gpu, hidden, config.rms_norm_eps as f32)?,
-            heads: HeadSteps::new(gpu, heads, &config.frequencies())?,
+            heads: HeadSteps::new(gpu, heads, &config.frequencies().unwrap_or_default())?,
             attention: Attention::new(gpu, heads)?,
             head: Head::new(gpu, hidden, config.vocab_size)?,
             arena: Arena::new(gpu)?,

@@ -328,13 +328,15 @@ impl Config {
 
     /// The angles by which queries and keys are turned, if they are.
     pub(crate) fn rotation(&self) -> Option<Rotation> {
-        self.has_rotation().then(|| Rotation::new(self.frequencies(), self.context()))
+        self.frequencies().map(|frequencies| Rotation::new(frequencies, self.context()))
     }
 
-    /// Radians per position of every pair of a head that is turned.
-    pub(crate) fn frequencies(&self) -> Vec<f32> {
+    /// Radians per position of every pair of elements of a head, where they are turned.
+    pub(crate) fn frequencies(&self) -> Option<Vec<f32>> {
         // A scaling that is not supported was refused by `check`.
-        self.scaling().unwrap_or(Scaling::None).frequencies(self.theta(), self.heads().dim)
+        let scaling = self.scaling().unwrap_or(Scaling::None);
+        let scaled = || scaling.frequencies(self.theta(), self.heads().dim);
+        self.has_rotation().then(scaled)
     }
 
     fn scaling(&self) -> Result<Scaling, String> {

@@ -1,0 +1,39 @@
+//! Where a node's own models are computed: on the GPU that it was given, else on its threads.
+
+use dag_engine::task::{TaskCx, TaskError};
+use dag_lm::device::Device;
+
+/// What the identity of a response says of a device: results on the two differ in their last digits.
+pub(crate) fn name(gpus: u32) -> &'static str {
+    if gpus == 0 { "cpu" } else { "cuda" }
+}
+
+/// The device of a node that runs.
+pub(crate) fn of(cx: &TaskCx) -> Result<Device, TaskError> {
+    match cx.gpus() {
+        [] => Ok(Device::Cpu { threads: cx.threads().max(1) }),
+        [gpu] => Ok(Device::Cuda(ordinal(*gpu, cx.env("CUDA_VISIBLE_DEVICES").as_deref()))),
+        several => Err(TaskError::failed(format!(
+            "the embedded runtime computes on one GPU, and `run:` gives the node {}; ask for `gpus: 1`",
+            several.len()
+        ))),
+    }
+}
+
+/// The number by which this process knows a GPU: the driver counts those that are visible.
+fn ordinal(gpu: u32, visible: Option<&str>) -> usize {
+    let place = |list: &str| list.split(',').position(|id| id.trim().parse() == Ok(gpu));
+    visible.and_then(place).unwrap_or(gpu as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_counted_among_those_that_are_visible() {
+        assert_eq!(ordinal(2, None), 2);
+        assert_eq!(ordinal(7, Some("5, 7")), 1);
+        assert_eq!(ordinal(5, Some("5,7")), 0);
+    }
+}
