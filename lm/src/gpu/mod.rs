@@ -15,6 +15,7 @@ mod driver;
 #[cfg(test)]
 mod emulator;
 mod experts;
+mod mamba;
 mod pages;
 mod products;
 mod sources;

@@ -78,7 +78,7 @@ pub enum Model {
     /// On the CPU.
     Cpu(Decoder),
     /// On a GPU.
-    Gpu(crate::gpu::Decoder),
+    Gpu(Box<crate::gpu::Decoder>),
 }
 
 impl Model {
@@ -88,7 +88,7 @@ impl Model {
             Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
             Device::Cuda(ordinal) => {
                 let gpu = crate::gpu::open(ordinal)?;
-                Ok(Self::Gpu(crate::gpu::Decoder::load(path, &gpu)?))
+                Ok(Self::Gpu(Box::new(crate::gpu::Decoder::load(path, &gpu)?)))
             }
         }
     }
