@@ -458,7 +458,7 @@ impl<'a> Session<'a> {
                         unreachable!("a model with Mamba blocks has their kernels and room for them")
                     };
                     let single = Rows { seats: seats.at(0..drawing), lengths: lengths.at(0..drawing) };
-                    kernels.add(products, block, from, room, single, mamba.as_ref(), x)?;
+                    kernels.add(block, from, room, single, mamba.as_ref(), x)?;
                 }
                 Mixer::Experts(experts) => {
                     let room = self.experts.as_ref().expect("a model with experts has room for them");

@@ -56,7 +56,7 @@ fn the_most_probable_responses_are_those_of_the_cpu() {
             let requests = requests(Sampling::GREEDY, 9);
             let limits = Limits::new(5, 2);
             let on_cpu = model::Decoder::load(directory.path(), Precision::Float32, 2).unwrap();
-            let expected = run(&Model::Cpu(on_cpu), requests.clone(), &limits).unwrap();
+            let expected = run(&Model::Cpu(Box::new(on_cpu)), requests.clone(), &limits).unwrap();
             let on_gpu = Model::Gpu(Box::new(Decoder::load(directory.path(), &tested.gpu).unwrap()));
             let found = run(&on_gpu, requests, &limits).unwrap();
             assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());

@@ -6,7 +6,6 @@
 //! computed again ([`Recompute`]); it is the same computation on the same numbers, so it changes no bit.
 
 mod adapters;
-mod attention;
 mod batch;
 mod heads;
 mod loss;
@@ -20,7 +19,6 @@ use std::ops::Range;
 pub(crate) use adapters::AdaptersThere;
 pub(crate) use trained::{Copies, Trained};
 
-use self::attention::Attention;
 use self::batch::Laid;
 use self::heads::HeadSteps;
 use self::loss::{Head, HeadBackward, Labels};
@@ -28,7 +26,7 @@ use self::pass::{Kept, KeptMixer, Pass, SEGMENT, Shape, Size};
 use self::products::{Matrix, To};
 use self::steps::{NormBackward, Steps, Sum};
 use super::arena::Arena;
-use super::attention::Samples;
+use super::attention::{Attention, Samples};
 use super::driver::{Gpu, GpuError};
 use super::{Buffer, Element, View, stream};
 use crate::kernels::rope::Turn;
