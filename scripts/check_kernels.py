@@ -22,18 +22,28 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "lm/src/gpu/kernels"
 GPUS = ["sm_80", "sm_89", "sm_90"]
 
-def for_heads(block=None, **others):
-    """For every head size a model may have, with the block that `block` gives for it."""
-    shapes = [{"HEAD_DIM": size, "HEADS": 32, "KEY_HEADS": 8, "PAGE": 64, **others} for size in (16, 64, 128, 256)]
-    return [{**shape, **dict(zip(("WARPS", "STRIPS", "STEP"), block(shape["HEAD_DIM"])))} if block else shape for shape in shapes]
+def for_heads(more=lambda size: {}):
+    """For every head size a model may have, with what `more` gives for it."""
+    return [{"HEAD_DIM": size, "HEADS": 32, "KEY_HEADS": 8, "PAGE": 64, **more(size)} for size in (16, 64, 128, 256)]
+
+
+def block(warps, strips, step, parts=1):
+    return {"WARPS": warps, "STRIPS": strips, "STEP": step, "PARTS": parts}
 
 
 # The numbers that a file is compiled with, as its wrapper in lm/src/gpu gives them; files that are not named need none.
 DEFINES = {
-    "attention.cu": for_heads(lambda size: (4, 2, 64) if size <= 64 else (8, 1, 64) if size <= 128 else (4, 1, 32)),
+    "attention.cu": for_heads(lambda size: block(4, 2, 64) if size <= 64 else block(8, 1, 64) if size <= 128 else block(4, 1, 32)),
+    "attention_decode.cu": for_heads(lambda size: {"WARPS": 4 if size <= 128 else 2, "STAGES": 2 if size == 128 else 3}),
+    "attention_key_gradient.cu": for_heads(
+        lambda size: block(4, 1, 64) if size <= 64 else block(4, 1, 32) if size <= 128 else block(4, 1, 16, parts=2)
+    ),
+    "attention_query_gradient.cu": for_heads(
+        lambda size: block(4, 2, 64) if size <= 64 else block(4, 1, 32) if size <= 128 else block(4, 1, 16)
+    ),
     "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
     "heads.cu": for_heads(),
-    "pages.cu": for_heads(HAS_BIAS=1, HAS_NORMS=1, HAS_ROTATION=1),
+    "pages.cu": for_heads(lambda _: {"HAS_BIAS": 1, "HAS_NORMS": 1, "HAS_ROTATION": 1}),
 }
 SHOWN = ("HEAD_DIM", "HIDDEN")
 # Kernels that may spill, with the reason.
