@@ -7,6 +7,7 @@ mod checkpoint;
 mod config;
 mod engine;
 mod on_cpu;
+mod on_gpu;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +18,12 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Device};
+use crate::gpu::{self, Gpu, GpuError};
 use crate::model::{self, Adapters, Batch, Config, ModelError, Places};
 use crate::optimizer::{AdamW, Step};
 use engine::Engine;
 use on_cpu::OnCpu;
+use on_gpu::{Base, OnGpu};
 
 pub use crate::model::{Lora, Recompute};
 pub use config::TrainConfig;
@@ -69,6 +72,9 @@ pub enum TrainError {
     /// The model cannot be read or written.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The GPU failed, or there is none.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// A pack is not what it should be.
     #[error("pack {pack} of the step is not valid: {reason}")]
     Pack {
@@ -116,17 +122,58 @@ pub struct Trainer {
 impl Trainer {
     /// Starts from the model in `base_dir`.
     pub fn new(base_dir: &Path, config: &TrainConfig, device: &Device) -> Result<Self, TrainError> {
-        let threads = match *device {
-            Device::Cpu { threads } => threads,
-            Device::Cuda(ordinal) => {
-                return Err(ModelError::Device(format!("training on CUDA device {ordinal}")).into());
+        match *device {
+            Device::Cpu { threads } => {
+                let (model, places, weights) = model::load(base_dir)?;
+                Self::with(model, places, config, threads, |model, places, adapters| {
+                    Ok(Box::new(OnCpu::new(model, places, weights, adapters)?))
+                })
             }
-        };
-        let (model, places, weights) = model::load(base_dir)?;
+            Device::Cuda(ordinal) => {
+                let (model, places) = model::shape(base_dir)?;
+                OnGpu::check(&model, &places)?;
+                Self::on_gpu(&gpu::open(ordinal)?, model, places, config, Base::Stored(base_dir.to_owned()))
+            }
+        }
+    }
+
+    /// Starts from a model of this shape with weights that mean nothing, on a GPU: for measurements.
+    pub fn with_random_weights(
+        model: &Config,
+        config: &TrainConfig,
+        ordinal: usize,
+    ) -> Result<Self, TrainError> {
+        model.check()?;
+        let places = Places::new(model);
+        OnGpu::check(model, &places)?;
+        Self::on_gpu(&gpu::open(ordinal)?, model.clone(), places, config, Base::Random)
+    }
+
+    fn on_gpu(
+        gpu: &Gpu,
+        model: Config,
+        places: Places,
+        config: &TrainConfig,
+        base: Base,
+    ) -> Result<Self, TrainError> {
+        // What is left to the CPU: adding adapters to the weights that are saved.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with(model, places, config, threads, |model, places, adapters| {
+            Ok(Box::new(OnGpu::new(gpu, model, places, base, adapters)?))
+        })
+    }
+
+    fn with(
+        model: Config,
+        places: Places,
+        config: &TrainConfig,
+        threads: usize,
+        engine: impl FnOnce(&Config, &Places, Option<Adapters>) -> Result<Box<dyn Engine>, TrainError>,
+    ) -> Result<Self, TrainError> {
         let adapters = config.lora.as_ref().map(|lora| Adapters::new(&places, lora)).transpose()?;
         Ok(Self {
             config: config.clone(),
-            engine: Box::new(OnCpu::new(&model, &places, weights, adapters.clone())?),
+            engine: engine(&model, &places, adapters.clone())?,
             position: Position::default(),
             pool: device::pool(threads).map_err(ModelError::from)?,
             model,
@@ -138,6 +185,12 @@ impl Trainer {
     /// Whether activations are kept or computed again on the way back; no bit depends on it.
     pub fn set_recompute(&mut self, recompute: Recompute) {
         self.engine.set_recompute(recompute);
+    }
+
+    /// Bytes of the GPU's memory that the training holds, if it is on one: weights, gradients, moments and what steps have needed
+    /// so far.
+    pub fn gpu_bytes(&self) -> Option<usize> {
+        self.engine.gpu_bytes()
     }
 
     /// How far the run has come.

@@ -53,7 +53,7 @@ pub(super) struct Worker<'a> {
     stopped: Vec<Sequence>,
     readings: Vec<Reading>,
     /// Prompts that are read, in order.
-    read: VecDeque<(Prompt, Vec<u32>)>,
+    read: VecDeque<Read>,
     running: Vec<Running>,
     finished: Vec<Finished>,
 }
@@ -75,6 +75,14 @@ struct Reading {
     done: usize,
     pages: Vec<u32>,
     then: Then,
+}
+
+/// A prompt that is read.
+struct Read {
+    prompt: Prompt,
+    pages: Vec<u32>,
+    /// Where its tokens were read, if there were any.
+    seat: Option<usize>,
 }
 
 /// What tokens are read for.
@@ -140,7 +148,7 @@ impl<'a> Worker<'a> {
         cache_bytes: Option<usize>,
     ) -> Result<Self, GpuError> {
         let vocabulary = model.config().vocab_size.min(tokenizer.vocab_size());
-        let readers = slots.min(READERS);
+        let (slots, readers) = Self::fitting(model, slots, cache_bytes)?;
         let seats = slots + readers;
         let longest = model.config().context().div_ceil(PAGE);
         let size = Size { pages: 0, seats, drawing: slots, reading: READING, vocabulary };
@@ -171,6 +179,23 @@ impl<'a> Worker<'a> {
         })
     }
 
+    /// As many slots, and prompts that are read, as there is memory for where sequences have more than pages.
+    fn fitting(
+        model: &Decoder,
+        slots: usize,
+        cache_bytes: Option<usize>,
+    ) -> Result<(usize, usize), GpuError> {
+        let readers = |slots: usize| slots.min(READERS);
+        if model.state_bytes() == 0 {
+            return Ok((slots, readers(slots)));
+        }
+        let bytes = cache_bytes.map_or_else(|| model.gpu().free_bytes(), Ok)?;
+        // Half of the memory is for states: pages need the other. A fifth of the seats is for prompts.
+        let seats = (bytes / 2 / model.state_bytes()).max(2);
+        let slots = slots.min((seats * 4 / 5).max(1));
+        Ok((slots, readers(slots).min((seats - slots).max(1))))
+    }
+
     /// Slots that nothing runs in and nothing is read again for.
     fn free_slots(&self) -> usize {
         let resuming = self.readings.iter().filter(|reading| matches!(reading.then, Then::Resume(_)));
@@ -198,33 +223,39 @@ impl<'a> Worker<'a> {
         Ok(Ok(()))
     }
 
-    /// Begins samples of prompts that are read.
+    /// Begins samples of prompts that are read. The last of a prompt takes its pages and its seat; the others share the full pages
+    /// and have a copy of what they go on in.
     fn begin_samples(&mut self) -> Result<(), GenerateError> {
         while self.free_slots() > 0
-            && let Some((prompt, pages)) = self.read.front_mut()
+            && let Some(Read { prompt, pages, seat }) = self.read.front_mut()
         {
-            let Some(&seat) = self.free_seats.last() else { return Ok(()) };
             let held = prompt.body().len();
-            let is_last = prompt.left() == 1;
-            let full = held / PAGE;
             let mut own = pages.clone();
-            if !is_last {
-                // Full pages are shared; the last one, which the sample goes on in, is copied.
-                if full < pages.len() {
-                    let Some(page) = self.ledger.take() else { return Ok(()) };
-                    self.session.cache().copy(&[(pages[full], page)])?;
-                    own[full] = page;
+            let (own_seat, is_last) = match seat {
+                Some(seat) if prompt.left() == 1 => (*seat, true),
+                _ => {
+                    let Some(&own_seat) = self.free_seats.last() else { return Ok(()) };
+                    let full = held / PAGE;
+                    if full < pages.len() {
+                        let Some(page) = self.ledger.take() else { return Ok(()) };
+                        self.session.cache().copy(&[(pages[full], page)])?;
+                        own[full] = page;
+                    }
+                    self.ledger.share(&own[..full]);
+                    if let Some(seat) = seat {
+                        self.session.copy_state(*seat, own_seat)?;
+                    }
+                    self.session.cache().seat(own_seat, 0, &own)?;
+                    self.free_seats.pop();
+                    (own_seat, prompt.left() == 1)
                 }
-                self.ledger.share(&own[..full]);
-            }
-            self.free_seats.pop();
+            };
             let sequence = prompt.begin();
             if is_last {
                 self.read.pop_front();
             }
-            self.session.cache().seat(seat, 0, &own)?;
-            self.session.begin(seat, sequence.seen())?;
-            self.running.push(Running { sequence, seat, pages: own, held });
+            self.session.begin(own_seat, sequence.seen())?;
+            self.running.push(Running { sequence, seat: own_seat, pages: own, held });
         }
         Ok(())
     }
@@ -246,12 +277,12 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.begin_samples()?;
-        while self.readings.len() < self.readers
+        while self.readings.len() + self.read.len() < self.readers
             && let Some(prompt) = self.waiting.pop_front()
         {
             let body = prompt.body().to_vec();
             if body.is_empty() {
-                self.read.push_back((prompt, Vec::new()));
+                self.read.push_back(Read { prompt, pages: Vec::new(), seat: None });
                 continue;
             }
             if let Err(then) = self.read(body, Then::Begin(prompt))? {
@@ -291,7 +322,7 @@ impl<'a> Worker<'a> {
     fn stop_youngest(&mut self, fewest: usize) -> bool {
         let readings =
             (0..).zip(&self.readings).map(|(index, reading)| (reading.rank(), Holder::Reading(index)));
-        let read = (0..).zip(&self.read).map(|(index, (prompt, _))| (prompt.rank(), Holder::Read(index)));
+        let read = (0..).zip(&self.read).map(|(index, read)| (read.prompt.rank(), Holder::Read(index)));
         let running = (0..)
             .zip(&self.running)
             .map(|(index, running)| (running.sequence.rank(), Holder::Running(index)));
@@ -311,8 +342,9 @@ impl<'a> Worker<'a> {
                 }
             }
             Some((_, Holder::Read(index))) => {
-                if let Some((prompt, pages)) = self.read.remove(index) {
+                if let Some(Read { prompt, pages, seat }) = self.read.remove(index) {
                     self.ledger.leave(&pages);
+                    self.free_seats.extend(seat);
                     self.wait_again(prompt);
                 }
             }
@@ -368,8 +400,7 @@ impl<'a> Worker<'a> {
         for Reading { seat, tokens, pages, then, .. } in done {
             match then {
                 Then::Begin(prompt) => {
-                    self.free_seats.push(seat);
-                    self.read.push_back((prompt, pages));
+                    self.read.push_back(Read { prompt, pages, seat: Some(seat) });
                 }
                 Then::Resume(sequence) => {
                     self.session.begin(seat, sequence.seen())?;
@@ -395,7 +426,7 @@ impl desk::Worker for Worker<'_> {
             Then::Begin(prompt) => prompt.left(),
             Then::Resume(_) => 1,
         });
-        let waiting = self.waiting.iter().chain(self.read.iter().map(|(prompt, _)| prompt)).map(Prompt::left);
+        let waiting = self.waiting.iter().chain(self.read.iter().map(|read| &read.prompt)).map(Prompt::left);
         let wanted: usize = begun.chain(waiting).sum();
         self.running.len() + self.stopped.len() + wanted < self.slots
     }

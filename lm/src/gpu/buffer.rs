@@ -193,6 +193,11 @@ fn to_bf16(numbers: &[f32]) -> Vec<u8> {
 }
 
 impl<T: Unit> View<T> {
+    /// So many units at an address.
+    pub(super) fn lying(driver: &dyn Driver, address: Address, len: usize) -> Self {
+        Self { address, len, unit_bytes: T::bytes(driver), unit: PhantomData }
+    }
+
     /// A part of it.
     ///
     /// # Panics

@@ -8,6 +8,7 @@ use super::attention::{PagedAttention, Turn};
 use super::draw::{DRAW_WORDS, Draw, Drawing};
 use super::driver::{Gpu, GpuError, Recording};
 use super::experts::{Experts, ExpertsRoom};
+use super::mamba::{Mamba, MambaKernels, MambaRoom, MambaTurns};
 use super::pages::{Cache, CacheShape, Placing, Rows};
 use super::products::{From, Products, Projection, To};
 use super::stream::Steps;
@@ -28,6 +29,7 @@ pub struct Decoder {
     norm: Buffer<Element>,
     head: Projection,
     frequencies: Option<Buffer<f32>>,
+    mamba: Option<MambaKernels>,
     products: Products,
     steps: Steps,
     attention: PagedAttention,
@@ -56,6 +58,7 @@ enum Mixer {
         down: Projection,
     },
     Experts(Experts),
+    Mamba(Mamba),
 }
 
 /// Weights on their way from a file to a GPU: one at a time, rounded to elements.
@@ -74,6 +77,14 @@ impl WeightReader<'_> {
             buffer.upload(parameter.places.start - range.start, &weights)?;
         }
         Ok(buffer)
+    }
+
+    fn floats(&self, range: &Range<usize>) -> Result<Buffer<f32>, ModelError> {
+        let mut weights = Vec::with_capacity(range.len());
+        for parameter in self.places.within(range) {
+            weights.extend(self.source.read(parameter)?);
+        }
+        Ok(Buffer::from(self.gpu, &weights)?)
     }
 
     fn projection(&self, range: &Range<usize>, inputs: usize) -> Result<Projection, ModelError> {
@@ -96,7 +107,12 @@ pub(crate) fn check(config: &Config, places: &Places) -> Result<(), ModelError> 
                     return refuse("experts whose sizes are no multiples of 16");
                 }
             }
-            MixerPlaces::Mamba(_) => return refuse("Mamba blocks"),
+            MixerPlaces::Mamba(mamba) => {
+                let shape = mamba.shape;
+                if !shape.inner().is_multiple_of(8) || shape.dim > 256 || shape.state > 256 {
+                    return refuse("Mamba blocks of such a shape");
+                }
+            }
         }
     }
     if !config.hidden_size.is_multiple_of(8) {
@@ -114,7 +130,7 @@ impl Decoder {
         check(&config, &places)?;
         let reader = WeightReader { gpu, source: &source, places: &places };
         let (hidden, heads) = (config.hidden_size, config.heads());
-        let mut layers = 0;
+        let (mut layers, mut mamba_layers) = (0, 0);
         let mut blocks = Vec::with_capacity(places.blocks.len());
         for block in &places.blocks {
             let mixer = match &block.mixer {
@@ -142,12 +158,30 @@ impl Decoder {
                     let router = reader.projection(&places.router, hidden)?;
                     Mixer::Experts(Experts::new(gpu, router, weights, places.chosen, places.adds_up_to_one)?)
                 }
-                MixerPlaces::Mamba(_) => unreachable!("`check` refuses it"),
+                MixerPlaces::Mamba(places) => {
+                    mamba_layers += 1;
+                    let bias = places.convolution_bias.as_ref();
+                    Mixer::Mamba(Mamba {
+                        layer: mamba_layers - 1,
+                        inward: reader.projection(&places.inward, hidden)?,
+                        taps: reader.read(&places.convolution)?,
+                        convolution_bias: bias.map(|bias| reader.read(bias)).transpose()?,
+                        step_bias: reader.floats(&places.step_bias)?,
+                        a_log: reader.floats(&places.a_log)?,
+                        d: reader.floats(&places.d)?,
+                        norm: reader.read(&places.norm)?,
+                        output: reader.projection(&places.output, places.shape.inner())?,
+                    })
+                }
             };
             blocks.push(Block { norm: reader.read(&block.norm)?, mixer });
         }
         let is_tied = places.head == places.embedding;
         let embedding = if is_tied { None } else { Some(reader.read(&places.embedding)?) };
+        let epsilon = config.rms_norm_eps as f32;
+        let mamba = config.mamba().filter(|_| mamba_layers > 0);
+        let mamba =
+            mamba.map(|(shape, _)| MambaKernels::new(gpu, shape, mamba_layers, epsilon)).transpose()?;
         let frequencies = config.frequencies().map(|numbers| Buffer::from(gpu, &numbers)).transpose()?;
         Ok(Self {
             shape: CacheShape {
@@ -162,6 +196,7 @@ impl Decoder {
             norm: reader.read(&places.norm)?,
             head: reader.projection(&places.head, hidden)?,
             frequencies,
+            mamba,
             products: Products::new(gpu)?,
             steps: Steps::new(gpu)?,
             attention: PagedAttention::new(gpu, heads)?,
@@ -183,6 +218,11 @@ impl Decoder {
     /// Bytes that a page of the cache takes.
     pub(crate) fn page_bytes(&self) -> usize {
         self.shape.page_bytes(&self.gpu)
+    }
+
+    /// Bytes that a sequence takes beside its pages.
+    pub(crate) fn state_bytes(&self) -> usize {
+        self.mamba.as_ref().map_or(0, |mamba| mamba.state_bytes(&self.gpu))
     }
 
     /// The experts of a layer, if there are any: all layers' are of one size.
@@ -224,6 +264,7 @@ pub(crate) struct Session<'a> {
     inner: Buffer<Element>,
     active: Buffer<Element>,
     experts: Option<ExpertsRoom>,
+    mamba: Option<MambaRoom>,
     logits: Buffer<f32>,
     inputs: Buffer<u32>,
     /// By number of rows: passes in which every row draws.
@@ -266,7 +307,7 @@ impl<'a> Session<'a> {
             Mixer::Feed { activation, inward, .. } => {
                 Some((inward.outputs(), inward.outputs() / activation.inputs()))
             }
-            Mixer::Attention { .. } | Mixer::Experts(_) => None,
+            Mixer::Attention { .. } | Mixer::Experts(_) | Mixer::Mamba(_) => None,
         });
         let experts = model.experts().map(|experts| experts.room(gpu, rows)).transpose()?;
         let (inner, active) = widths.fold((0, 0), |most, width| (most.0.max(width.0), most.1.max(width.1)));
@@ -282,6 +323,7 @@ impl<'a> Session<'a> {
             inner: Buffer::new(gpu, rows * inner)?,
             active: Buffer::new(gpu, rows * active)?,
             experts,
+            mamba: model.mamba.as_ref().map(|mamba| mamba.room(gpu, size.seats, rows)).transpose()?,
             logits: Buffer::new(gpu, drawn_rows * config.vocab_size)?,
             inputs: Buffer::new(gpu, 3 * rows + DRAW_WORDS * drawn_rows)?,
             recorded: BTreeMap::new(),
@@ -294,16 +336,24 @@ impl<'a> Session<'a> {
         let (rows, config) = (size.reading + bucket(size.drawing), &model.config);
         let widest = model.blocks.iter().map(|block| match &block.mixer {
             Mixer::Feed { inward, .. } => 2 * inward.outputs(),
-            Mixer::Attention { .. } | Mixer::Experts(_) => 0,
+            Mixer::Attention { .. } | Mixer::Experts(_) | Mixer::Mamba(_) => 0,
         });
         let experts = model.experts().map_or(0, |experts| experts.room_bytes(rows));
         let row = 4 * config.hidden_size + 2 * model.shape.heads.row() + widest.max().unwrap_or(0);
-        4 * (rows * row + bucket(size.drawing) * config.vocab_size) + experts
+        let mamba = model.mamba.as_ref();
+        let mamba =
+            mamba.map_or(0, |mamba| mamba.pass_bytes(&model.gpu, rows) + size.seats * model.state_bytes());
+        4 * (rows * row + bucket(size.drawing) * config.vocab_size) + experts + mamba
     }
 
     /// The pages of all sequences.
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// Gives the sequence on one seat what that on another has beside its pages.
+    pub(crate) fn copy_state(&self, from: usize, to: usize) -> Result<(), GpuError> {
+        self.mamba.as_ref().map_or(Ok(()), |mamba| mamba.copy(from, to))
     }
 
     /// Notes which tokens the sequence on a seat begins with.
@@ -366,6 +416,10 @@ impl<'a> Session<'a> {
         let (hidden, heads, epsilon) = (config.hidden_size, shape.heads, config.rms_norm_eps as f32);
         let [tokens, seats, lengths] = [0, 1, 2].map(|part| self.inputs.at(part * rows..(part + 1) * rows));
         let draws = self.inputs.at(3 * rows..3 * rows + DRAW_WORDS * drawing);
+        let mamba = match &model.mamba {
+            Some(_) if !turns.is_empty() => Some(MambaTurns::new(&model.gpu, turns)?),
+            _ => None,
+        };
         let turns = if turns.is_empty() { None } else { Some(attention.turns(turns)?) };
         let (x, normed) = (x.at(0..rows * hidden), normed.at(0..rows * hidden));
         steps.embed(model.embedding(), tokens, x)?;
@@ -398,6 +452,13 @@ impl<'a> Session<'a> {
                         attention.extend(qkv, heads.row(), pages, turns, attended)?;
                     }
                     products.apply(output, From::Elements(attended), To::Added(x))?;
+                }
+                Mixer::Mamba(block) => {
+                    let (Some(kernels), Some(room)) = (&model.mamba, &self.mamba) else {
+                        unreachable!("a model with Mamba blocks has their kernels and room for them")
+                    };
+                    let single = Rows { seats: seats.at(0..drawing), lengths: lengths.at(0..drawing) };
+                    kernels.add(products, block, from, room, single, mamba.as_ref(), x)?;
                 }
                 Mixer::Experts(experts) => {
                     let room = self.experts.as_ref().expect("a model with experts has room for them");

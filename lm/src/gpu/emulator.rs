@@ -170,6 +170,8 @@ fn compile(source: Source, options: &[String]) -> Compiled {
         .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED"])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unused-variable"])
         .args(["-Wno-unknown-pragmas"])
+        // What is not aligned stops a GPU; emulator.h has what is called then.
+        .args(["-fsanitize=alignment", "-fno-sanitize-recover=alignment"])
         .args(options)
         .args(["-o", "kernels.so", "kernels.cpp"])
         .current_dir(dir.path())

@@ -4,6 +4,7 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
+mod arena;
 mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
@@ -14,11 +15,12 @@ mod driver;
 #[cfg(test)]
 mod emulator;
 mod experts;
+mod mamba;
 mod pages;
 mod products;
 mod sources;
 mod stream;
-mod tape;
+pub(crate) mod tape;
 
 pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};

@@ -30,6 +30,7 @@ source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
 source!(EXPERTS, "experts.cu");
+source!(MAMBA, "mamba.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
 source!(ATTENTION_QUERY_GRADIENT, "attention_query_gradient.cu", after "attention.cuh");

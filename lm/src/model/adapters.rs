@@ -48,16 +48,16 @@ pub(crate) struct Adapters {
 
 /// One adapter.
 #[derive(Clone, Debug)]
-struct Adapter {
+pub(crate) struct Adapter {
     /// The places of the weight that is adapted, a row per output.
     target: Range<usize>,
-    inputs: usize,
-    outputs: usize,
-    rank: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) rank: usize,
     /// Places of A, `rank` rows of `inputs`.
-    a: Range<usize>,
+    pub(crate) a: Range<usize>,
     /// Places of B, `outputs` rows of `rank`.
-    b: Range<usize>,
+    pub(crate) b: Range<usize>,
 }
 
 impl Adapters {
@@ -103,8 +103,18 @@ impl Adapters {
         Self { values, scale: self.scale, each: self.each.clone(), parameters: self.parameters.clone() }
     }
 
+    /// What the product of A and B is multiplied by: `alpha / rank`.
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// The largest rank.
+    pub(crate) fn rank(&self) -> usize {
+        self.each.iter().map(|adapter| adapter.rank).max().unwrap_or(0)
+    }
+
     /// The adapters of the weights that fill `places`, each with the output it starts at.
-    fn within(&self, places: &Range<usize>) -> impl Iterator<Item = (&Adapter, usize)> {
+    pub(crate) fn within(&self, places: &Range<usize>) -> impl Iterator<Item = (&Adapter, usize)> {
         let first = self.each.partition_point(|adapter| adapter.target.start < places.start);
         let inside = self.each[first..].iter().take_while(|adapter| adapter.target.start < places.end);
         inside.map(|adapter| (adapter, (adapter.target.start - places.start) / adapter.inputs))

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use crate::device::Device;
 
-pub(crate) use adapters::Adapters;
 pub use adapters::Lora;
+pub(crate) use adapters::{Adapter, Adapters};
 pub use config::{BlockKind, Config, Experts, Family, RopeParameters, Scaling};
 pub(crate) use decoder::Workspace;
 pub use decoder::{Cache, Decoder, Precision, Turn};
@@ -78,7 +78,7 @@ pub enum Model {
     /// On the CPU.
     Cpu(Decoder),
     /// On a GPU.
-    Gpu(crate::gpu::Decoder),
+    Gpu(Box<crate::gpu::Decoder>),
 }
 
 impl Model {
@@ -88,7 +88,7 @@ impl Model {
             Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
             Device::Cuda(ordinal) => {
                 let gpu = crate::gpu::open(ordinal)?;
-                Ok(Self::Gpu(crate::gpu::Decoder::load(path, &gpu)?))
+                Ok(Self::Gpu(Box::new(crate::gpu::Decoder::load(path, &gpu)?)))
             }
         }
     }
@@ -119,6 +119,14 @@ pub fn init(config: &Config, seed: u64, dir: &Path) -> Result<(), ModelError> {
     config.check()?;
     let places = Places::new(config);
     save(config, &places, &parameters::random(config, &places, seed), dir)
+}
+
+/// The shape of a model, held against the files; reads no weight.
+pub(crate) fn shape(path: &Path) -> Result<(Config, Places), ModelError> {
+    let (config, source) = Source::open(path)?;
+    let places = Places::new(&config);
+    source.check(&places)?;
+    Ok((config, places))
 }
 
 /// Reads all weights of a model, in the order of their places.

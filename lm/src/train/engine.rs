@@ -26,6 +26,11 @@ pub(super) trait Engine: Any + Debug + Send + Sync {
     /// Whether activations are kept or computed again on the way back; no bit depends on it.
     fn set_recompute(&mut self, recompute: Recompute);
 
+    /// Bytes of a GPU's memory that it holds: weights, gradients, moments and what passes have needed so far.
+    fn gpu_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Replaces the gradients by those of `scale` times the sum of all labels' losses; returns that sum, not scaled. At least
     /// one of the batches has a label.
     fn compute_gradients(&mut self, batches: &[Batch], scale: f32) -> Result<f64, TrainError>;

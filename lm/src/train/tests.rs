@@ -1,5 +1,6 @@
 //! Training against worked examples, finite differences and itself.
 
+mod gpu;
 mod lora;
 
 use super::*;

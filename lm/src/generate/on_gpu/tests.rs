@@ -50,14 +50,14 @@ fn run(model: &Model, requests: Vec<Request>, limits: &Limits) -> Result<Respons
 #[test]
 fn the_most_probable_responses_are_those_of_the_cpu() {
     for tested in gpus().into_iter().filter(|tested| tested.exact) {
-        for family in [Family::Mistral, Family::Qwen2, Family::Qwen3, Family::Qwen3Moe] {
+        for family in [Family::Mistral, Family::Qwen2, Family::Qwen3, Family::Qwen3Moe, Family::NemotronH] {
             let directory = tempfile::tempdir().unwrap();
             varied(&config(family), 3, directory.path());
             let requests = requests(Sampling::GREEDY, 9);
             let limits = Limits::new(5, 2);
             let on_cpu = model::Decoder::load(directory.path(), Precision::Float32, 2).unwrap();
             let expected = run(&Model::Cpu(on_cpu), requests.clone(), &limits).unwrap();
-            let on_gpu = Model::Gpu(Decoder::load(directory.path(), &tested.gpu).unwrap());
+            let on_gpu = Model::Gpu(Box::new(Decoder::load(directory.path(), &tested.gpu).unwrap()));
             let found = run(&on_gpu, requests, &limits).unwrap();
             assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
             for (key, expected) in &expected {
@@ -82,7 +82,7 @@ fn slots_and_pages_change_no_response() {
     varied(&config(Family::Mistral), 3, directory.path());
     let decoder = Decoder::load(directory.path(), &tested.gpu).unwrap();
     let page = decoder.page_bytes();
-    let model = Model::Gpu(decoder);
+    let model = Model::Gpu(Box::new(decoder));
     let requests = requests(Sampling { repetition_penalty: 1.2, ..Sampling::default() }, 12);
     let with = |slots, pages: Option<usize>| {
         let limits = Limits { cache_bytes: pages.map(|pages| pages * page), ..Limits::new(slots, 1) };
@@ -132,11 +132,13 @@ fn where_pages_run_out_the_youngest_waits() {
 }
 
 #[test]
-fn models_that_it_does_not_know_are_refused() {
+fn sizes_without_kernels_are_refused() {
     let Some(tested) = gpus().into_iter().next() else { return };
-    for (family, what) in [(Family::NemotronH, "Mamba blocks on a GPU")] {
+    for (hidden, head, what) in
+        [(36, 12, "a width that is no multiple of 8"), (48, 24, "heads of 24 elements")]
+    {
         let directory = tempfile::tempdir().unwrap();
-        varied(&config(family), 3, directory.path());
+        varied(&Config::small(60, hidden, 1, head, 64), 3, directory.path());
         let error = Decoder::load(directory.path(), &tested.gpu).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }

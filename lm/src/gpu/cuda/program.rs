@@ -1,6 +1,7 @@
 //! Kernels: compiled by NVRTC for the GPU that is there, looked up by name, launched.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr;
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,9 @@ use super::held;
 /// Arguments of a kernel, at most.
 const MOST_ARGUMENTS: usize = 32;
 
+/// Bytes of shared memory that a block may have on every GPU without asking for more.
+const UNASKED: c_int = 48 << 10;
+
 /// What NVRTC made, by source and options: every model of a process asks for the same kernels, and they take seconds.
 static COMPILED: Mutex<BTreeMap<String, Arc<Vec<u8>>>> = Mutex::new(BTreeMap::new());
 
@@ -31,8 +35,9 @@ pub(super) struct Program {
 #[derive(Clone, Copy, Debug)]
 struct Function {
     handle: sys::CUfunction,
-    /// Bytes of dynamic shared memory that it can have.
-    room: usize,
+    /// Bytes of dynamic shared memory that it can have, and that it can have without being asked for more.
+    most: c_int,
+    granted: c_int,
 }
 
 // SAFETY: handles of the driver, good on every thread whose context is that of the device.
@@ -64,48 +69,46 @@ impl Program {
         Ok(Self { device: device.clone(), module, functions: Mutex::default() })
     }
 
-    fn function(&self, kernel: &'static str) -> Result<Function, GpuError> {
+    /// The kernel, which may be launched with so many bytes of dynamic shared memory.
+    fn function(&self, kernel: &'static str, shared: usize) -> Result<sys::CUfunction, GpuError> {
         let mut functions = held(&self.functions);
-        if let Some(&function) = functions.get(kernel) {
-            return Ok(function);
+        let function = match functions.entry(kernel) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.look_up(kernel)?),
+        };
+        let shared = c_int::try_from(shared).unwrap_or(c_int::MAX);
+        if shared > function.most {
+            let reason = format!("a block of this GPU has {} bytes of shared memory for it", function.most);
+            return Err(GpuError::Failed { what: format!("the kernel `{kernel}` with {shared}"), reason });
         }
+        if shared > function.granted {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is one of the module's.
+            unsafe { function::set_function_attribute(function.handle, attribute, shared) }
+                .to("asking for shared memory")?;
+            function.granted = shared;
+        }
+        Ok(function.handle)
+    }
+
+    fn look_up(&self, kernel: &str) -> Result<Function, GpuError> {
         let what = format!("looking up the kernel `{kernel}`");
         // As KERNEL in prelude.cuh names it.
         let name = CString::new(format!("kernel_{kernel}")).to(&what)?;
+        let fixed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
         // SAFETY: the module is loaded.
-        let function = unsafe {
+        unsafe {
             let handle = module::get_function(self.module, name).to(&what)?;
-            let fixed = function::get_function_attribute(
-                handle,
-                CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
-            )
-            .to(&what)?;
-            let room = self.device.shared - fixed;
-            // More than 48 KB must be asked for; asking for what is never used costs nothing.
-            function::set_function_attribute(
-                handle,
-                CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                room,
-            )
-            .to(&what)?;
-            Function { handle, room: room as usize }
-        };
-        functions.insert(kernel, function);
-        Ok(function)
+            let fixed = function::get_function_attribute(handle, fixed).to(&what)?;
+            Ok(Function { handle, most: self.device.shared - fixed, granted: UNASKED - fixed })
+        }
     }
 }
 
 impl Kernels for Program {
     fn launch(&self, kernel: &'static str, launch: Launch, arguments: &[Argument]) -> Result<(), GpuError> {
         self.device.enter()?;
-        let function = self.function(kernel)?;
-        let failed = |reason| Err(GpuError::Failed { what: format!("the kernel `{kernel}`"), reason });
-        if launch.shared > function.room {
-            return failed(format!(
-                "it wants {} bytes of shared memory, and a block of this GPU has {}",
-                launch.shared, function.room
-            ));
-        }
+        let function = self.function(kernel, launch.shared)?;
         assert!(arguments.len() <= MOST_ARGUMENTS, "`{kernel}` has {} arguments", arguments.len());
         // The driver reads as many bytes from each slot as the kernel's parameter has; numbers start at its lowest.
         let mut slots = [0_u64; MOST_ARGUMENTS];
@@ -123,7 +126,7 @@ impl Kernels for Program {
         // are memory of this GPU, is for the wrapper that each kernel has.
         let launched = unsafe {
             launch_kernel(
-                function.handle,
+                function,
                 (blocks[0], blocks[1], blocks[2]),
                 (launch.threads as u32, 1, 1),
                 launch.shared as u32,
@@ -131,7 +134,8 @@ impl Kernels for Program {
                 &mut pointers[..arguments.len()],
             )
         };
-        launched.or_else(|error| failed(format!("{error} at {launch:?}")))
+        // Words only where they are needed: launches are many.
+        launched.or_else(|error| Err(error).to(&format!("the kernel `{kernel}`, {launch:?}")))
     }
 }
 

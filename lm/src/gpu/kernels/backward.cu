@@ -12,7 +12,7 @@
 
 // out[row] = x[from] · scale · weight with scale = 1 / √(mean x² + epsilon), which is kept in scales[row]; `from` is rows[row], or
 // the row itself where there are no `rows`. `copy`, where there is such, gets the row of x. A block per row.
-KERNEL(norm, THREADS, const float* x, const uint32_t* rows, const element* weight, element* out, float* scales, float* copy,
+KERNEL(normalise, THREADS, const float* x, const uint32_t* rows, const element* weight, element* out, float* scales, float* copy,
        float epsilon) {
     __shared__ float room[33];
     uint64_t to = (uint64_t)blockIdx.x * HIDDEN;
@@ -41,9 +41,9 @@ KERNEL(norm, THREADS, const float* x, const uint32_t* rows, const element* weigh
     }
 }
 
-// The way back through `norm`, given the gradient of what it gave. For every row of x,
+// The way back through `normalise`, given the gradient of what it gave. For every row of x,
 //   stream[row] = (adds ? stream[row] : 0) + the gradient of x[row],  rounded[row] = the same as elements,
-//   gradient[place] = what `norm` gave, where `again`: the products that made the gradient are done with it,
+//   gradient[place] = what `normalise` gave, where `again`: the products that made the gradient are done with it,
 //   partial[block] = the sum over the block's rows of the gradient of the weight, where there is `partial`.
 // `place` is places[row], or the row itself where there are no `places`; a row with place NONE was not read. `stream` may be x.
 // A block has rows_per_block rows.

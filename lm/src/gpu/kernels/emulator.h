@@ -16,6 +16,12 @@
 #include <ucontext.h>
 #include <utility>
 
+// Called by checks that the compiler puts before every access: a GPU stops at an address that is no multiple of what is read there.
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(void*, void* address) {
+    fprintf(stderr, "a kernel reads or writes at %p what is not aligned there\n", address);
+    abort();
+}
+
 #define DEVICE static inline
 #define __shared__ static
 #define __restrict__ __restrict
@@ -261,7 +267,8 @@ DEVICE element to_element(float x) {
 }
 #endif
 
-struct pair {
+// A register on a GPU, and read as one.
+struct alignas(2 * sizeof(element)) pair {
     element of[2];
 };
 DEVICE pair to_pair(float first, float second) { return {{to_element(first), to_element(second)}}; }

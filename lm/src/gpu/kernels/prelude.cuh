@@ -17,8 +17,8 @@ typedef int int32_t;
 typedef long long int64_t;
 
 // A kernel that runs with THREADS threads per block. Its name is longer for the linker: the language has functions of its own, such
-// as `norm`.
-#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS) kernel_##NAME(__VA_ARGS__)
+// as `norm`. Large blocks are said to have a multiprocessor to themselves: the compiler would else spill to make room for another.
+#define KERNEL(NAME, THREADS, ...) extern "C" __global__ void __launch_bounds__(THREADS, (THREADS) > 512) kernel_##NAME(__VA_ARGS__)
 // The block's dynamic shared memory.
 #define DYNAMIC_SHARED(NAME) extern __shared__ __align__(128) unsigned char NAME[]
 #define DEVICE static __device__ __forceinline__

@@ -163,7 +163,7 @@ mod tests {
         for tested in gpus() {
             for heads in SHAPES {
                 let (gpu, rows, dim) = (&tested.gpu, 9, heads.dim);
-                let steps = Steps::new(gpu, 8).unwrap();
+                let steps = Steps::new(gpu, 8, 1e-5).unwrap();
                 let head_steps = HeadSteps::new(gpu, heads, &vec![1.0; dim / 2]).unwrap();
                 let x = tested.rounded(&noise(rows * heads.row(), 1));
                 let weights = [2, 3].map(|seed| tested.rounded(&noise(dim, seed)));

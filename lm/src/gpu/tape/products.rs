@@ -29,16 +29,22 @@ impl Matrix {
     pub(super) fn rows(self) -> usize {
         self.rows
     }
+
+    /// Elements of a row.
+    pub(super) fn width(self) -> usize {
+        self.columns
+    }
 }
 
 /// Where a product goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct To {
     address: Address,
+    unit_bytes: usize,
     stride: usize,
     /// Rows and columns there.
     shape: [usize; 2],
-    to_floats: bool,
+    floats: bool,
     adds: bool,
 }
 
@@ -47,9 +53,10 @@ impl To {
     pub(super) fn elements(matrix: Matrix) -> Self {
         Self {
             address: matrix.view.address(),
+            unit_bytes: matrix.view.bytes() / matrix.view.len(),
             stride: matrix.stride,
             shape: [matrix.rows, matrix.columns],
-            to_floats: false,
+            floats: false,
             adds: false,
         }
     }
@@ -59,11 +66,19 @@ impl To {
         assert!(columns <= stride && view.len().is_multiple_of(stride));
         Self {
             address: view.address(),
+            unit_bytes: size_of::<f32>(),
             stride,
             shape: [view.len() / stride, columns],
-            to_floats: true,
+            floats: true,
             adds: false,
         }
+    }
+
+    /// So many columns from `first` on.
+    pub(super) fn columns(self, first: usize, columns: usize) -> Self {
+        assert!(first + columns <= self.shape[1]);
+        let address = self.address + (first * self.unit_bytes) as Address;
+        Self { address, shape: [self.shape[0], columns], ..self }
     }
 
     /// Adds to what is there, if `adds`.
@@ -97,9 +112,8 @@ fn multiply(
     right: (Matrix, bool),
     to: To,
 ) -> Result<(), GpuError> {
-    let operand = |(matrix, transposed): (Matrix, bool)| match transposed {
-        false => matrix.view.rows(matrix.stride),
-        true => matrix.view.columns(matrix.stride),
+    let operand = |(Matrix { view, stride, .. }, transposed): (Matrix, bool)| {
+        if transposed { view.columns(stride) } else { view.rows(stride) }
     };
     let [rows, columns] = to.shape;
     gpu.multiply(&Product {
@@ -110,7 +124,7 @@ fn multiply(
         right: operand(right),
         to: to.address,
         stride: to.stride,
-        to_floats: to.to_floats,
+        to_floats: to.floats,
         accumulate: to.adds,
     })
 }

@@ -27,6 +27,8 @@ pub(super) const NO_ROW: u32 = u32::MAX;
 pub(super) struct Steps {
     kernels: Arc<dyn Kernels>,
     hidden: usize,
+    /// Added to mean squares.
+    epsilon: f32,
     /// Threads that share a row.
     threads: usize,
 }
@@ -76,10 +78,10 @@ pub(super) fn parts(rows: usize) -> (usize, usize) {
 
 impl Steps {
     /// Kernels for a stream of this width, a multiple of 8.
-    pub(super) fn new(gpu: &Gpu, hidden: usize) -> Result<Self, GpuError> {
+    pub(super) fn new(gpu: &Gpu, hidden: usize, epsilon: f32) -> Result<Self, GpuError> {
         assert!(hidden.is_multiple_of(8));
         let kernels = gpu.compile(BACKWARD, &[("HIDDEN", hidden)])?;
-        Ok(Self { kernels, hidden, threads: (hidden / 8).next_multiple_of(32).min(THREADS) })
+        Ok(Self { kernels, hidden, epsilon, threads: (hidden / 8).next_multiple_of(32).min(THREADS) })
     }
 
     /// Normalises the rows of x, or of it those that `rows` names; `copy` gets what was normalised.
@@ -88,7 +90,6 @@ impl Steps {
         x: View<f32>,
         rows: Option<View<u32>>,
         weight: View<Element>,
-        epsilon: f32,
         out: View<Element>,
         scales: View<f32>,
         copy: Option<View<f32>>,
@@ -104,9 +105,9 @@ impl Steps {
             out.into(),
             scales.into(),
             copy.map_or(NONE, Argument::from),
-            epsilon.into(),
+            self.epsilon.into(),
         ];
-        self.kernels.launch("norm", Launch::new([count, 1, 1], self.threads), &arguments)
+        self.kernels.launch("normalise", Launch::new([count, 1, 1], self.threads), &arguments)
     }
 
     /// The way back; `weight_sum` gets the gradient of the weight, where it is trained.
@@ -224,7 +225,7 @@ mod tests {
 
     fn normalise(tested: &crate::gpu::tests::Tested, rows: usize, hidden: usize) {
         let gpu = &tested.gpu;
-        let steps = Steps::new(gpu, hidden).unwrap();
+        let steps = Steps::new(gpu, hidden, 1e-5).unwrap();
         let (x, weight) = (noise(rows * hidden, 1), tested.rounded(&noise(hidden, 2)));
         let (before, before_weight) = (noise(rows * hidden, 3), noise(hidden, 4));
         let gradient = tested.rounded(&noise(rows * hidden, 5));
@@ -241,7 +242,7 @@ mod tests {
         let weight = Buffer::rounded(gpu, &weight).unwrap();
         let out = Buffer::<Element>::new(gpu, rows * hidden).unwrap();
         let rounded = Buffer::<Element>::new(gpu, rows * hidden).unwrap();
-        steps.norm(x.all(), None, weight.all(), 1e-5, out.all(), kept.all(), Some(copy.all())).unwrap();
+        steps.norm(x.all(), None, weight.all(), out.all(), kept.all(), Some(copy.all())).unwrap();
         assert_close(&out.download(whole.clone()).unwrap(), &normed, tested.bound(1e-6, 2e-2));
         assert_close(&kept.download(0..rows).unwrap(), &scales, 1e-6);
         assert_eq!(copy.download(whole.clone()).unwrap(), x.download(whole.clone()).unwrap());
@@ -278,15 +279,7 @@ mod tests {
         let places = Buffer::from(gpu, &places).unwrap();
         let two = 0..2 * hidden;
         steps
-            .norm(
-                x.all(),
-                Some(read_rows.all()),
-                weight.all(),
-                1e-5,
-                out.at(two.clone()),
-                kept.at(0..2),
-                None,
-            )
+            .norm(x.all(), Some(read_rows.all()), weight.all(), out.at(two.clone()), kept.at(0..2), None)
             .unwrap();
         let got = out.download(two.clone()).unwrap();
         assert_eq!(got[..hidden], out_before[(rows - 1) * hidden..]);
@@ -326,7 +319,7 @@ mod tests {
     #[test]
     fn activations_back_are_those_of_the_cpu() {
         for tested in gpus() {
-            let steps = Steps::new(&tested.gpu, 8).unwrap();
+            let steps = Steps::new(&tested.gpu, 8, 1e-5).unwrap();
             for activation in [Activation::SwiGlu, Activation::SquaredRelu] {
                 let (rows, width) = (3, 2064);
                 let input = tested.rounded(&noise(rows * activation.inputs() * width, 5));
@@ -347,7 +340,7 @@ mod tests {
     #[test]
     fn sums_of_rows_are_those_of_the_cpu() {
         for tested in gpus() {
-            let steps = Steps::new(&tested.gpu, 8).unwrap();
+            let steps = Steps::new(&tested.gpu, 8, 1e-5).unwrap();
             let (rows, width) = (23, 2088);
             let gradient = tested.rounded(&noise(rows * width, 5));
             let before = noise(width, 6);
@@ -371,7 +364,7 @@ mod tests {
     fn the_gradient_of_the_embedding_has_every_place_of_a_token() {
         for tested in gpus() {
             let (gpu, hidden, vocabulary) = (&tested.gpu, 264, 7);
-            let steps = Steps::new(gpu, hidden).unwrap();
+            let steps = Steps::new(gpu, hidden, 1e-5).unwrap();
             let (stream, before) = (noise(5 * hidden, 1), noise(vocabulary * hidden, 2));
             let buffer = |numbers: &[u32]| Buffer::from(gpu, numbers).unwrap();
             // Of five rows three have token 6, one has 0 and one 3.
