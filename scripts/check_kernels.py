@@ -36,6 +36,12 @@ def block(function):
     return lambda size: numbers(next(fields for most, fields in found if not most or size <= int(most)))
 
 
+# NVIDIA-Nemotron-Nano-9B-v2's and 12B-v2's, and small ones.
+MAMBA = [
+    {"MAMBA_HEADS": 128, "MAMBA_DIM": 80, "GROUPS": 8, "STATE": 128, "TAPS": 4},
+    {"MAMBA_HEADS": 8, "MAMBA_DIM": 16, "GROUPS": 2, "STATE": 16, "TAPS": 4},
+]
+
 # The numbers that a file is compiled with, as its wrapper in lm/src/gpu gives them; files that are not named need none.
 DEFINES = {
     "attention.cu": for_heads(block("attend_block")),
@@ -45,11 +51,8 @@ DEFINES = {
     "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
     "experts.cu": [{"EXPERTS": experts, "CHOSEN": 8, "ADDS_UP_TO_ONE": 1} for experts in (8, 128)],
     "heads.cu": for_heads(),
-    # NVIDIA-Nemotron-Nano-9B-v2's, and small ones.
-    "mamba.cu": [
-        {"MAMBA_HEADS": 128, "MAMBA_DIM": 80, "GROUPS": 8, "STATE": 128, "TAPS": 4},
-        {"MAMBA_HEADS": 8, "MAMBA_DIM": 16, "GROUPS": 2, "STATE": 16, "TAPS": 4},
-    ],
+    "mamba.cu": MAMBA,
+    "mamba_training.cu": MAMBA,
     "pages.cu": for_heads(lambda _: {"HAS_BIAS": 1, "HAS_NORMS": 1, "HAS_ROTATION": 1}),
 }
 SHOWN = ("EXPERTS", "HEAD_DIM", "HIDDEN", "STATE")

@@ -31,6 +31,7 @@ source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
 source!(EXPERTS, "experts.cu");
 source!(MAMBA, "mamba.cu");
+source!(MAMBA_TRAINING, "mamba_training.cu");
 source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
 source!(ATTENTION_QUERY_GRADIENT, "attention_query_gradient.cu", after "attention.cuh");

@@ -95,10 +95,17 @@ impl OnGpu {
     ) -> Result<Self, TrainError> {
         let copies = Copies::new(gpu)?;
         let rank = adapters.as_ref().map_or(0, Adapters::rank);
+        let (mut exact, mut exact_places) = (Vec::new(), tape::exact(places).peekable());
         let (trained, frozen) = if let Some(adapters) = adapters {
             let weights = Buffer::new(gpu, places.total())?;
             base.each(places, |parameter, numbers| {
-                Ok(copies.upload(&bytes(&numbers), weights.at(parameter.places.clone()), None)?)
+                let there = parameter.places.clone();
+                copies.upload(&bytes(&numbers), weights.at(there.clone()), None)?;
+                if exact_places.peek().is_some_and(|places| places.contains(&there.start)) {
+                    exact.extend(numbers);
+                    exact_places.next_if(|places| places.end == there.end);
+                }
+                Ok(())
             })?;
             let trained = Trained::new(gpu, &adapters.parameters)?;
             trained.set(&copies, 0..adapters.values.len(), &bytes(&adapters.values))?;
@@ -110,6 +117,8 @@ impl OnGpu {
             })?;
             (trained, None)
         };
+        let tape = Tape::new(gpu, model, places, rank)?;
+        gpu.upload(&bytes(&exact), tape.exact().address())?;
         Ok(Self {
             gpu: gpu.clone(),
             places: places.clone(),
@@ -117,13 +126,22 @@ impl OnGpu {
             copies,
             trained,
             frozen,
-            tape: Tape::new(gpu, model, places, rank)?,
+            tape,
             losses: Buffer::new(gpu, 0)?,
         })
     }
 
-    fn parts(&mut self) -> (&mut Tape, tape::Weights<'_>, &Trained, &Buffer<f32>) {
-        let Self { tape, trained, frozen, losses, .. } = self;
+    /// What a pass needs.
+    fn parts(&mut self) -> Result<(&mut Tape, tape::Weights<'_>, &Trained, &Buffer<f32>), TrainError> {
+        let Self { tape, trained, frozen, losses, copies, places, .. } = self;
+        if frozen.is_none() {
+            let mut first = 0;
+            for places in tape::exact(places) {
+                let end = first + places.len();
+                trained.exact(copies, places, tape.exact().at(first..end))?;
+                first = end;
+            }
+        }
         let weights = match frozen {
             Some(Frozen { weights, adapters }) => tape::Weights {
                 values: weights.all(),
@@ -131,7 +149,7 @@ impl OnGpu {
             },
             None => tape::Weights { values: trained.elements(), adapters: None },
         };
-        (tape, weights, trained, losses)
+        Ok((tape, weights, trained, losses))
     }
 }
 
@@ -152,7 +170,7 @@ impl Engine for OnGpu {
     fn compute_gradients(&mut self, batches: &[Batch], scale: f32) -> Result<f64, TrainError> {
         let labels = batches.iter().map(|batch| batch.labels.len()).sum();
         self.losses.fit(labels)?;
-        let (tape, weights, trained, losses) = self.parts();
+        let (tape, weights, trained, losses) = self.parts()?;
         let mut first = 0;
         // A batch without a label has no gradient.
         for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
@@ -179,7 +197,7 @@ impl Engine for OnGpu {
             return Ok(Vec::new());
         }
         self.losses.fit(labels)?;
-        let (tape, weights, _, losses) = self.parts();
+        let (tape, weights, _, losses) = self.parts()?;
         tape.losses(weights, batch, losses.at(0..labels))?;
         Ok(losses.download(0..labels)?)
     }

@@ -9,6 +9,7 @@ mod adapters;
 mod batch;
 mod heads;
 mod loss;
+mod mamba;
 mod pass;
 mod products;
 mod steps;
@@ -22,6 +23,7 @@ pub(crate) use trained::{Copies, Trained};
 use self::batch::Laid;
 use self::heads::HeadSteps;
 use self::loss::{Head, HeadBackward, Labels};
+use self::mamba::{Chunks, MambaSteps, VECTORS};
 use self::pass::{Kept, KeptMixer, Pass, SEGMENT, Shape, Size};
 use self::products::{Matrix, To};
 use self::steps::{NormBackward, Steps, Sum};
@@ -40,12 +42,9 @@ pub(crate) fn check(config: &Config, places: &Places) -> Result<(), ModelError> 
     for block in &places.blocks {
         match block.mixer {
             MixerPlaces::Experts(_) => return refuse("mixtures of experts".to_owned()),
-            MixerPlaces::Mamba(_) => return refuse("Mamba blocks".to_owned()),
+            MixerPlaces::Mamba(ref places) => mamba::check(places.shape).or_else(refuse)?,
             MixerPlaces::Attention(_) | MixerPlaces::Feed(_) => {}
         }
-    }
-    if !config.has_rotation() {
-        return refuse("attention without positions".to_owned());
     }
     let heads = config.heads();
     if !heads.dim.is_multiple_of(16) || heads.dim > 256 {
@@ -56,6 +55,15 @@ pub(crate) fn check(config: &Config, places: &Places) -> Result<(), ModelError> 
         Some(width) => refuse(format!("a width of {width}, which is no multiple of 8,")),
         None => Ok(()),
     }
+}
+
+/// Places of the weights that are read with all their bits: of every Mamba block the bias of its steps, ln(-A) and D, which are
+/// neighbours.
+pub(crate) fn exact(places: &Places) -> impl Iterator<Item = Range<usize>> {
+    places.blocks.iter().filter_map(|block| match &block.mixer {
+        MixerPlaces::Mamba(places) => Some(places.step_bias.start..places.d.end),
+        _ => None,
+    })
 }
 
 /// The weights that a pass reads.
@@ -91,6 +99,9 @@ pub(crate) struct Tape {
     steps: Steps,
     heads: HeadSteps,
     attention: Attention,
+    mamba: Option<MambaSteps>,
+    /// The weights at the places that [`exact`] names, in order.
+    exact: Buffer<f32>,
     head: Head,
     arena: Arena,
     numbers: Buffer<u32>,
@@ -103,30 +114,41 @@ struct Run<'a> {
     pass: Pass,
     batch: Laid,
     samples: Samples,
+    chunks: Option<Chunks>,
 }
 
 impl Tape {
     /// Kernels for a model that [`check`] has passed, with adapters of at most this rank; 0 without. Called when the weights have
     /// been allocated: what is free then decides whether activations are kept.
     pub(crate) fn new(gpu: &Gpu, config: &Config, places: &Places, rank: usize) -> Result<Self, GpuError> {
-        let (hidden, heads) = (config.hidden_size, config.heads());
+        let (hidden, heads, epsilon) = (config.hidden_size, config.heads(), config.rms_norm_eps as f32);
+        let mamba = places.blocks.iter().find_map(|block| match &block.mixer {
+            MixerPlaces::Mamba(places) => Some(places.shape),
+            _ => None,
+        });
+        // Heads without positions are turned nowhere.
+        let frequencies = config.frequencies().unwrap_or_else(|| vec![0.0; heads.dim / 2]);
         Ok(Self {
             gpu: gpu.clone(),
             shape: Shape {
                 hidden,
                 heads,
                 has_head_norms: config.has_head_norms(),
+                has_positions: config.has_rotation(),
                 inner: config.intermediate_size,
                 rank,
+                mamba,
                 blocks: places.blocks.clone(),
             },
-            epsilon: config.rms_norm_eps as f32,
+            epsilon,
             recompute: Recompute::default(),
             spare: gpu.free_bytes()? / 4,
             forward: stream::Steps::new(gpu)?,
-            steps: Steps::new(gpu, hidden, config.rms_norm_eps as f32)?,
-            heads: HeadSteps::new(gpu, heads, &config.frequencies().unwrap_or_default())?,
+            steps: Steps::new(gpu, hidden, epsilon)?,
+            heads: HeadSteps::new(gpu, heads, &frequencies)?,
             attention: Attention::new(gpu, heads)?,
+            mamba: mamba.map(|shape| MambaSteps::new(gpu, shape, epsilon)).transpose()?,
+            exact: Buffer::new(gpu, exact(places).map(|places| places.len()).sum())?,
             head: Head::new(gpu, hidden, config.vocab_size)?,
             arena: Arena::new(gpu)?,
             numbers: Buffer::new(gpu, 0)?,
@@ -136,7 +158,20 @@ impl Tape {
 
     /// Bytes that the memory of passes takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.bytes() + self.numbers.all().bytes()
+        self.arena.bytes() + self.numbers.all().bytes() + self.exact.all().bytes()
+    }
+
+    /// Room for the weights at the places that [`exact`] names, in order.
+    pub(crate) fn exact(&self) -> View<f32> {
+        self.exact.all()
+    }
+
+    /// Those of a block.
+    fn vectors_of(&self, index: usize) -> View<f32> {
+        let is_mamba = |block: &&BlockPlaces| matches!(block.mixer, MixerPlaces::Mamba(_));
+        let before = self.places.blocks[..index].iter().filter(is_mamba).count();
+        let len = self.shape.mamba.map_or(0, |shape| VECTORS * shape.heads);
+        self.exact.at(before * len..(before + 1) * len)
     }
 
     /// The negative log-probability of every label, in order.
@@ -169,7 +204,8 @@ impl Tape {
     fn run<'a>(&'a mut self, weights: Weights<'a>, batch: &Batch) -> Result<Run<'a>, GpuError> {
         let (rows, labels) = (batch.inputs.len(), batch.labels.len());
         let Self { shape, head, arena, .. } = self;
-        let all = Size { rows, labels, again: false };
+        let chunks = shape.mamba.map_or(0, |_| Chunks::count(&batch.bounds));
+        let all = Size { rows, labels, chunks, again: false };
         let again = shape.blocks.len() > SEGMENT
             && match self.recompute {
                 Recompute::Never => false,
@@ -180,7 +216,8 @@ impl Tape {
         let pass = arena.lay(|plan| shape.lay(head, size, plan))?;
         let batch_there = Laid::new(batch, &mut self.numbers)?;
         let samples = self.attention.samples(&batch.bounds)?;
-        Ok(Run { tape: self, weights, pass, batch: batch_there, samples })
+        let chunks = shape.mamba.map(|_| Chunks::new(&self.gpu, &batch.bounds)).transpose()?;
+        Ok(Run { tape: self, weights, pass, batch: batch_there, samples, chunks })
     }
 }
 
@@ -272,6 +309,9 @@ impl Run<'_> {
             (MixerPlaces::Feed(places), KeptMixer::Feed { input }) => {
                 self.project(&places.inward, normed, To::elements(rows_of(input)))
             }
+            (MixerPlaces::Mamba(places), KeptMixer::Mamba(kept)) => {
+                self.mamba_forward(index, places, kept, normed)
+            }
             _ => unreachable!("a pass is laid out for its model"),
         }
     }
@@ -288,7 +328,9 @@ impl Run<'_> {
             qkv
         };
         let bias = places.bias.as_ref().map(|bias| self.weight(bias));
-        tape.heads.turn(prepared, bias, batch.positions, Turn::Forward)?;
+        if tape.shape.has_positions || bias.is_some() {
+            tape.heads.turn(prepared, bias, batch.positions, Turn::Forward)?;
+        }
         Ok(prepared)
     }
 
@@ -306,6 +348,7 @@ impl Run<'_> {
                 tape.forward.activate(places.activation, input, inner, active)?;
                 self.project(&places.down, Matrix::new(active, inner), to)
             }
+            (MixerPlaces::Mamba(places), KeptMixer::Mamba(kept)) => self.mamba_add(index, places, kept, to),
             _ => unreachable!("a pass is laid out for its model"),
         }
     }
@@ -379,6 +422,9 @@ impl Run<'_> {
                     }
                     (MixerPlaces::Feed(places), KeptMixer::Feed { input }) => {
                         self.feed_backward(places, input, norm_back, to)?;
+                    }
+                    (MixerPlaces::Mamba(places), KeptMixer::Mamba(kept)) => {
+                        self.mamba_backward(index, places, kept, norm_back, to)?;
                     }
                     _ => unreachable!("a pass is laid out for its model"),
                 }
@@ -461,7 +507,9 @@ impl Run<'_> {
             pass.means,
             qkv_gradient,
         )?;
-        tape.heads.turn(qkv_gradient, None, batch.positions, Turn::Backward)?;
+        if tape.shape.has_positions {
+            tape.heads.turn(qkv_gradient, None, batch.positions, Turn::Backward)?;
+        }
         if let Some(norms) = &places.head_norms {
             let weights = norms.each_ref().map(|norm| self.weight(norm));
             // The two weights lie one after the other.

@@ -1,10 +1,12 @@
 //! What one pass has on the GPU, and where it lies: what is never in use together shares memory.
 
 use super::loss::Head;
+use super::mamba::{MambaKept, MambaRoom};
 use super::steps::partial_len;
 use crate::gpu::arena::Plan;
 use crate::gpu::{Element, View};
 use crate::kernels::attention::Heads;
+use crate::kernels::mamba::MambaShape;
 use crate::model::{BlockPlaces, MixerPlaces};
 
 /// Blocks computed again together: a layer of the Llama family.
@@ -17,10 +19,14 @@ pub(super) struct Shape {
     pub(super) heads: Heads,
     /// Whether heads are normalised.
     pub(super) has_head_norms: bool,
+    /// Whether queries and keys are turned by their positions.
+    pub(super) has_positions: bool,
     /// Elements between the projections of a feed-forward block, at most.
     pub(super) inner: usize,
     /// The largest rank of adapters; 0 without.
     pub(super) rank: usize,
+    /// That of the Mamba blocks, if there are any.
+    pub(super) mamba: Option<MambaShape>,
     pub(super) blocks: Vec<BlockPlaces>,
 }
 
@@ -29,6 +35,8 @@ pub(super) struct Shape {
 pub(super) struct Size {
     pub(super) rows: usize,
     pub(super) labels: usize,
+    /// Chunks that Mamba blocks cut the samples into.
+    pub(super) chunks: usize,
     /// Whether blocks are computed again on the way back.
     pub(super) again: bool,
 }
@@ -54,6 +62,7 @@ pub(super) enum KeptMixer {
         /// What the activation reads.
         input: View<Element>,
     },
+    Mamba(MambaKept),
 }
 
 /// The memory of a pass.
@@ -80,6 +89,8 @@ pub(super) struct Pass {
     /// Queries, keys and values as attention reads them, where heads are normalised.
     pub(super) prepared: View<Element>,
     pub(super) head_scales: View<f32>,
+    /// What a Mamba block needs.
+    pub(super) mamba: MambaRoom,
     /// Sums of blocks.
     pub(super) partial: View<f32>,
     /// What the rows that the head reads were multiplied by.
@@ -93,7 +104,7 @@ pub(super) struct Pass {
 impl Shape {
     /// Lays out a pass.
     pub(super) fn lay(&self, head: &Head, size: Size, plan: &mut Plan) -> Pass {
-        let Size { rows, labels, again } = size;
+        let Size { rows, labels, chunks, again } = size;
         let Self { hidden, heads, blocks, .. } = self;
         let streams = self.streams(size, plan);
         let kept = if again {
@@ -129,6 +140,11 @@ impl Shape {
         let means = plan.take(rows * heads.queries);
         let normalised = if self.has_head_norms { rows } else { 0 };
         let (prepared, head_scales) = (plan.take(normalised * heads.row()), plan.take(normalised * turned));
+        plan.go_back(inside);
+        let mamba = match self.mamba {
+            Some(shape) => MambaRoom::lay(shape, rows, chunks, plan),
+            None => MambaRoom::none(plan),
+        };
         plan.go_back(mark);
         let logits = plan.take(head.room(labels, bytes));
         Pass {
@@ -143,6 +159,7 @@ impl Shape {
             means,
             prepared,
             head_scales,
+            mamba,
             partial,
             read_scales,
             logits,
@@ -180,7 +197,8 @@ impl Shape {
                 let inner = places.down.len() / self.hidden;
                 KeptMixer::Feed { input: plan.take(rows * places.activation.inputs() * inner) }
             }
-            MixerPlaces::Experts(_) | MixerPlaces::Mamba(_) => unreachable!("`check` refuses these"),
+            MixerPlaces::Mamba(places) => KeptMixer::Mamba(MambaKept::lay(places.shape, rows, plan)),
+            MixerPlaces::Experts(_) => unreachable!("`check` refuses these"),
         };
         Kept { scales: plan.take(rows), mixer }
     }

@@ -111,18 +111,19 @@ impl Copies {
         let staging = self.staging(high.len())?;
         for start in (0..high.len()).step_by(staging.len()) {
             let places = start..(start + staging.len()).min(high.len());
-            let count = places.len() / EACH;
-            let arguments = [
-                high.at(places.clone()).into(),
-                low.at(places.clone()).into(),
-                staging.all().into(),
-                count.into(),
-            ];
-            let launch = Launch::new([count.div_ceil(THREADS), 1, 1], THREADS);
-            self.kernels.launch("join", launch, &arguments)?;
+            let staged = staging.at(0..places.len());
+            self.join(high.at(places.clone()), low.at(places.clone()), staged)?;
             floats.extend(staging.download(0..places.len())?);
         }
         Ok(floats)
+    }
+
+    /// Puts floats together that were taken apart.
+    fn join(&self, high: View<Element>, low: View<i16>, to: View<f32>) -> Result<(), GpuError> {
+        assert!(high.len() == to.len() && low.len() == to.len() && to.len().is_multiple_of(EACH));
+        let count = to.len() / EACH;
+        let launch = Launch::new([count.div_ceil(THREADS), 1, 1], THREADS);
+        self.kernels.launch("join", launch, &[high.into(), low.into(), to.into(), count.into()])
     }
 }
 
@@ -175,6 +176,11 @@ impl Trained {
     /// The weights, exactly.
     pub(crate) fn weights(&self, copies: &Copies) -> Result<Vec<f32>, GpuError> {
         copies.download(self.high.all(), self.low.all())
+    }
+
+    /// The weights at `places`, a multiple of 4 of them, exactly.
+    pub(crate) fn exact(&self, copies: &Copies, places: Range<usize>, to: View<f32>) -> Result<(), GpuError> {
+        copies.join(self.high.at(places.clone()), self.low.at(places), to)
     }
 
     /// The moments.

@@ -10,11 +10,15 @@ fn of(family: Family, layers: usize) -> Config {
     config.num_key_value_heads = Some(1);
     config.intermediate_size = 72;
     config.tie_word_embeddings = family == Family::Qwen2;
-    of_family(config, family)
+    let mut config = of_family(config, family);
+    if family == Family::NemotronH {
+        config.other.insert("mamba_num_heads".to_owned(), 8.into());
+    }
+    config
 }
 
-/// Shared keys, biases on queries, keys and values, and normalised heads.
-const FAMILIES: [Family; 3] = [Family::Llama, Family::Qwen2, Family::Qwen3];
+/// Shared keys, biases on queries, keys and values, normalised heads, and state spaces beside attention without positions.
+const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen2, Family::Qwen3, Family::NemotronH];
 
 fn on_gpu(tested: &Tested, dir: &Path, config: &TrainConfig) -> Trainer {
     let (model, places) = model::shape(dir).unwrap();
@@ -28,7 +32,15 @@ fn on_cpu(dir: &Path, config: &TrainConfig) -> Trainer {
 
 /// Packs of several samples, and labels of several.
 fn some_packs() -> Vec<Pack> {
-    let lengths = [9, 18, 2, 5];
+    packs_of([9, 18, 2, 5])
+}
+
+/// The same with a sample of several chunks of a state space.
+fn longer_packs() -> Vec<Pack> {
+    packs_of([9, 70, 2, 5])
+}
+
+fn packs_of(lengths: [usize; 4]) -> Vec<Pack> {
     let samples: Vec<_> = (0..).zip(lengths).map(|(number, length)| sample(number, length)).collect();
     vec![pack(&samples[..2]), pack(&samples[2..])]
 }
@@ -44,7 +56,8 @@ fn difference(got: &[f32], expected: &[f32]) -> f32 {
 fn losses_gradients_and_steps_are_those_of_the_cpu() {
     for family in FAMILIES {
         let config = of(family, 2);
-        let (dir, packs) = (base(&config), some_packs());
+        let packs = if family == Family::NemotronH { longer_packs() } else { some_packs() };
+        let dir = base(&config);
         let packs_of_step: Vec<&Pack> = packs.iter().collect();
         let configured = TrainConfig { clip_norm: Some(0.5), ..TrainConfig::new(10, 1e-2) };
         let mut expected = on_cpu(dir.path(), &configured);
@@ -95,16 +108,20 @@ fn losses_gradients_and_steps_are_those_of_the_cpu() {
 
 #[test]
 fn what_is_computed_again_and_in_how_many_passes_changes_what_it_should() {
-    let config = &of(Family::Qwen3, 3);
-    let (dir, packs) = (base(config), some_packs());
-    let packs: Vec<&Pack> = packs.iter().collect();
+    for (family, packs) in [(Family::Qwen3, some_packs()), (Family::NemotronH, longer_packs())] {
+        computed_again(&of(family, 3), &packs.iter().collect::<Vec<_>>());
+    }
+}
+
+fn computed_again(config: &Config, packs: &[&Pack]) {
+    let dir = base(config);
     for tested in gpus() {
         let mut trainer = on_gpu(&tested, dir.path(), &TrainConfig::new(10, 1e-2));
         let mut gradients = |recompute| {
             trainer.set_recompute(recompute);
             // Another pass before, of another size.
             trainer.compute_gradients(&packs[1..]).unwrap();
-            let loss = trainer.compute_gradients(&packs).unwrap().0;
+            let loss = trainer.compute_gradients(packs).unwrap().0;
             (bits(&gradients_of(&trainer)), loss.to_bits(), trainer.gpu_bytes())
         };
         let again = gradients(Recompute::Always);
@@ -113,7 +130,7 @@ fn what_is_computed_again_and_in_how_many_passes_changes_what_it_should() {
         assert!(again.2 < kept.2, "less memory for it: {:?} {:?}", again.2, kept.2);
         let kept = gradients_of(&trainer);
         // Each pack in a pass of its own: the second one's gradients are added to the first's.
-        let batches = batches(&packs, config, 1).unwrap();
+        let batches = batches(packs, config, 1).unwrap();
         let labels: usize = batches.iter().map(|batch| batch.labels.len()).sum();
         let unlearned = Batch { labels: Vec::new(), ..batches[0].clone() };
         let batches = [vec![unlearned], batches].concat();
@@ -180,11 +197,15 @@ fn what_is_saved_are_the_exact_weights() {
 
 #[test]
 fn adapters_are_trained_as_on_the_cpu() {
-    for family in [Family::Llama, Family::Qwen3] {
+    for family in [Family::Llama, Family::Qwen3, Family::NemotronH] {
         let config = of(family, 1);
         let (dir, packs) = (base(&config), some_packs());
         let packs_of_step: Vec<&Pack> = packs.iter().collect();
-        let targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].map(str::to_owned).into();
+        let mut targets: Vec<String> =
+            ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].map(str::to_owned).into();
+        if family == Family::NemotronH {
+            targets.extend(["in_proj", "out_proj"].map(str::to_owned));
+        }
         let lora = Lora { rank: 3, alpha: 7.0, targets, seed: 5 };
         let configured = TrainConfig { lora: Some(lora), ..TrainConfig::new(10, 1e-2) };
         let mut expected = on_cpu(dir.path(), &configured);
@@ -225,12 +246,17 @@ fn adapters_are_trained_as_on_the_cpu() {
 
 #[test]
 fn a_model_without_kernels_is_refused_before_its_weights_are_read() {
-    let hybrid = of_family(shape(), Family::NemotronH);
+    let mut hybrid = of(Family::NemotronH, 1);
+    hybrid.other.insert("mamba_num_heads".to_owned(), 4.into());
     let experts = of_family(shape(), Family::Qwen3Moe);
     let narrow = shape();
     let odd = Config { hidden_size: 36, intermediate_size: 36, ..of(Family::Llama, 1) };
     let refused = [
-        (hybrid, "the model needs training of Mamba blocks on a GPU, which is not supported"),
+        (
+            hybrid,
+            "the model needs training of 4 Mamba heads with 2 groups of 10 elements, whose numbers are no multiples of 8, on a \
+             GPU, which is not supported",
+        ),
         (experts, "the model needs training of mixtures of experts on a GPU, which is not supported"),
         (
             narrow,

@@ -1,0 +1,698 @@
+//! A Mamba-2 block in training. Every sample starts from a state of zero.
+//!
+//! Kept are what the projection gave and what the state space gave; the convolution, the steps and the states before the chunks are
+//! computed again on the way back.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::products::{Matrix, To};
+use super::steps::{NONE, Steps, Sum, partial_len, parts};
+use super::{Gradients, Run};
+use crate::gpu::arena::Plan;
+use crate::gpu::driver::{Argument, Gpu, GpuError, Kernels, Launch};
+use crate::gpu::sources::MAMBA_TRAINING;
+use crate::gpu::{Buffer, Element, View};
+use crate::kernels::mamba::{CHUNK, MambaShape};
+use crate::model::MambaPlaces;
+
+const THREADS: usize = 256;
+/// Threads of a block that passes states on or has a chunk's outputs.
+const WARPS: usize = 128;
+/// Columns of the states that a block passes on.
+const PART: usize = 64;
+/// Places that a row in shared memory has beyond its elements.
+const PADDING: usize = 8;
+
+/// Numbers that a head has beside its matrices: the bias of its steps, ln(-A) and D.
+pub(super) const VECTORS: usize = 3;
+
+/// Whether there are kernels for a shape; if not, what there are none for.
+pub(super) fn check(shape: MambaShape) -> Result<(), String> {
+    let MambaShape { heads, dim, groups, state, kernel, .. } = shape;
+    if dim > 128 || state > 128 || !dim.is_multiple_of(2) || !state.is_multiple_of(2) {
+        return Err(format!(
+            "Mamba heads of {dim} elements with states of {state}, not even numbers up to 128,"
+        ));
+    }
+    if kernel > 8 {
+        return Err(format!("Mamba blocks that convolve {kernel} tokens, more than 8,"));
+    }
+    // Weights that follow those of the heads, and rows of elements, start at multiples of 16 bytes.
+    if !heads.is_multiple_of(8) || !shape.channels().is_multiple_of(8) {
+        return Err(format!(
+            "{heads} Mamba heads with {groups} groups of {state} elements, whose numbers are no multiples of 8,"
+        ));
+    }
+    Ok(())
+}
+
+/// The kernels of `mamba_training.cu`.
+#[derive(Debug)]
+pub(super) struct MambaSteps {
+    kernels: Arc<dyn Kernels>,
+    shape: MambaShape,
+    epsilon: f32,
+    /// Elements of a head and of a state in whole tiles.
+    tiles: [usize; 2],
+    element_bytes: usize,
+}
+
+/// The samples of a batch in chunks, on the GPU.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    numbers: Buffer<u32>,
+    count: usize,
+    samples: usize,
+}
+
+impl Chunks {
+    /// How many chunks samples with these bounds have.
+    pub(super) fn count(bounds: &[usize]) -> usize {
+        sample_rows(bounds).map(|(start, end)| (end - start).div_ceil(CHUNK)).sum()
+    }
+
+    pub(super) fn new(gpu: &Gpu, bounds: &[usize]) -> Result<Self, GpuError> {
+        let (mut chunks, mut samples) = (Vec::new(), Vec::new());
+        for (start, end) in sample_rows(bounds) {
+            samples.push(chunks.len() / 4);
+            for row in (start..end).step_by(CHUNK) {
+                chunks.extend([row, CHUNK.min(end - row), start, end]);
+            }
+            samples.push(chunks.len() / 4);
+        }
+        let (count, sample_count) = (chunks.len() / 4, samples.len() / 2);
+        chunks.extend(samples);
+        let numbers: Vec<u32> =
+            chunks.into_iter().map(|number| u32::try_from(number).expect("rows fit 32 bits")).collect();
+        Ok(Self { numbers: Buffer::from(gpu, &numbers)?, count, samples: sample_count })
+    }
+
+    fn chunks(&self) -> View<u32> {
+        self.numbers.at(0..4 * self.count)
+    }
+
+    fn samples(&self) -> View<u32> {
+        self.numbers.at(4 * self.count..self.numbers.len())
+    }
+}
+
+fn sample_rows(bounds: &[usize]) -> impl Iterator<Item = (usize, usize)> {
+    let starts = std::iter::once(0).chain(bounds.iter().copied());
+    starts.zip(bounds.iter().copied()).filter(|(start, end)| start < end)
+}
+
+/// What a block keeps for the way back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MambaKept {
+    pub(super) projected: View<Element>,
+    /// What the state space gave; on the way back its gradient.
+    y: View<Element>,
+}
+
+/// The memory of one pass through a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MambaRoom {
+    /// What the output's projection reads; on the way back its gradient, and then what it read again.
+    gated: View<Element>,
+    /// What the convolution gave; on the way back its gradient.
+    active: View<Element>,
+    steps: View<f32>,
+    /// The states before the chunks, and on the way back the gradients of those after them.
+    states: View<Element>,
+    ends: View<Element>,
+    projected_gradient: View<Element>,
+    partial: View<f32>,
+}
+
+/// The weights of a block that its steps read.
+#[derive(Clone, Copy, Debug)]
+struct BlockWeights {
+    taps: View<Element>,
+    convolution_bias: Option<View<Element>>,
+    /// [`VECTORS`] exact numbers per head.
+    vectors: View<f32>,
+    norm: View<Element>,
+}
+
+impl MambaKept {
+    pub(super) fn lay(shape: MambaShape, rows: usize, plan: &mut Plan) -> Self {
+        Self { projected: plan.take(rows * shape.row()), y: plan.take(rows * shape.inner()) }
+    }
+}
+
+impl MambaRoom {
+    /// Room for no block.
+    pub(super) fn none(plan: &mut Plan) -> Self {
+        let none = plan.take(0);
+        let floats = plan.take(0);
+        Self {
+            gated: none,
+            active: none,
+            steps: floats,
+            states: none,
+            ends: none,
+            projected_gradient: none,
+            partial: floats,
+        }
+    }
+
+    pub(super) fn lay(shape: MambaShape, rows: usize, chunks: usize, plan: &mut Plan) -> Self {
+        let states = chunks * shape.heads * tiles(shape).iter().product::<usize>();
+        let of_convolution = chunks * shape.channels() * (shape.kernel + 1);
+        let partial =
+            of_convolution.max(chunks * VECTORS * shape.heads).max(partial_len(rows, shape.inner()));
+        Self {
+            gated: plan.take(rows * shape.inner()),
+            active: plan.take(rows * shape.channels()),
+            steps: plan.take(chunks * shape.heads * 2 * CHUNK),
+            states: plan.take(states),
+            ends: plan.take(states),
+            projected_gradient: plan.take(rows * shape.row()),
+            partial: plan.take(partial),
+        }
+    }
+}
+
+/// Elements of a head and of a state in whole tiles.
+fn tiles(shape: MambaShape) -> [usize; 2] {
+    [shape.dim, shape.state].map(|size| size.next_multiple_of(16))
+}
+
+impl MambaSteps {
+    /// Kernels for a shape that [`check`] has passed.
+    pub(super) fn new(gpu: &Gpu, shape: MambaShape, epsilon: f32) -> Result<Self, GpuError> {
+        let defines = [
+            ("MAMBA_HEADS", shape.heads),
+            ("MAMBA_DIM", shape.dim),
+            ("GROUPS", shape.groups),
+            ("STATE", shape.state),
+            ("TAPS", shape.kernel),
+        ];
+        Ok(Self {
+            kernels: gpu.compile(MAMBA_TRAINING, &defines)?,
+            shape,
+            epsilon,
+            tiles: tiles(shape),
+            element_bytes: gpu.element_bytes(),
+        })
+    }
+
+    pub(super) fn shape(&self) -> MambaShape {
+        self.shape
+    }
+
+    /// Bytes of so many rows of heads and of states in shared memory.
+    fn shared(&self, head_rows: usize, state_rows: usize) -> usize {
+        let [dim, wide] = self.tiles.map(|size| size + PADDING);
+        (head_rows * dim + state_rows * wide) * self.element_bytes
+    }
+
+    /// The convolution, the steps, and the states before the chunks.
+    fn prepare(
+        &self,
+        projected: View<Element>,
+        weights: BlockWeights,
+        chunks: &Chunks,
+        room: &MambaRoom,
+    ) -> Result<(), GpuError> {
+        let Self { shape, kernels, .. } = self;
+        let rows = projected.len() / shape.row();
+        assert!(projected.len() == rows * shape.row() && room.active.len() == rows * shape.channels());
+        assert!(weights.taps.len() == shape.channels() * shape.kernel);
+        assert!(weights.convolution_bias.is_none_or(|bias| bias.len() == shape.channels()));
+        assert!(weights.vectors.len() == VECTORS * shape.heads);
+        assert!(room.steps.len() == chunks.count * shape.heads * 2 * CHUNK);
+        let convolve = [
+            projected.into(),
+            weights.taps.into(),
+            weights.convolution_bias.map_or(NONE, Argument::from),
+            chunks.chunks().into(),
+            room.active.into(),
+        ];
+        let blocks = [shape.channels().div_ceil(THREADS), chunks.count, 1];
+        kernels.launch("convolve", Launch::new(blocks, THREADS), &convolve)?;
+        let decays = [
+            projected.into(),
+            weights.vectors.into(),
+            chunks.chunks().into(),
+            room.steps.into(),
+            shape.limit.0.into(),
+            shape.limit.1.into(),
+        ];
+        let blocks = [chunks.count, shape.heads.div_ceil(WARPS), 1];
+        kernels.launch("decays", Launch::new(blocks, WARPS), &decays)?;
+        self.pass_states((room.active, shape.channels()), chunks, room, room.states, false)
+    }
+
+    /// The states before the chunks, or the gradients of those after them.
+    fn pass_states(
+        &self,
+        (left, stride): (View<Element>, usize),
+        chunks: &Chunks,
+        room: &MambaRoom,
+        to: View<Element>,
+        backward: bool,
+    ) -> Result<(), GpuError> {
+        let [dim, wide] = self.tiles;
+        assert!(to.len() == chunks.count * self.shape.heads * dim * wide);
+        let arguments = [
+            left.into(),
+            stride.into(),
+            room.active.into(),
+            room.steps.into(),
+            chunks.chunks().into(),
+            chunks.samples().into(),
+            to.into(),
+            u32::from(backward).into(),
+        ];
+        let blocks = [self.shape.heads, chunks.samples, wide.div_ceil(PART)];
+        let shared = 2 * CHUNK * (dim + PART + 2 * PADDING) * self.element_bytes;
+        self.kernels.launch("pass_states", Launch::new(blocks, WARPS).sharing(shared), &arguments)
+    }
+
+    /// What the state space gives, and that with its gates, normalised.
+    fn forward(
+        &self,
+        kept: MambaKept,
+        weights: BlockWeights,
+        chunks: &Chunks,
+        room: &MambaRoom,
+    ) -> Result<(), GpuError> {
+        let (shape, [dim, _]) = (self.shape, self.tiles);
+        self.prepare(kept.projected, weights, chunks, room)?;
+        assert!(kept.y.len() == room.active.len() / shape.channels() * shape.inner());
+        let arguments = [
+            room.active.into(),
+            room.steps.into(),
+            weights.vectors.into(),
+            room.states.into(),
+            chunks.chunks().into(),
+            kept.y.into(),
+        ];
+        let shared = self.shared(CHUNK, 2 * CHUNK + dim);
+        let launch = Launch::new([chunks.count, shape.groups, 1], WARPS).sharing(shared);
+        self.kernels.launch("scan", launch, &arguments)
+    }
+
+    /// What the output's projection reads.
+    fn gate(&self, kept: MambaKept, weights: BlockWeights, gated: View<Element>) -> Result<(), GpuError> {
+        let shape = self.shape;
+        assert!(kept.y.len() == gated.len() && weights.norm.len() == shape.inner());
+        let rows = gated.len() / shape.inner();
+        let arguments =
+            [kept.y.into(), kept.projected.into(), weights.norm.into(), gated.into(), self.epsilon.into()];
+        self.kernels.launch("gate", Launch::new([rows, shape.groups, 1], THREADS), &arguments)
+    }
+
+    /// The way back through [`MambaSteps::gate`], given the gradient in `room.gated`, which becomes what was gated.
+    fn gate_backward(
+        &self,
+        steps: &Steps,
+        kept: MambaKept,
+        weights: BlockWeights,
+        room: &MambaRoom,
+        sum: Option<Sum>,
+    ) -> Result<(), GpuError> {
+        let shape = self.shape;
+        let rows = room.gated.len() / shape.inner();
+        assert!(kept.y.len() == room.gated.len() && room.projected_gradient.len() == rows * shape.row());
+        assert!(sum.is_none_or(|sum| sum.to.len() == shape.inner()));
+        let (blocks, each) = parts(rows);
+        let partial = sum.map(|sum| sum.partial.at(0..blocks * shape.inner()));
+        let arguments = [
+            kept.y.into(),
+            kept.projected.into(),
+            weights.norm.into(),
+            room.gated.into(),
+            room.projected_gradient.into(),
+            partial.map_or(NONE, Argument::from),
+            rows.into(),
+            each.into(),
+            self.epsilon.into(),
+        ];
+        let launch = Launch::new([blocks, shape.groups, 1], THREADS);
+        self.kernels.launch("gate_backward", launch, &arguments)?;
+        sum.map_or(Ok(()), |sum| steps.sum_columns(blocks, sum))
+    }
+
+    /// The way back to the gradient of the projection, given that of what the state space gave, in `kept.y`. `vectors` gets the
+    /// gradients of the bias of the steps, ln(-A) and D; `convolution` those of its weight and then of its bias.
+    fn backward(
+        &self,
+        steps: &Steps,
+        kept: MambaKept,
+        weights: BlockWeights,
+        chunks: &Chunks,
+        room: &MambaRoom,
+        [vectors, convolution]: [Option<Sum>; 2],
+    ) -> Result<(), GpuError> {
+        let (shape, [dim, _]) = (self.shape, self.tiles);
+        self.prepare(kept.projected, weights, chunks, room)?;
+        self.pass_states((kept.y, shape.inner()), chunks, room, room.ends, true)?;
+        assert!(vectors.is_none_or(|sum| sum.to.len() == VECTORS * shape.heads));
+        let arguments = [
+            room.active.into(),
+            kept.y.into(),
+            room.steps.into(),
+            weights.vectors.into(),
+            room.states.into(),
+            room.ends.into(),
+            chunks.chunks().into(),
+            kept.projected.into(),
+            room.projected_gradient.into(),
+            vectors.map_or(NONE, |sum| sum.partial.into()),
+            shape.limit.0.into(),
+            shape.limit.1.into(),
+        ];
+        let shared = self.shared(2 * CHUNK, 2 * CHUNK + 2 * dim);
+        let launch = Launch::new([chunks.count, shape.groups, 1], THREADS).sharing(shared);
+        self.kernels.launch("scan_backward", launch, &arguments)?;
+        if let Some(sum) = vectors {
+            steps.sum_columns(chunks.count, sum)?;
+        }
+        let sums = shape.kernel + usize::from(weights.convolution_bias.is_some());
+        assert!(convolution.is_none_or(|sum| sum.to.len() == sums * shape.channels()));
+        let arguments = [
+            kept.projected.into(),
+            weights.taps.into(),
+            weights.convolution_bias.map_or(NONE, Argument::from),
+            room.active.into(),
+            chunks.chunks().into(),
+            room.projected_gradient.into(),
+            convolution.map_or(NONE, |sum| sum.partial.into()),
+        ];
+        let blocks = [shape.channels().div_ceil(THREADS), chunks.count, 1];
+        self.kernels.launch("convolve_backward", Launch::new(blocks, THREADS), &arguments)?;
+        convolution.map_or(Ok(()), |sum| steps.sum_columns(chunks.count, sum))
+    }
+}
+
+impl Run<'_> {
+    /// The kernels and chunks of a model that has Mamba blocks.
+    fn mamba(&self) -> (&MambaSteps, &Chunks) {
+        let steps = self.tape.mamba.as_ref().expect("a model with Mamba blocks has their kernels");
+        (steps, self.chunks.as_ref().expect("and its passes are cut into chunks"))
+    }
+
+    fn mamba_weights(&self, index: usize, places: &MambaPlaces) -> BlockWeights {
+        BlockWeights {
+            taps: self.weight(&places.convolution),
+            convolution_bias: places.convolution_bias.as_ref().map(|bias| self.weight(bias)),
+            vectors: self.tape.vectors_of(index),
+            norm: self.weight(&places.norm),
+        }
+    }
+
+    pub(super) fn mamba_forward(
+        &self,
+        index: usize,
+        places: &MambaPlaces,
+        kept: MambaKept,
+        normed: Matrix,
+    ) -> Result<(), GpuError> {
+        let (steps, chunks) = self.mamba();
+        let projected = Matrix::new(kept.projected, places.shape.row());
+        self.project(&places.inward, normed, To::elements(projected))?;
+        steps.forward(kept, self.mamba_weights(index, places), chunks, &self.pass.mamba)
+    }
+
+    pub(super) fn mamba_add(
+        &self,
+        index: usize,
+        places: &MambaPlaces,
+        kept: MambaKept,
+        to: To,
+    ) -> Result<(), GpuError> {
+        let gated = self.pass.mamba.gated;
+        self.mamba().0.gate(kept, self.mamba_weights(index, places), gated)?;
+        self.project(&places.output, Matrix::new(gated, places.shape.inner()), to)
+    }
+
+    pub(super) fn mamba_backward(
+        &self,
+        index: usize,
+        places: &MambaPlaces,
+        kept: MambaKept,
+        norm_back: impl FnOnce() -> Result<(), GpuError>,
+        to: Gradients,
+    ) -> Result<(), GpuError> {
+        let ((steps, chunks), room) = (self.mamba(), &self.pass.mamba);
+        let (hidden, weights) = (self.tape.shape.hidden, self.mamba_weights(index, places));
+        let (gradient, normed) =
+            (Matrix::new(self.pass.rounded, hidden), Matrix::new(self.pass.normed, hidden));
+        let gated = Matrix::new(room.gated, places.shape.inner());
+        let sum = |places: &Range<usize>| Some(Sum { partial: room.partial, ..self.sum(places, to)? });
+        self.input_gradient(&places.output, gradient, gated)?;
+        steps.gate_backward(&self.tape.steps, kept, weights, room, sum(&places.norm))?;
+        self.weight_gradient(&places.output, gradient, gated, to)?;
+        // Neighbours among the weights get their gradients together.
+        let convolution_end = places.convolution_bias.as_ref().unwrap_or(&places.convolution).end;
+        let sums = [places.step_bias.start..places.d.end, places.convolution.start..convolution_end]
+            .map(|places| sum(&places));
+        steps.backward(&self.tape.steps, kept, weights, chunks, room, sums)?;
+        let projected = Matrix::new(room.projected_gradient, places.shape.row());
+        self.input_gradient(&places.inward, projected, normed)?;
+        norm_back()?;
+        self.weight_gradient(&places.inward, projected, normed, to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::arena::Arena;
+    use crate::gpu::tests::{Tested, gpus, noise};
+    use crate::kernels::activation::{Gates, gate, gate_backward, silu, silu_backward};
+    use crate::kernels::mamba::{
+        Recurrence, ScanGradients, Scanned, convolve, convolve_backward, scan, scan_backward, steps,
+        steps_backward, taps,
+    };
+    use crate::kernels::norm::{HeadPart, head_norm, head_norm_backward};
+
+    /// Heads and states that fill no tile, that fill tiles, and whose states are passed on in two parts.
+    const SHAPES: [MambaShape; 3] = [
+        MambaShape { heads: 4, dim: 12, groups: 2, state: 10, kernel: 4, limit: (0.5, 1.0) },
+        MambaShape { heads: 6, dim: 16, groups: 3, state: 32, kernel: 2, limit: (0.0, f32::INFINITY) },
+        MambaShape { heads: 2, dim: 40, groups: 1, state: 88, kernel: 3, limit: (0.001, 1.2) },
+    ];
+
+    /// One chunk, one token, several chunks, and whole ones.
+    const BOUNDS: [usize; 4] = [5, 6, 140, 204];
+
+    /// What the way there and back gives.
+    struct Results {
+        gated: Vec<f32>,
+        projected: Vec<f32>,
+        norm: Vec<f32>,
+        vectors: Vec<f32>,
+        convolution: Vec<f32>,
+    }
+
+    /// Numbers to compute with.
+    struct Inputs {
+        projected: Vec<f32>,
+        taps: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        vectors: Vec<f32>,
+        norm: Vec<f32>,
+        gradient: Vec<f32>,
+    }
+
+    fn inputs(tested: &Tested, shape: MambaShape, has_bias: bool, rows: usize) -> Inputs {
+        let rounded = |count, seed| tested.rounded(&noise(count, seed));
+        Inputs {
+            projected: rounded(rows * shape.row(), 1),
+            taps: rounded(shape.channels() * shape.kernel, 2),
+            bias: has_bias.then(|| rounded(shape.channels(), 3)),
+            vectors: noise(VECTORS * shape.heads, 4),
+            norm: rounded(shape.inner(), 5),
+            gradient: rounded(rows * shape.inner(), 6),
+        }
+    }
+
+    fn on_cpu(shape: MambaShape, bounds: &[usize], from: &Inputs) -> Results {
+        let rows = from.projected.len() / shape.row();
+        let (inner, channels, heads) = (shape.inner(), shape.channels(), shape.heads);
+        let history = vec![0.0; shape.history()];
+        let weights = taps(shape, &from.taps);
+        let [bias, a_log, d] = [0, 1, 2].map(|which| &from.vectors[which * heads..(which + 1) * heads]);
+        let recurrence = Recurrence { a_log, d };
+        let (mut convolved, mut y) = (vec![0.0; rows * channels], vec![0.0; rows * inner]);
+        let (mut active, mut step) = (convolved.clone(), vec![0.0; rows * heads]);
+        steps(shape, &from.projected, bias, &mut step);
+        for (start, end) in sample_rows(bounds) {
+            let projected = &from.projected[start * shape.row()..end * shape.row()];
+            let out = &mut convolved[start * channels..end * channels];
+            convolve(shape, projected, &history, &weights, from.bias.as_deref(), out);
+        }
+        silu(&convolved, &mut active);
+        let part = |numbers: &[f32], start: usize, end: usize, width: usize| {
+            numbers[start * width..end * width].to_vec()
+        };
+        let mut states = Vec::new();
+        for (start, end) in sample_rows(bounds) {
+            let (mut state, mut kept) = (vec![0.0; shape.states()], Vec::new());
+            for first in (start..end).step_by(CHUNK) {
+                if first > start {
+                    kept.extend_from_slice(&state);
+                }
+                let last = end.min(first + CHUNK);
+                let (active, step) = (part(&active, first, last, channels), part(&step, first, last, heads));
+                scan(shape, &active, &step, recurrence, &mut state, &mut y[first * inner..last * inner]);
+            }
+            states.push(kept);
+        }
+        let gates = Gates { rows: &from.projected, stride: shape.row(), width: inner };
+        let mut before = vec![0.0; rows * inner];
+        gate(&y, gates, &mut before);
+        let (mut gated, mut slopes, mut norm) = (before.clone(), from.gradient.clone(), vec![0.0; inner]);
+        let width = inner / shape.groups;
+        for group in 0..shape.groups {
+            let places = group * width..(group + 1) * width;
+            let part = HeadPart { stride: inner, first: places.start, count: 1 };
+            let mut scales = vec![0.0; rows];
+            head_norm(&mut gated, part, &from.norm[places.clone()], 1e-5, &mut scales);
+            let weight = &from.norm[places.clone()];
+            head_norm_backward(&before, part, weight, &scales, &mut slopes, &mut norm[places]);
+        }
+        let mut projected = vec![0.0; rows * shape.row()];
+        gate_backward(&y, gates, &mut slopes, &mut projected);
+        let (mut to_active, mut to_steps) = (vec![0.0; rows * channels], vec![0.0; rows * heads]);
+        let mut vectors = vec![0.0; VECTORS * heads];
+        let (to_bias, others) = vectors.split_at_mut(heads);
+        let (to_a, to_d) = others.split_at_mut(heads);
+        for ((start, end), states) in sample_rows(bounds).zip(&states) {
+            let scanned = Scanned {
+                active: &part(&active, start, end, channels),
+                steps: &part(&step, start, end, heads),
+                states,
+                gradient: &part(&slopes, start, end, inner),
+            };
+            let to = ScanGradients {
+                active: &mut to_active[start * channels..end * channels],
+                steps: &mut to_steps[start * heads..end * heads],
+                a_log: to_a,
+                d: to_d,
+            };
+            scan_backward(shape, scanned, recurrence, to);
+        }
+        steps_backward(shape, &from.projected, bias, &to_steps, &mut projected, to_bias);
+        silu_backward(&mut convolved, &to_active);
+        let mut convolution = vec![0.0; channels * shape.kernel];
+        let mut bias_gradient = from.bias.as_ref().map(|_| vec![0.0; channels]);
+        for (start, end) in sample_rows(bounds) {
+            convolve_backward(
+                shape,
+                &part(&from.projected, start, end, shape.row()),
+                &weights,
+                &part(&convolved, start, end, channels),
+                &mut projected[start * shape.row()..end * shape.row()],
+                &mut convolution,
+                bias_gradient.as_deref_mut(),
+            );
+        }
+        convolution.extend(bias_gradient.into_iter().flatten());
+        Results { gated, projected, norm, vectors, convolution }
+    }
+
+    fn on_gpu(tested: &Tested, shape: MambaShape, bounds: &[usize], from: &Inputs) -> Results {
+        let (gpu, rows) = (&tested.gpu, from.projected.len() / shape.row());
+        let kernels = MambaSteps::new(gpu, shape, 1e-5).unwrap();
+        let sums = Steps::new(gpu, 8, 1e-5).unwrap();
+        let chunks = Chunks::new(gpu, bounds).unwrap();
+        let mut arena = Arena::new(gpu).unwrap();
+        let lay = |plan: &mut Plan| {
+            let kept = MambaKept::lay(shape, rows, plan);
+            (kept, MambaRoom::lay(shape, rows, chunks.count, plan))
+        };
+        let (kept, room) = arena.lay(lay).unwrap();
+        let elements = |numbers: &[f32]| Buffer::rounded(gpu, numbers).unwrap();
+        let projected = elements(&from.projected);
+        gpu.copy(projected.all().address(), kept.projected.address(), kept.projected.bytes()).unwrap();
+        let (taps, norm) = (elements(&from.taps), elements(&from.norm));
+        let (bias, vectors) = (from.bias.as_deref().map(elements), Buffer::from(gpu, &from.vectors).unwrap());
+        let weights = BlockWeights {
+            taps: taps.all(),
+            convolution_bias: bias.as_ref().map(Buffer::all),
+            vectors: vectors.all(),
+            norm: norm.all(),
+        };
+        let download = |view: View<Element>| {
+            let copy = Buffer::<Element>::new(gpu, view.len()).unwrap();
+            gpu.copy(view.address(), copy.all().address(), view.bytes()).unwrap();
+            copy.download(0..view.len()).unwrap()
+        };
+        kernels.forward(kept, weights, &chunks, &room).unwrap();
+        kernels.gate(kept, weights, room.gated).unwrap();
+        let gated = download(room.gated);
+        let gradient = elements(&from.gradient);
+        gpu.copy(gradient.all().address(), room.gated.address(), room.gated.bytes()).unwrap();
+        let floats = |len: usize| Buffer::from(gpu, &vec![1.0; len]).unwrap();
+        let (to_norm, to_vectors) = (floats(shape.inner()), floats(VECTORS * shape.heads));
+        let to_convolution = floats(shape.channels() * (shape.kernel + usize::from(bias.is_some())));
+        let sum = |to: &Buffer<f32>, adds| Some(Sum { to: to.all(), adds, partial: room.partial });
+        kernels.gate_backward(&sums, kept, weights, &room, sum(&to_norm, false)).unwrap();
+        // The product that made the gradient is done with it, and the weight's gradient needs what was gated.
+        assert!(download(room.gated) == gated);
+        let both = [sum(&to_vectors, true), sum(&to_convolution, true)];
+        kernels.backward(&sums, kept, weights, &chunks, &room, both).unwrap();
+        let added = |buffer: Buffer<f32>| {
+            let numbers = buffer.download(0..buffer.len()).unwrap();
+            numbers.into_iter().map(|number| number - 1.0).collect()
+        };
+        Results {
+            gated,
+            projected: download(room.projected_gradient),
+            norm: to_norm.download(0..shape.inner()).unwrap(),
+            vectors: added(to_vectors),
+            convolution: added(to_convolution),
+        }
+    }
+
+    /// The distance in parts of the length.
+    fn difference(got: &[f32], expected: &[f32]) -> f32 {
+        assert_eq!(got.len(), expected.len());
+        let square = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>();
+        let apart = square(&mut got.iter().zip(expected).map(|(got, expected)| got - expected));
+        (apart / square(&mut expected.iter().copied())).sqrt()
+    }
+
+    #[test]
+    fn the_way_there_and_back_is_that_of_the_cpu() {
+        for tested in gpus() {
+            for (number, shape) in SHAPES.into_iter().enumerate() {
+                let from = inputs(&tested, shape, number != 1, BOUNDS[3]);
+                let got = on_gpu(&tested, shape, &BOUNDS, &from);
+                let expected = on_cpu(shape, &BOUNDS, &from);
+                let bound = tested.bound(1e-5, 2e-2);
+                // Rows of the projection by their parts: gates, x, B, C, steps.
+                let (inner, states) = (shape.inner(), shape.groups * shape.state);
+                let mut first = 0;
+                for width in [inner, inner, states, states, shape.heads] {
+                    let part = |numbers: &[f32]| {
+                        let rows = numbers.chunks_exact(shape.row());
+                        rows.flat_map(|row| &row[first..first + width]).copied().collect::<Vec<_>>()
+                    };
+                    let apart = difference(&part(&got.projected), &part(&expected.projected));
+                    assert!(apart < bound, "{shape:?}: columns from {first}: {apart}");
+                    first += width;
+                }
+                for which in 0..VECTORS {
+                    let places = which * shape.heads..(which + 1) * shape.heads;
+                    let apart = difference(&got.vectors[places.clone()], &expected.vectors[places]);
+                    assert!(apart < bound, "{shape:?}: vector {which}: {apart}");
+                }
+                let others = [
+                    (&got.gated, &expected.gated),
+                    (&got.norm, &expected.norm),
+                    (&got.convolution, &expected.convolution),
+                ];
+                for (which, (got, expected)) in others.into_iter().enumerate() {
+                    let apart = difference(got, expected);
+                    assert!(apart < bound, "{shape:?}: {which}: {apart}");
+                }
+            }
+        }
+    }
+}
