@@ -27,19 +27,32 @@ def for_heads(more=lambda size: {}):
     return [{"HEAD_DIM": size, "HEADS": 32, "KEY_HEADS": 8, "PAGE": 64, **more(size)} for size in (16, 64, 128, 256)]
 
 
-def block(warps, strips, step):
-    return {"WARPS": warps, "STRIPS": strips, "STEP": step}
+def block(function):
+    """What a function of lm/src/gpu/attention says of the block for a head size."""
+    text = "".join(path.read_text("utf-8") for path in sorted((KERNELS.parent / "attention").glob("*.rs")))
+    arms = text.split(f"fn {function}(heads: Heads) -> Block", 1)[1].split("\n}", 1)[0]
+    found = re.findall(r"(?:\d+\.\.=(\d+)|_) => Block \{ (.*?) \}", arms)
+    numbers = lambda fields: {key.upper(): int(number) for key, number in re.findall(r"(\w+): (\d+)", fields)}
+    return lambda size: numbers(next(fields for most, fields in found if not most or size <= int(most)))
 
 
 # The numbers that a file is compiled with, as its wrapper in lm/src/gpu gives them; files that are not named need none.
 DEFINES = {
-    "attention.cu": for_heads(lambda size: block(4, 2, 64) if size <= 64 else block(8, 1, 64) if size <= 128 else block(4, 1, 32)),
+    "attention.cu": for_heads(block("attend_block")),
     "attention_decode.cu": for_heads(lambda size: {"WARPS": 4 if size <= 128 else 2, "STAGES": 2 if size == 128 else 3}),
+    "attention_key_gradient.cu": for_heads(block("key_gradient_block")),
+    "attention_query_gradient.cu": for_heads(block("query_gradient_block")),
     "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
+    "experts.cu": [{"EXPERTS": experts, "CHOSEN": 8, "ADDS_UP_TO_ONE": 1} for experts in (8, 128)],
     "heads.cu": for_heads(),
+    # NVIDIA-Nemotron-Nano-9B-v2's, and small ones.
+    "mamba.cu": [
+        {"MAMBA_HEADS": 128, "MAMBA_DIM": 80, "GROUPS": 8, "STATE": 128, "TAPS": 4},
+        {"MAMBA_HEADS": 8, "MAMBA_DIM": 16, "GROUPS": 2, "STATE": 16, "TAPS": 4},
+    ],
     "pages.cu": for_heads(lambda _: {"HAS_BIAS": 1, "HAS_NORMS": 1, "HAS_ROTATION": 1}),
 }
-SHOWN = ("HEAD_DIM", "HIDDEN")
+SHOWN = ("EXPERTS", "HEAD_DIM", "HIDDEN", "STATE")
 COMPILERS = {
     "12": (["nvidia-cuda-nvrtc-cu12==12.4.127"], "nvidia/cuda_nvrtc/lib"),
     "13": (["nvidia-cuda-nvrtc==13.0.88"], "nvidia/cu13/lib"),
@@ -130,8 +143,8 @@ def sources():
     declared = re.findall(r'^source!\(\w+, "(.*?)"(?:, after "(.*?)")?\);', (KERNELS.parent / "sources.rs").read_text("utf-8"), re.M)
     for name, shared in declared:
         texts[name] = part("prelude.cuh") + (part(shared) if shared else "") + part(name)
-    forgotten = {path.name for path in KERNELS.glob("*.cu")} ^ set(texts) - {"(prelude)"}
-    assert not forgotten and set(DEFINES) <= set(texts), f"these are not declared everywhere: {forgotten or DEFINES.keys()}"
+    forgotten = {path.name for path in KERNELS.glob("*.cu")} - set(texts)
+    assert not forgotten, f"sources.rs does not name {forgotten}"
     return texts
 
 

@@ -169,7 +169,7 @@ pub trait Environment {
     fn has_program(&self, name: &str) -> bool {
         is_program(name, &self.var("PATH").unwrap_or_default())
     }
-    /// How many GPUs the machine offers to this process.
+    /// How many GPUs there are for the step: those that it is given, in [`Task::preflight`].
     fn gpus(&self) -> usize;
     /// The folder that relative paths of the experiment start from.
     fn root(&self) -> &Path;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::desk::{self, Desk};
 use super::sequence::{Sequence, Speaker, Wish};
 use super::{Finished, GenerateError, Limits, Request};
-use crate::gpu::{Decoder, Draw, Entering, GpuError, Ledger, PAGE, Session, Size, Turn};
+use crate::gpu::{Draw, GpuError, Ledger, PAGE, Turn};
+use crate::model::on_gpu::{Decoder, Entering, Session, Size};
 use crate::sampler::uniform;
 use crate::tokenizer::Tokenizer;
 
@@ -19,6 +20,8 @@ use crate::tokenizer::Tokenizer;
 const READING: usize = 2048;
 /// Prompts that are read at the same time.
 const READERS: usize = 64;
+/// Prompts are read when one slot in so many is free.
+const FREE_BEFORE_READING: usize = 32;
 /// Pages that one sequence is given room for in any case; a longer one ends with an error where memory does.
 const PAGES_OF_ONE: usize = 1 << 10;
 /// Of the memory that is free when generation begins, the share that pages may take.
@@ -277,6 +280,10 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.begin_samples()?;
+        // A pass with prompts in it is not a recorded one: where many sequences run, some slots are let fall free first.
+        if self.free_slots() < (self.slots / FREE_BEFORE_READING).max(1) {
+            return Ok(());
+        }
         while self.readings.len() + self.read.len() < self.readers
             && let Some(prompt) = self.waiting.pop_front()
         {

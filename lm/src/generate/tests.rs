@@ -14,7 +14,7 @@ pub(super) fn tokenizer() -> Tokenizer {
 }
 
 fn model(threads: usize) -> Model {
-    Model::Cpu(model_of(threads, CONTEXT))
+    Model::Cpu(Box::new(model_of(threads, CONTEXT)))
 }
 
 pub(super) fn model_of(threads: usize, context: usize) -> Decoder {

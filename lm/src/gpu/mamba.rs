@@ -37,6 +37,7 @@ pub(crate) struct MambaKernels {
     shape: MambaShape,
     layers: usize,
     epsilon: f32,
+    products: Products,
 }
 
 /// What sequences leave behind, on every seat and in every layer, and the memory of a pass.
@@ -91,7 +92,8 @@ impl MambaKernels {
             ("STATE", shape.state),
             ("TAPS", shape.kernel),
         ];
-        Ok(Self { kernels: gpu.compile(MAMBA, &defines)?, shape, layers, epsilon })
+        let products = Products::new(gpu)?;
+        Ok(Self { kernels: gpu.compile(MAMBA, &defines)?, shape, layers, epsilon, products })
     }
 
     /// Bytes that a sequence's states take, over all layers.
@@ -125,7 +127,6 @@ impl MambaKernels {
     /// says, then the rows of `turns`.
     pub(crate) fn add(
         &self,
-        products: &Products,
         block: &Mamba,
         from: From,
         room: &MambaRoom,
@@ -136,7 +137,7 @@ impl MambaKernels {
         let shape = &self.shape;
         let rows = x.len() / block.inward.inputs();
         let projected = room.projected.at(0..rows * shape.row());
-        products.apply(&block.inward, from, To::Elements(projected))?;
+        self.products.apply(&block.inward, from, To::Elements(projected))?;
         if single.seats.len() > 0 {
             self.recur(block, room, Part::Single(single))?;
         }
@@ -152,7 +153,7 @@ impl MambaKernels {
             self.epsilon.into(),
         ];
         self.kernels.launch("gate_groups", Launch::new([rows, shape.groups, 1], THREADS), &arguments)?;
-        products.apply(&block.output, From::Elements(gated), To::Added(x))
+        self.products.apply(&block.output, From::Elements(gated), To::Added(x))
     }
 
     /// The convolution and the recurrence of some rows.

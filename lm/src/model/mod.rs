@@ -7,6 +7,7 @@
 mod adapters;
 pub(crate) mod config;
 mod decoder;
+pub(crate) mod on_gpu;
 pub(crate) mod parameters;
 mod source;
 mod tape;
@@ -76,19 +77,19 @@ pub enum ModelError {
 #[derive(Debug)]
 pub enum Model {
     /// On the CPU.
-    Cpu(Decoder),
+    Cpu(Box<Decoder>),
     /// On a GPU.
-    Gpu(Box<crate::gpu::Decoder>),
+    Gpu(Box<on_gpu::Decoder>),
 }
 
 impl Model {
     /// Loads a model directory or a GGUF file. On a GPU all weights become 16-bit floats (bfloat16), whatever the precision.
     pub fn load(path: &Path, precision: Precision, device: &Device) -> Result<Self, ModelError> {
         match *device {
-            Device::Cpu { threads } => Ok(Self::Cpu(Decoder::load(path, precision, threads)?)),
+            Device::Cpu { threads } => Ok(Self::Cpu(Box::new(Decoder::load(path, precision, threads)?))),
             Device::Cuda(ordinal) => {
                 let gpu = crate::gpu::open(ordinal)?;
-                Ok(Self::Gpu(Box::new(crate::gpu::Decoder::load(path, &gpu)?)))
+                Ok(Self::Gpu(Box::new(on_gpu::Decoder::load(path, &gpu)?)))
             }
         }
     }

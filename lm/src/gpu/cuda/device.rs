@@ -48,6 +48,8 @@ impl Drop for Device {
         unsafe {
             let _ = stream::synchronize(self.stream);
             let _ = stream::destroy(self.stream);
+            // The next program on this GPU may be another one's.
+            let _ = mem_pool::trim_to(self.pool, 0);
             let _ = primary_ctx::release(self.number);
         }
     }

@@ -49,7 +49,7 @@ KERNEL(decode, THREADS, const element* queries, uint32_t query_stride, const ele
         }
         close_copies();
     };
-#pragma unroll
+#pragma unroll 1
     for (uint32_t step = 0; step < STAGES - 1; step++) begin(step);
 
     const element* query = queries + (uint64_t)row * query_stride + first_head * HEAD_DIM;

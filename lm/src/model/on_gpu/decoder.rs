@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::attention::{PagedAttention, Turn};
-use super::draw::{DRAW_WORDS, Draw, Drawing};
-use super::driver::{Gpu, GpuError, Recording};
-use super::experts::{Experts, ExpertsRoom};
-use super::mamba::{Mamba, MambaKernels, MambaRoom, MambaTurns};
-use super::pages::{Cache, CacheShape, Placing, Rows};
-use super::products::{From, Products, Projection, To};
-use super::stream::Steps;
-use super::{Buffer, Element, View};
+use crate::gpu::attention::{PagedAttention, Turn};
+use crate::gpu::draw::{DRAW_WORDS, Draw, Drawing};
+use crate::gpu::driver::{Gpu, GpuError, Recording};
+use crate::gpu::experts::{Experts, ExpertsRoom};
+use crate::gpu::mamba::{Mamba, MambaKernels, MambaRoom, MambaTurns};
+use crate::gpu::pages::{Cache, CacheShape, Placing, Rows};
+use crate::gpu::products::{From, Products, Projection, To};
+use crate::gpu::stream::Steps;
+use crate::gpu::{Buffer, Element, View};
 use crate::kernels::activation::Activation;
 use crate::model::{Config, MixerPlaces, ModelError, Places, Source};
 use crate::sampler::{Drawn, SamplerError};
@@ -458,7 +458,7 @@ impl<'a> Session<'a> {
                         unreachable!("a model with Mamba blocks has their kernels and room for them")
                     };
                     let single = Rows { seats: seats.at(0..drawing), lengths: lengths.at(0..drawing) };
-                    kernels.add(products, block, from, room, single, mamba.as_ref(), x)?;
+                    kernels.add(block, from, room, single, mamba.as_ref(), x)?;
                 }
                 Mixer::Experts(experts) => {
                     let room = self.experts.as_ref().expect("a model with experts has room for them");
