@@ -47,6 +47,12 @@ pub trait Task: Send + Sync + 'static {
         false
     }
 
+    /// What the key says of where the step is computed, given how many GPUs it has: something, if other bytes come out there than
+    /// where it is left out.
+    fn device(_params: &Self::Params, _gpus: u32) -> Option<&'static str> {
+        None
+    }
+
     /// Whether its records can be asked for in parts, each by a worker of its own (see [`TaskCx::shard`]).
     fn splits(_params: &Self::Params) -> bool {
         false
