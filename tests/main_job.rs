@@ -102,6 +102,30 @@ fn more_repeats_ask_only_for_the_new_ones() {
 }
 
 #[test]
+fn a_gpu_that_this_program_cannot_use_is_told_before_anything_runs() {
+    if cfg!(feature = "cuda") {
+        eprintln!("skipped: this program was built with CUDA");
+        return;
+    }
+    let sandbox = experiments();
+    for (gpus, told) in [(1, "CUDA in this program"), (2, "an embedded model that 2 GPUs can share")] {
+        let text = format!(
+            "extends: smoke.yaml\nname: gpu\nprofile: gpu\nprofiles:\n  gpu:\n    extends: local\n    run: {{ train: {{ gpus: {gpus} }}, evaluate: \
+             {{ gpus: {gpus} }} }}\n"
+        );
+        sandbox.write("experiments/gpu.yaml", &text);
+        let visible = &[("CUDA_VISIBLE_DEVICES", "3,4")];
+        let refused = sandbox.dag_with(&["run", "experiments/gpu.yaml"], visible).expect(2);
+        assert!(refused.stderr.contains(told), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("results_of") || refused.stderr.contains("evaluate"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[test]
 fn every_task_kind_is_in_the_smoke_test() {
     let sandbox = experiments();
     let first = sandbox.dag(&["run", "experiments/smoke.yaml"]).expect(0);

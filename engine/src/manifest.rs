@@ -2,7 +2,7 @@
 //!
 //! K1: equal manifests, equal keys; the bytes that are stored are the bytes that were hashed, so `dag explain` reads
 //! from them and cannot drift from the key. K2: wall time, paths, hosts, thread counts, names of nodes and everything
-//! under `run:` are not in a manifest.
+//! under `run:` are not in a manifest; but whether a step has a GPU is, where that changes its bytes.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -33,12 +33,14 @@ pub struct Manifest(Vec<u8>);
 
 impl Manifest {
     /// The manifest of `step` on `inputs` (in port order, gathered ones in the order of their coordinates), with the
-    /// content of the files its params name, and the experiment's seed where the step uses it.
+    /// content of the files its params name, the experiment's seed where the step uses it, and the device where that decides
+    /// the output.
     pub fn new<'a>(
         step: &dyn Step,
         inputs: impl IntoIterator<Item = ManifestInput<'a>>,
         files: &[(&str, &[Content])],
         seed: Option<u64>,
+        device: Option<&str>,
     ) -> Self {
         // Written out here, keys in sorted order, and not by way of a JSON tree: planning a hundred thousand nodes makes
         // a hundred thousand manifests. The test below holds it to the canonical encoding.
@@ -46,7 +48,13 @@ impl Manifest {
         // Stable, so that what enters one port stays in its order.
         inputs.sort_by_key(|input| input.port);
         let mut out = Vec::with_capacity(512 + inputs.len() * 96);
-        out.extend_from_slice(b"{\"inputs\":{");
+        out.push(b'{');
+        if let Some(device) = device {
+            out.extend_from_slice(b"\"device\":");
+            canonical::write_string(device, &mut out);
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"inputs\":{");
         for (number, port) in inputs.chunk_by(|a, b| a.port == b.port).enumerate() {
             if number > 0 {
                 out.push(b',');
@@ -155,8 +163,8 @@ mod tests {
         ];
         let contents = [Content::Digest(digest("content")), Content::Identity("hf://a/b@\"c".to_owned())];
         let files = [("/file", &contents[..])];
-        let manifest = Manifest::new(&*step, inputs, &files, Some(17));
-        let expected = json!({
+        let manifest = Manifest::new(&*step, inputs.clone(), &files, Some(17), None);
+        let mut expected = json!({
             "schema": SCHEMA, "kind": "echo", "version": 1, "seed": 17,
             "params": { "text": "a\"b", "file": { "content": [digest("content").to_string(), "hf://a/b@\"c".to_owned()] } },
             "inputs": {
@@ -170,5 +178,8 @@ mod tests {
         });
         assert_eq!(manifest.bytes(), canonical::to_bytes(&expected));
         assert_eq!(manifest.digest(), canonical::digest(&expected));
+        let elsewhere = Manifest::new(&*step, inputs, &files, Some(17), Some("cuda"));
+        expected["device"] = json!("cuda");
+        assert_eq!(elsewhere.bytes(), canonical::to_bytes(&expected));
     }
 }

@@ -37,6 +37,8 @@ pub trait Step: Send + Sync {
     fn files(&self) -> Vec<FileRef>;
     /// [`Task::uses_seed`].
     fn uses_seed(&self) -> bool;
+    /// [`Task::device`].
+    fn device(&self, gpus: u32) -> Option<&'static str>;
     /// [`Task::splits`].
     fn splits(&self) -> bool;
     /// [`Task::resources`].
@@ -80,6 +82,9 @@ impl<T: Task> Step for Bound<T> {
     }
     fn uses_seed(&self) -> bool {
         T::uses_seed(&self.params)
+    }
+    fn device(&self, gpus: u32) -> Option<&'static str> {
+        T::device(&self.params, gpus)
     }
     fn splits(&self) -> bool {
         T::splits(&self.params)

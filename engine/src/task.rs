@@ -47,6 +47,12 @@ pub trait Task: Send + Sync + 'static {
         false
     }
 
+    /// What the key says of where the step is computed, given how many GPUs it has: something, if other bytes come out there than
+    /// where it is left out.
+    fn device(_params: &Self::Params, _gpus: u32) -> Option<&'static str> {
+        None
+    }
+
     /// Whether its records can be asked for in parts, each by a worker of its own (see [`TaskCx::shard`]).
     fn splits(_params: &Self::Params) -> bool {
         false
@@ -163,7 +169,7 @@ pub trait Environment {
     fn has_program(&self, name: &str) -> bool {
         is_program(name, &self.var("PATH").unwrap_or_default())
     }
-    /// How many GPUs the machine offers to this process.
+    /// How many GPUs there are for the step: those that it is given, in [`Task::preflight`].
     fn gpus(&self) -> usize;
     /// The folder that relative paths of the experiment start from.
     fn root(&self) -> &Path;

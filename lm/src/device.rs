@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+/// Whether this program can use GPUs of NVIDIA's; it was built with the feature `cuda` then.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+
 /// The device a model is loaded on.
 ///
 /// On a CPU results are the same bytes whatever the number of threads; on a GPU they may differ between runs.

@@ -1,7 +1,7 @@
 //! Where a node's own models are computed: on the GPU that it was given, else on its threads.
 
-use dag_engine::task::{TaskCx, TaskError};
-use dag_lm::device::Device;
+use dag_engine::task::{Environment, Missing, TaskCx, TaskError};
+use dag_lm::device::{Device, HAS_CUDA};
 
 /// What the identity of a response says of a device: results on the two differ in their last digits.
 pub(crate) fn name(gpus: u32) -> &'static str {
@@ -18,6 +18,23 @@ pub(crate) fn of(cx: &TaskCx) -> Result<Device, TaskError> {
             several.len()
         ))),
     }
+}
+
+/// What this program lacks to compute on the GPUs that a node is given.
+pub(crate) fn missing(environment: &dyn Environment) -> Option<Missing> {
+    let (what, help) = match environment.gpus() {
+        0 => return None,
+        1 if HAS_CUDA => return None,
+        1 => (
+            "CUDA in this program, for `gpus: 1`".to_owned(),
+            "build it with `cargo build --release --features cuda` (docs/cuda.md), or leave out `gpus` to compute on the CPU",
+        ),
+        several => (
+            format!("an embedded model that {several} GPUs can share"),
+            "ask for `gpus: 1`, which is what the embedded runtime computes on",
+        ),
+    };
+    Some(Missing { what, help: help.to_owned() })
 }
 
 /// The number by which this process knows a GPU: the driver counts those that are visible.

@@ -17,6 +17,7 @@ use dag_engine::task::{
     Task, TaskCx, TaskError,
 };
 
+use crate::device;
 use params::Size;
 pub use params::{
     Auto, Backend, DataForm, Lora, Optimizer, Parallel, Params, Precision, Recompute, Run, Schedule,
@@ -47,6 +48,11 @@ impl Task for Train {
 
     fn uses_seed(_: &Params) -> bool {
         true
+    }
+
+    fn device(params: &Params, gpus: u32) -> Option<&'static str> {
+        // There products are of 16-bit numbers.
+        (params.backend == Backend::Embedded && gpus > 0).then(|| device::name(gpus))
     }
 
     fn files(params: &Params) -> Vec<FileRef> {

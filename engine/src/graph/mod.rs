@@ -137,6 +137,11 @@ impl Node {
             memory: self.run.memory.unwrap_or(asked.memory),
         }
     }
+
+    /// What its key says of where it is computed.
+    pub fn device(&self) -> Option<&'static str> {
+        self.step.device(self.resources().gpus)
+    }
 }
 
 /// The nodes of an experiment and what flows between them.

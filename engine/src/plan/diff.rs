@@ -56,7 +56,8 @@ impl Recipes {
                 digest: output_key(keys[input.source.index()], &input.output),
                 coordinates: input.gathered.then(|| &*graph.node(input.source).coordinates),
             });
-            let manifest = Manifest::new(&*node.step, inputs, &contents(node, &sources), node.seed);
+            let manifest =
+                Manifest::new(&*node.step, inputs, &contents(node, &sources), node.seed, node.device());
             keys[id.index()] = NodeKey(manifest.digest());
             manifests[id.index()] = Some(manifest);
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::reason::{InputChange, Reason};
 
-/// What differs between two manifests, in the order a reader wants it: the code, the params, the inputs, the seed.
+/// What differs between two manifests, in the order a reader wants it: the code, the params, the inputs, the seed, the device.
 ///
 /// Both sides are what was hashed, so that an explanation cannot drift from the key.
 pub fn difference(before: &Value, after: &Value) -> Vec<Reason> {
@@ -42,6 +42,10 @@ pub(super) fn difference_named(
     inputs(&before["inputs"], &after["inputs"], source, &mut reasons);
     if changed("seed") {
         reasons.push(Reason::Seed { before: number(before, "seed"), after: number(after, "seed") });
+    }
+    if changed("device") {
+        let device = |manifest: &Value| manifest["device"].as_str().map(str::to_owned);
+        reasons.push(Reason::Device { before: device(before), after: device(after) });
     }
     reasons
 }
@@ -177,7 +181,7 @@ mod tests {
         });
         assert_eq!(words(&before, &before), "");
         let after = json!({
-            "schema": 2, "kind": "train", "version": 2,
+            "schema": 2, "kind": "train", "version": 2, "device": "cuda",
             "params": { "steps": 20, "betas": [0.9, 0.999], "template": { "content": ["bb"] } },
             "inputs": { "base": "m2", "packs": [
                 { "at": { "arm": "r1" }, "artifact": "p9" }, { "at": { "arm": "new" }, "artifact": "p3" } ] },
@@ -194,6 +198,7 @@ mod tests {
         input `packs` at new added
         input `packs` at oss removed
         seed 17 → none
+        device default → cuda
         ");
     }
 

@@ -308,7 +308,7 @@ impl<'g> Planner<'g> {
         };
         let sources = self.sources(id)?;
         let contents = contents(node, &sources);
-        let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed);
+        let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed, node.device());
         let action = ActionKey(manifest.digest());
         let mut known = self.known(&action)?;
         // What is not here, or not whole, somebody else may have; a node that has to run anyway need not know.
@@ -613,7 +613,7 @@ impl<'g> Planner<'g> {
             digest: self.artifact(input).map_or(Digest::from_bytes([0; 32]), |output| output.digest),
             coordinates: input.gathered.then(|| &*graph.node(input.source).coordinates),
         });
-        let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed);
+        let manifest = Manifest::new(&*node.step, inputs, &contents, node.seed, node.device());
         let known = node.inputs.iter().all(|input| self.artifact(input).is_some());
         let after = known.then(|| ActionKey(manifest.digest()));
         let mut reasons = self.reasons.get(&id).cloned().unwrap_or_default();

@@ -65,6 +65,13 @@ pub enum Reason {
         /// The seed now.
         after: Option<u64>,
     },
+    /// It is computed elsewhere, where other bytes come out.
+    Device {
+        /// Where it was computed, if that is not the default.
+        before: Option<String>,
+        /// Where it is now.
+        after: Option<String>,
+    },
     /// The task kind computes something else than it did.
     TaskVersion {
         /// Its version before.
@@ -157,6 +164,10 @@ impl fmt::Display for Reason {
                 let shown =
                     |seed: &Option<u64>| seed.map_or_else(|| "none".to_owned(), |seed| seed.to_string());
                 write!(f, "seed {} → {}", shown(before), shown(after))
+            }
+            Self::Device { before, after } => {
+                let shown = |device: &Option<String>| device.clone().unwrap_or_else(|| "default".to_owned());
+                write!(f, "device {} → {}", shown(before), shown(after))
             }
             Self::TaskVersion { before, after } => write!(f, "task version {before} → {after}"),
             Self::SchemaVersion { before, after } => write!(f, "schema version {before} → {after}"),

@@ -35,10 +35,13 @@ pub fn preflight(
     let mut missing: indexmap::IndexMap<(String, String), Vec<String>> = indexmap::IndexMap::new();
     for planned in plan.nodes().iter().filter(|node| !matches!(node.decision, Decision::Hit(_))) {
         let node = graph.node(planned.id);
+        let gpus = node.resources().gpus as usize;
         let found = match &node.run.executor {
-            None => node.step.preflight(&node.run.task, environment),
+            None => {
+                node.step.preflight(&node.run.task, &Given { here: environment, gpus, is_elsewhere: false })
+            }
             Some(placement) => {
-                let there = Elsewhere { here: environment, gpus: node.resources().gpus as usize };
+                let there = Given { here: environment, gpus, is_elsewhere: true };
                 let executor = executors.get(&placement.name);
                 let own = executor.map(|executor| executor.preflight(&placement.options, environment));
                 own.into_iter().flatten().chain(node.step.preflight(&node.run.task, &there)).collect()
@@ -105,18 +108,19 @@ fn missing_for(
     missing
 }
 
-/// The environment of a task that an executor runs: what it is given there, and programs that cannot be looked for here.
-struct Elsewhere<'a> {
+/// The environment of one step: with the GPUs that it is given. Where an executor runs it, programs cannot be looked for.
+struct Given<'a> {
     here: &'a dyn Environment,
     gpus: usize,
+    is_elsewhere: bool,
 }
 
-impl Environment for Elsewhere<'_> {
+impl Environment for Given<'_> {
     fn var(&self, name: &str) -> Option<String> {
         self.here.var(name)
     }
-    fn has_program(&self, _name: &str) -> bool {
-        true
+    fn has_program(&self, name: &str) -> bool {
+        self.is_elsewhere || self.here.has_program(name)
     }
     fn gpus(&self) -> usize {
         self.gpus

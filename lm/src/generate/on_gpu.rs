@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::desk::{self, Desk};
 use super::sequence::{Sequence, Speaker, Wish};
 use super::{Finished, GenerateError, Limits, Request};
-use crate::gpu::{Decoder, Draw, Entering, GpuError, Ledger, PAGE, Session, Size, Turn};
+use crate::gpu::{Draw, GpuError, Ledger, PAGE, Turn};
+use crate::model::on_gpu::{Decoder, Entering, Session, Size};
 use crate::sampler::uniform;
 use crate::tokenizer::Tokenizer;
 

@@ -5,27 +5,24 @@
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
 mod arena;
-mod attention;
+pub(crate) mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod decoder;
-mod draw;
-mod driver;
+pub(crate) mod draw;
+pub(crate) mod driver;
 #[cfg(test)]
 mod emulator;
-mod experts;
-mod mamba;
-mod pages;
-mod products;
+pub(crate) mod experts;
+pub(crate) mod mamba;
+pub(crate) mod pages;
+pub(crate) mod products;
 mod sources;
-mod stream;
+pub(crate) mod stream;
 pub(crate) mod tape;
 
 pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};
-pub use decoder::Decoder;
-pub(crate) use decoder::{Entering, Session, Size};
 pub(crate) use draw::Draw;
 pub use driver::GpuError;
 pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};

@@ -7,6 +7,7 @@
 mod adapters;
 pub(crate) mod config;
 mod decoder;
+pub mod on_gpu;
 pub(crate) mod parameters;
 mod source;
 mod tape;
@@ -78,7 +79,7 @@ pub enum Model {
     /// On the CPU.
     Cpu(Box<Decoder>),
     /// On a GPU.
-    Gpu(Box<crate::gpu::Decoder>),
+    Gpu(Box<on_gpu::Decoder>),
 }
 
 impl Model {
@@ -88,7 +89,7 @@ impl Model {
             Device::Cpu { threads } => Ok(Self::Cpu(Box::new(Decoder::load(path, precision, threads)?))),
             Device::Cuda(ordinal) => {
                 let gpu = crate::gpu::open(ordinal)?;
-                Ok(Self::Gpu(Box::new(crate::gpu::Decoder::load(path, &gpu)?)))
+                Ok(Self::Gpu(Box::new(on_gpu::Decoder::load(path, &gpu)?)))
             }
         }
     }

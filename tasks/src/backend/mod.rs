@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::device;
 pub use embedded::Embedded;
 pub use failure::{Failure, FailureKind};
 pub use options::{Addresses, BackendRun, Batch, BatchRun, PlacedService, Price, ServiceRef};
@@ -180,6 +181,7 @@ pub fn preflight(spec: &ModelSpec, run: &BackendRun, environment: &dyn Environme
     let name = match spec {
         ModelSpec::Openai(spec) => spec.name.as_str(),
         ModelSpec::Served(_) => "the model that enters",
+        ModelSpec::Embedded => return device::missing(environment).into_iter().collect(),
         _ => return Vec::new(),
     };
     let mut missing = Vec::new();

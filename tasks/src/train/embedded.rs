@@ -1,4 +1,4 @@
-//! The trainer that is built in: one machine's threads, checkpoints that resume to the bit.
+//! The trainer that is built in: one machine's threads or one GPU, checkpoints that resume to the bit.
 
 use std::path::Path;
 
@@ -11,22 +11,24 @@ use super::course::Course;
 use super::kept::Kept;
 use super::log::{Log, summary, write_training};
 use super::params::{Params, Run};
+use crate::device;
 
 /// Parameters above which a CPU is no place to train: some hours at the sizes this runtime is made for.
 const MOST_ON_A_CPU: u64 = 200_000_000;
 
 /// What is said of a base above that, and what to do about it.
 pub(super) const TOO_LARGE: &str =
-    "the embedded trainer is for models up to 200 million parameters; this base is larger";
-pub(super) const CHOOSE: &str =
-    "choose `backend: nemo` or `backend: torchrun`, which train on GPUs from the same packs";
+    "on a CPU the embedded trainer is for models up to 200 million parameters; this base is larger";
+pub(super) const CHOOSE: &str = "give the node a GPU with `run: { gpus: 1 }`, or choose `backend: nemo` or `backend: torchrun`, which train on several from the same packs";
 
-/// Trains on the threads of this machine.
+/// Trains on the GPU that the node was given, else on the threads of this machine.
 pub(super) fn run(params: &Params, run: &Run, cx: &mut TaskCx) -> Result<(), TaskError> {
-    check_size(&cx.input("base")?.path)?;
+    let device = device::of(cx)?;
+    if let Device::Cpu { .. } = device {
+        check_size(&cx.input("base")?.path)?;
+    }
     let Course { base, tokenizer, mut packs, seed, config } = Course::of(params, cx)?;
     let failed = |error: train::TrainError| TaskError::failed(error.to_string());
-    let device = Device::Cpu { threads: cx.threads().max(1) };
     let mut trainer = Trainer::new(&base, &config, &device).map_err(failed)?;
     let mut log = Log::open(cx.scratch())?;
     let kept = Kept::new(cx.scratch(), &params.keep);

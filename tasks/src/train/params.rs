@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// What trains: what is built in, for small models on a CPU, or a program on GPUs.
+    /// What trains: what is built in, on one GPU or for small models on a CPU, or a program on GPUs.
     #[serde(default)]
     pub backend: Backend,
     /// Which program it is, where none is built in.
@@ -197,7 +197,8 @@ pub struct Run {
     /// Steps between checkpoints (default 100). A killed run goes on from the last.
     pub checkpoint_every: Option<u64>,
     /// Whether activations are computed again on the way back instead of kept: a tenth of the memory for about a quarter more
-    /// time. `auto`, the default, does so for passes whose activations would take more than 2 GiB. No byte depends on it.
+    /// time. `auto`, the default, does so for passes whose activations would take more than 2 GiB, or a quarter of what is free on a
+    /// GPU. No byte depends on it.
     pub recompute: Recompute,
     /// For a trainer that is a program: what starts it, on each machine. The program and its arguments follow. `{nodes}`,
     /// `{processes}` (on each machine), `{endpoint}` (where they meet) and `{job}` are filled in. By default `torchrun` with these.

@@ -236,3 +236,11 @@ fn arms_matched_by_tokens_or_examples_come_out_so() {
     let tokens = by_examples["tokens"].as_u64().unwrap();
     assert_eq!(summary("tokens", tokens)["steps"], by_examples["steps"]);
 }
+
+#[test]
+fn a_key_says_that_the_trainer_that_is_built_in_has_a_gpu() {
+    assert_eq!([0, 1].map(|gpus| Train::device(&params(), gpus)), [None, Some("cuda")]);
+    // A program's key says what was asked for.
+    let other = Params { backend: Backend::Nemo, ..params() };
+    assert_eq!(Train::device(&other, 8), None);
+}

@@ -7,7 +7,7 @@ use super::super::tests::{thinking, tokenizer};
 use super::*;
 use crate::gpu::tests::gpus;
 use crate::model::{self, Config, Family, Model, Precision, of_family, varied};
-use crate::sampler::Sampling;
+use crate::sampler::{Sampler, Sampling};
 
 const CONTEXT: usize = 150;
 
@@ -76,6 +76,29 @@ fn the_most_probable_responses_are_those_of_the_cpu() {
 }
 
 #[test]
+fn rounded_weights_change_little() {
+    for tested in gpus() {
+        let directory = tempfile::tempdir().unwrap();
+        varied(&config(Family::Qwen3), 5, directory.path());
+        let on_cpu = model::Decoder::load(directory.path(), Precision::Float32, 2).unwrap();
+        let on_gpu = Model::Gpu(Box::new(Decoder::load(directory.path(), &tested.gpu).unwrap()));
+        let requests = requests(Sampling::GREEDY, 6);
+        let found = run(&on_gpu, requests.clone(), &Limits::new(9, 2)).unwrap();
+        let (vocabulary, bound) = (tokenizer().vocab_size(), f64::from(tested.bound(1e-3, 0.15)));
+        for ((request, sample), finished) in found {
+            // What the CPU holds of the same tokens after the same ones.
+            let mut seen = requests[request].prompt.clone();
+            for (&token, logprob) in finished.tokens.iter().zip(finished.logprobs) {
+                let logits = on_cpu.forward(&mut [model::Turn { cache: &mut on_cpu.cache(), tokens: &seen }]);
+                let held = Sampler::default().force(&logits[..vocabulary], token).unwrap().logprob;
+                assert!((held - logprob).abs() < bound, "{request} {sample}: {logprob} for {held}");
+                seen.push(token);
+            }
+        }
+    }
+}
+
+#[test]
 fn slots_and_pages_change_no_response() {
     let Some(tested) = gpus().into_iter().next() else { return };
     let directory = tempfile::tempdir().unwrap();
@@ -99,36 +122,37 @@ fn slots_and_pages_change_no_response() {
 
 #[test]
 fn where_pages_run_out_the_youngest_waits() {
-    let Some(tested) = gpus().into_iter().next() else { return };
-    let directory = tempfile::tempdir().unwrap();
-    varied(&config(Family::Mistral), 3, directory.path());
-    let decoder = Decoder::load(directory.path(), &tested.gpu).unwrap();
-    let tokenizer = tokenizer();
-    let request = |_| Request {
-        prompt: tokenizer.encode(&"12+34*5?".repeat(7)).unwrap(),
-        samples: vec![1, 2],
-        sampling: Sampling::default(),
-        max_tokens: 14,
-        stop_tokens: vec![],
-        stop: vec![],
-        thinking: None,
-    };
-    let mut worker = Worker::new(&decoder, &tokenizer, 4, Some(0)).unwrap();
-    (0..2).map(request).enumerate().for_each(|(number, request)| worker.take(number, request).unwrap());
-    let (mut stops, mut finished) = (0, 0);
-    while !worker.is_idle() {
-        worker.admit().unwrap();
-        let before = (worker.stopped.len(), worker.waiting.len());
-        worker.step().unwrap();
-        stops += usize::from((worker.stopped.len(), worker.waiting.len()) > before);
-        // The first is never among those that wait.
-        assert!(worker.stopped.iter().all(|sequence| sequence.rank() > (0, 0)));
-        finished += worker.take_finished().len();
+    for tested in gpus() {
+        let directory = tempfile::tempdir().unwrap();
+        varied(&config(Family::Mistral), 3, directory.path());
+        let decoder = Decoder::load(directory.path(), &tested.gpu).unwrap();
+        let tokenizer = tokenizer();
+        let request = |_| Request {
+            prompt: tokenizer.encode(&"12+34*5?".repeat(7)).unwrap(),
+            samples: vec![1, 2],
+            sampling: Sampling::default(),
+            max_tokens: 14,
+            stop_tokens: vec![],
+            stop: vec![],
+            thinking: None,
+        };
+        let mut worker = Worker::new(&decoder, &tokenizer, 4, Some(0)).unwrap();
+        (0..2).map(request).enumerate().for_each(|(number, request)| worker.take(number, request).unwrap());
+        let (mut stops, mut finished) = (0, 0);
+        while !worker.is_idle() {
+            worker.admit().unwrap();
+            let before = (worker.stopped.len(), worker.waiting.len());
+            worker.step().unwrap();
+            stops += usize::from((worker.stopped.len(), worker.waiting.len()) > before);
+            // The first is never among those that wait.
+            assert!(worker.stopped.iter().all(|sequence| sequence.rank() > (0, 0)));
+            finished += worker.take_finished().len();
+        }
+        assert_eq!(finished, 4);
+        assert!(stops > 0);
+        let pages = worker.ledger.free();
+        assert_eq!(pages, CONTEXT.div_ceil(PAGE) + 1, "all pages are free again");
     }
-    assert_eq!(finished, 4);
-    assert!(stops > 0);
-    let pages = worker.ledger.free();
-    assert_eq!(pages, CONTEXT.div_ceil(PAGE) + 1, "all pages are free again");
 }
 
 #[test]

@@ -203,3 +203,40 @@ impl Shape {
         Kept { scales: plan.take(rows), mixer }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::arena::Arena;
+    use crate::gpu::tests::gpus;
+    use crate::model::{Config, Places};
+
+    /// Beside 16.5 GiB of weights, gradients and moments.
+    #[test]
+    fn a_pass_of_a_model_of_a_billion_weights_takes_little_when_it_is_computed_again() {
+        let Some(tested) = gpus().into_iter().find(|tested| !tested.exact) else { return };
+        let mut config = Config::small(32_768, 2048, 16, 64, 65_536);
+        config.num_key_value_heads = Some(8);
+        config.intermediate_size = 8192;
+        config.tie_word_embeddings = false;
+        let places = Places::new(&config);
+        assert_eq!(places.total(), 1_107_363_840);
+        let shape = Shape {
+            hidden: 2048,
+            heads: config.heads(),
+            has_head_norms: false,
+            inner: 8192,
+            rank: 0,
+            blocks: places.blocks,
+        };
+        let head = Head::new(&tested.gpu, 2048, 32_768).unwrap();
+        let arena = Arena::new(&tested.gpu).unwrap();
+        let mebibytes = |rows, again| {
+            let size = Size { rows, labels: rows, again };
+            arena.bytes_of(|plan| shape.lay(&head, size, plan)) >> 20
+        };
+        assert_eq!([mebibytes(4096, true), mebibytes(4096, false)], [814, 3854]);
+        // A pack of 60,000 tokens leaves room on a GPU of 80 GB.
+        assert_eq!(mebibytes(60_000, true) >> 10, 11);
+    }
+}
