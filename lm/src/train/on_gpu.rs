@@ -234,3 +234,34 @@ impl Engine for OnGpu {
         Ok(self.trained.all_gradients()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::tests::gpus;
+    use crate::model::{self, Family, Lora, of_family, varied};
+
+    /// Whether weights are trained or adapters on them: the few numbers that decide how fast states decay are not rounded.
+    #[test]
+    fn vectors_of_state_spaces_are_read_exactly() {
+        let mut config = of_family(Config::small(23, 40, 6, 16, 128), Family::NemotronH);
+        config.other.insert("mamba_num_heads".to_owned(), 8.into());
+        config.intermediate_size = 72;
+        let dir = tempfile::tempdir().unwrap();
+        varied(&config, 11, dir.path());
+        let (config, places, weights) = model::load(dir.path()).unwrap();
+        let expected: Vec<f32> = tape::exact(&places).flat_map(|places| weights[places].to_vec()).collect();
+        assert_eq!(expected.len(), 3 * 3 * 8);
+        for tested in gpus() {
+            let lora = Lora { rank: 2, alpha: 4.0, targets: vec!["in_proj".to_owned()], seed: 1 };
+            for adapters in [None, Some(Adapters::new(&places, &lora).unwrap())] {
+                let base = Base::Stored(dir.path().to_owned());
+                let mut on_gpu = OnGpu::new(&tested.gpu, &config, &places, base, adapters).unwrap();
+                let exact = on_gpu.parts().unwrap().0.exact();
+                let mut bytes = vec![0; exact.bytes()];
+                tested.gpu.download(exact.address(), &mut bytes).unwrap();
+                assert_eq!(bytes, &*super::bytes(&expected));
+            }
+        }
+    }
+}

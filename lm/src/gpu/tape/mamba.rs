@@ -470,13 +470,6 @@ mod tests {
     };
     use crate::kernels::norm::{HeadPart, head_norm, head_norm_backward};
 
-    /// Heads and states that fill no tile, that fill tiles, and whose states are passed on in two parts.
-    const SHAPES: [MambaShape; 3] = [
-        MambaShape { heads: 4, dim: 12, groups: 2, state: 10, kernel: 4, limit: (0.5, 1.0) },
-        MambaShape { heads: 6, dim: 16, groups: 3, state: 32, kernel: 2, limit: (0.0, f32::INFINITY) },
-        MambaShape { heads: 2, dim: 40, groups: 1, state: 88, kernel: 3, limit: (0.001, 1.2) },
-    ];
-
     /// One chunk, one token, several chunks, and whole ones.
     const BOUNDS: [usize; 4] = [5, 6, 140, 204];
 
@@ -659,40 +652,74 @@ mod tests {
     }
 
     #[test]
-    fn the_way_there_and_back_is_that_of_the_cpu() {
+    fn heads_and_states_that_fill_no_tile_are_those_of_the_cpu() {
+        compare(MambaShape { heads: 4, dim: 12, groups: 2, state: 10, kernel: 4, limit: (0.5, 1.0) }, true);
+    }
+
+    #[test]
+    fn heads_and_states_that_fill_tiles_are_those_of_the_cpu() {
+        let limit = (0.0, f32::INFINITY);
+        compare(MambaShape { heads: 6, dim: 16, groups: 3, state: 32, kernel: 2, limit }, false);
+    }
+
+    /// States that are passed on in two parts: both whole, as in Nemotron-H, and not.
+    #[test]
+    fn large_states_are_those_of_the_cpu() {
+        let limit = (0.0, f32::INFINITY);
+        compare(MambaShape { heads: 2, dim: 80, groups: 1, state: 128, kernel: 4, limit }, true);
+    }
+
+    #[test]
+    fn states_of_a_part_and_a_piece_are_those_of_the_cpu() {
+        let limit = (0.001, 1.2);
+        compare(MambaShape { heads: 2, dim: 40, groups: 1, state: 88, kernel: 3, limit }, true);
+    }
+
+    /// The way there and back on every GPU against that on the CPU.
+    fn compare(shape: MambaShape, has_bias: bool) {
         for tested in gpus() {
-            for (number, shape) in SHAPES.into_iter().enumerate() {
-                let from = inputs(&tested, shape, number != 1, BOUNDS[3]);
-                let got = on_gpu(&tested, shape, &BOUNDS, &from);
-                let expected = on_cpu(shape, &BOUNDS, &from);
-                let bound = tested.bound(1e-5, 2e-2);
-                // Rows of the projection by their parts: gates, x, B, C, steps.
-                let (inner, states) = (shape.inner(), shape.groups * shape.state);
-                let mut first = 0;
-                for width in [inner, inner, states, states, shape.heads] {
-                    let part = |numbers: &[f32]| {
-                        let rows = numbers.chunks_exact(shape.row());
-                        rows.flat_map(|row| &row[first..first + width]).copied().collect::<Vec<_>>()
-                    };
-                    let apart = difference(&part(&got.projected), &part(&expected.projected));
-                    assert!(apart < bound, "{shape:?}: columns from {first}: {apart}");
-                    first += width;
-                }
-                for which in 0..VECTORS {
-                    let places = which * shape.heads..(which + 1) * shape.heads;
-                    let apart = difference(&got.vectors[places.clone()], &expected.vectors[places]);
-                    assert!(apart < bound, "{shape:?}: vector {which}: {apart}");
-                }
-                let others = [
-                    (&got.gated, &expected.gated),
-                    (&got.norm, &expected.norm),
-                    (&got.convolution, &expected.convolution),
-                ];
-                for (which, (got, expected)) in others.into_iter().enumerate() {
-                    let apart = difference(got, expected);
-                    assert!(apart < bound, "{shape:?}: {which}: {apart}");
-                }
+            let from = inputs(&tested, shape, has_bias, BOUNDS[3]);
+            let got = on_gpu(&tested, shape, &BOUNDS, &from);
+            let expected = on_cpu(shape, &BOUNDS, &from);
+            let bound = tested.bound(1e-5, 2e-2);
+            // Rows of the projection by their parts: gates, x, B, C, steps.
+            let (inner, states) = (shape.inner(), shape.groups * shape.state);
+            let mut first = 0;
+            for width in [inner, inner, states, states, shape.heads] {
+                let part = |numbers: &[f32]| {
+                    let rows = numbers.chunks_exact(shape.row());
+                    rows.flat_map(|row| &row[first..first + width]).copied().collect::<Vec<_>>()
+                };
+                let apart = difference(&part(&got.projected), &part(&expected.projected));
+                assert!(apart < bound, "columns from {first}: {apart}");
+                first += width;
             }
+            for which in 0..VECTORS {
+                let places = which * shape.heads..(which + 1) * shape.heads;
+                let apart = difference(&got.vectors[places.clone()], &expected.vectors[places]);
+                assert!(apart < bound, "vector {which}: {apart}");
+            }
+            let others = [
+                (&got.gated, &expected.gated),
+                (&got.norm, &expected.norm),
+                (&got.convolution, &expected.convolution),
+            ];
+            for (which, (got, expected)) in others.into_iter().enumerate() {
+                let apart = difference(got, expected);
+                assert!(apart < bound, "{which}: {apart}");
+            }
+            // What comes out depends on no other sample: those apart are the same to the bit.
+            let alone = &BOUNDS[1..3];
+            let rows = alone[0]..alone[1];
+            let part = |numbers: &[f32], width: usize| numbers[rows.start * width..rows.end * width].to_vec();
+            let from = Inputs {
+                projected: part(&from.projected, shape.row()),
+                gradient: part(&from.gradient, shape.inner()),
+                ..from
+            };
+            let apart = on_gpu(&tested, shape, &[rows.len()], &from);
+            assert!(apart.gated == part(&got.gated, shape.inner()));
+            assert!(apart.projected == part(&got.projected, shape.row()));
         }
     }
 }

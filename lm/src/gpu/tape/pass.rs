@@ -225,18 +225,57 @@ mod tests {
             hidden: 2048,
             heads: config.heads(),
             has_head_norms: false,
+            has_positions: true,
             inner: 8192,
             rank: 0,
+            mamba: None,
             blocks: places.blocks,
         };
         let head = Head::new(&tested.gpu, 2048, 32_768).unwrap();
         let arena = Arena::new(&tested.gpu).unwrap();
         let mebibytes = |rows, again| {
-            let size = Size { rows, labels: rows, again };
+            let size = Size { rows, labels: rows, chunks: 0, again };
             arena.bytes_of(|plan| shape.lay(&head, size, plan)) >> 20
         };
         assert_eq!([mebibytes(4096, true), mebibytes(4096, false)], [814, 3854]);
         // A pack of 60,000 tokens leaves room on a GPU of 80 GB.
         assert_eq!(mebibytes(60_000, true) >> 10, 11);
+    }
+
+    /// The shape of Nemotron-Nano-12B-v2, beside 23 GiB of weights that adapters are trained on.
+    #[test]
+    fn a_pass_of_a_hybrid_takes_a_few_gibibytes_when_it_is_computed_again() {
+        let Some(tested) = gpus().into_iter().find(|tested| !tested.exact) else { return };
+        let mut config = Config::small(131_072, 5120, 62, 128, 131_072);
+        config.architectures = vec!["NemotronHForCausalLM".to_owned()];
+        config.num_attention_heads = 40;
+        config.num_key_value_heads = Some(8);
+        config.intermediate_size = 20_480;
+        config.tie_word_embeddings = false;
+        let options = serde_json::json!({
+            "hybrid_override_pattern": "M-M-M-M*-".repeat(6) + "M-M-M-M-", "mamba_num_heads": 128, "mamba_head_dim": 80,
+            "ssm_state_size": 128, "n_groups": 8, "conv_kernel": 4
+        });
+        config.other = options.as_object().cloned().unwrap_or_default();
+        config.check().unwrap();
+        let places = Places::new(&config);
+        let shape = Shape {
+            hidden: 5120,
+            heads: config.heads(),
+            has_head_norms: false,
+            has_positions: false,
+            inner: 20_480,
+            rank: 16,
+            mamba: config.mamba().map(|(shape, _)| shape),
+            blocks: places.blocks,
+        };
+        let head = Head::new(&tested.gpu, 5120, 131_072).unwrap();
+        let arena = Arena::new(&tested.gpu).unwrap();
+        let mebibytes = |rows, again| {
+            let size = Size { rows, labels: rows, chunks: rows / 64, again };
+            arena.bytes_of(|plan| shape.lay(&head, size, plan)) >> 20
+        };
+        assert_eq!([mebibytes(4096, true), mebibytes(4096, false)], [3865, 18_088]);
+        assert_eq!(mebibytes(16_384, true), 15_399);
     }
 }
