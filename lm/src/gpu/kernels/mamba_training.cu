@@ -61,6 +61,12 @@ DEVICE void copy_state(element* to, const element* states, uint32_t chunk, uint3
     }
 }
 
+// Room for four floats behind a row's elements, where no tile is read.
+template <int STRIDE>
+DEVICE float* beside(element* rows, uint32_t row) {
+    return reinterpret_cast<float*>(rows + (row + 1) * STRIDE - 8);
+}
+
 // From a 16 × 16 part of rows: the left operand of a product.
 template <int STRIDE>
 DEVICE void load_left(pair (&a)[4], const element* tile) {
@@ -396,7 +402,7 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
        const element* ends, const Chunk* chunks, const element* projected, element* projected_gradient, float* partial, float least,
        float most) {
     DYNAMIC_SHARED(memory);
-    __shared__ float step[CHUNK], sum[CHUNK], reads[CHUNK], slopes[CHUNK], diagonal[CHUNK], parts[4][CHUNK], room[33], totals[2][3];
+    __shared__ float room[33], totals[2][3];
     const Chunk chunk = chunks[blockIdx.x];
     uint32_t group = blockIdx.y, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP % 4;
     bool has_outputs = threadIdx.x < 4 * WARP;
@@ -406,6 +412,13 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
     element* gs = xs + CHUNK * DIM_STRIDE;
     element* start = gs + CHUNK * DIM_STRIDE;
     element* end = start + DIM * STATE_STRIDE;
+    // Numbers that go with a token.
+    auto step = [&](uint32_t t) -> float& { return beside<DIM_STRIDE>(xs, t)[0]; };
+    auto sum = [&](uint32_t t) -> float& { return beside<DIM_STRIDE>(xs, t)[1]; };
+    auto reads = [&](uint32_t t) -> float& { return beside<STATE_STRIDE>(cs, t)[0]; };
+    auto slopes = [&](uint32_t t) -> float& { return beside<STATE_STRIDE>(cs, t)[1]; };
+    auto diagonal = [&](uint32_t t) -> float& { return beside<STATE_STRIDE>(cs, t)[2]; };
+    auto part = [&](uint32_t of_warp, uint32_t t) -> float& { return beside<STATE_STRIDE>(bs, t)[of_warp]; };
     element* rows = active + (uint64_t)chunk.row * CHANNELS;
     copy_rows<WIDE, STATE_STRIDE, 256>(bs, rows + INNER + group * STATE, CHANNELS, CHUNK, chunk.rows, STATE);
     copy_rows<WIDE, STATE_STRIDE, 256>(cs, rows + INNER + (GROUPS + group) * STATE, CHANNELS, CHUNK, chunk.rows, STATE);
@@ -443,11 +456,11 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
         copy_state<256>(end, ends, blockIdx.x, head);
         close_copies();
         const float* numbers = steps + ((uint64_t)blockIdx.x * MAMBA_HEADS + head) * (2 * CHUNK);
-        if (threadIdx.x < CHUNK) step[threadIdx.x] = numbers[threadIdx.x];
-        else if (threadIdx.x < 2 * CHUNK) sum[threadIdx.x - CHUNK] = numbers[threadIdx.x];
+        if (threadIdx.x < CHUNK) step(threadIdx.x) = numbers[threadIdx.x];
+        else if (threadIdx.x < 2 * CHUNK) sum(threadIdx.x - CHUNK) = numbers[threadIdx.x];
         wait_for_copies<0>();
         __syncthreads();
-        float last = sum[CHUNK - 1], mine[2] = {sum[own[0]], sum[own[1]]};
+        float last = sum(CHUNK - 1), mine[2] = {sum(own[0]), sum(own[1])};
         if (has_outputs) {
             float decay[2] = {exp2_(mine[0]), exp2_(mine[1])}, read[2] = {0.0f, 0.0f};
             pair left[DIM / 16][4];
@@ -478,7 +491,7 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 float all = row_sum(read[half]);
-                if (lane % 4 == 0) reads[own[half]] = all;
+                if (lane % 4 == 0) reads(own[half]) = all;
             }
             // By the tokens of the chunk.
 #pragma unroll
@@ -496,7 +509,7 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
                         uint32_t s = k * 16 + n * 8 + column + i % 2;
-                        float factor = exp2_(mine[i / 2] - sum[s]) * step[s];
+                        float factor = exp2_(mine[i / 2] - sum(s)) * step(s);
                         weights[n][i] = s <= own[i / 2] ? weights[n][i] * factor : 0.0f;
                     }
                 pair a[4];
@@ -509,7 +522,7 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
                 }
             }
         } else {
-            float mine_step[2] = {step[own[0]], step[own[1]]}, decay[2] = {exp2_(last - mine[0]), exp2_(last - mine[1])};
+            float mine_step[2] = {step(own[0]), step(own[1])}, decay[2] = {exp2_(last - mine[0]), exp2_(last - mine[1])};
             // By the state after the chunk.
             pair left[DIM / 16][4];
 #pragma unroll
@@ -573,11 +586,11 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
                         uint32_t u = k * 16 + n * 8 + column + i % 2;
-                        float factor = u >= own[i / 2] ? exp2_(sum[u] - mine[i / 2]) : 0.0f;
+                        float factor = u >= own[i / 2] ? exp2_(sum(u) - mine[i / 2]) : 0.0f;
                         to_x[n][i] = products[2 * k + n][i] * factor;
                         to_b[n][i] = along[n][i] * factor * mine_step[i / 2];
                         shares[i] = to_x[n][i] * along[n][i] * mine_step[i / 2];
-                        if (u == own[i / 2]) diagonal[u] = along[n][i];
+                        if (u == own[i / 2]) diagonal(u) = along[n][i];
                     }
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
@@ -595,7 +608,7 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
                     for (int i = 0; i < 2; i++) {
 #pragma unroll
                         for (int mask = 4; mask < WARP; mask *= 2) columns[i] += shuffle_xor(columns[i], mask);
-                        if (lane < 4) parts[warp][k * 16 + n * 8 + column + i] = columns[i];
+                        if (lane < 4) part(warp, k * 16 + n * 8 + column + i) = columns[i];
                     }
                 }
                 pair a[4];
@@ -631,7 +644,7 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 float all = row_sum(along[half]);
-                if (lane % 4 == 0) slopes[own[half]] = all;
+                if (lane % 4 == 0) slopes(own[half]) = all;
             }
         }
         // From the state before the chunk to that after it.
@@ -648,14 +661,14 @@ KERNEL(scan_backward, 256, element* active, const element* gradient, const float
             float to_bias = 0.0f, to_a = 0.0f, to_d = 0.0f;
             if (t < chunk.rows) {
                 float decay = passing, a = -exp_(vectors[A_LOG + head]);
-                for (uint32_t u = t; u < CHUNK; u++) decay += reads[u];
-                for (uint32_t w = 0; w <= t / 16; w++) decay += parts[w][t];
+                for (uint32_t u = t; u < CHUNK; u++) decay += reads(u);
+                for (uint32_t w = 0; w <= t / 16; w++) decay += part(w, t);
                 uint64_t at = (uint64_t)(chunk.row + t) * MAMBA_ROW + INNER + CHANNELS + head;
                 float raw = to_float(projected[at]) + vectors[STEP_BIAS + head], free = softplus(raw);
-                if (free >= least && free <= most) to_bias = fmaf(a, decay, slopes[t]) * sigmoid(raw);
+                if (free >= least && free <= most) to_bias = fmaf(a, decay, slopes(t)) * sigmoid(raw);
                 projected_gradient[at] = to_element(to_bias);
-                to_a = decay * step[t] * a;
-                to_d = diagonal[t];
+                to_a = decay * step(t) * a;
+                to_d = diagonal(t);
             }
             to_bias = warp_sum(to_bias);
             to_a = warp_sum(to_a);
