@@ -4,7 +4,7 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
-mod arena;
+pub(crate) mod arena;
 pub(crate) mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
@@ -19,7 +19,7 @@ pub(crate) mod pages;
 pub(crate) mod products;
 mod sources;
 pub(crate) mod stream;
-pub(crate) mod tape;
+pub(crate) mod training;
 
 pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};
