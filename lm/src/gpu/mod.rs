@@ -10,6 +10,7 @@ mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod draw;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // what only those read that drive a GPU
 pub(crate) mod driver;
 #[cfg(test)]
 mod emulator;
@@ -17,6 +18,7 @@ pub(crate) mod experts;
 pub(crate) mod mamba;
 pub(crate) mod pages;
 pub(crate) mod products;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // as `driver`
 mod sources;
 pub(crate) mod stream;
 pub(crate) mod training;
@@ -24,8 +26,8 @@ pub(crate) mod training;
 pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};
 pub(crate) use draw::Draw;
+pub(crate) use driver::Gpu;
 pub use driver::GpuError;
-pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
 pub(crate) use pages::Ledger;
 
 /// Opens the GPU with this number, counted from 0.

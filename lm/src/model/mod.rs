@@ -7,7 +7,7 @@
 mod adapters;
 pub(crate) mod config;
 mod decoder;
-pub(crate) mod on_gpu;
+pub mod on_gpu;
 pub(crate) mod parameters;
 mod source;
 mod tape;
