@@ -3,5 +3,5 @@
 mod decoder;
 pub(crate) mod tape;
 
-pub(crate) use decoder::Decoder;
+pub use decoder::Decoder;
 pub(crate) use decoder::{Entering, Session, Size};
