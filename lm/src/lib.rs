@@ -4,7 +4,6 @@ mod atomic;
 pub mod device;
 pub mod generate;
 pub mod gguf;
-#[allow(dead_code, unused_imports)] // until models run on it
 pub mod gpu;
 pub mod kernels;
 pub(crate) mod loss;

@@ -8,6 +8,11 @@ pub(crate) fn name(gpus: u32) -> &'static str {
     if gpus == 0 { "cpu" } else { "cuda" }
 }
 
+/// What a node's key says of its device: nothing of a CPU, where the bytes are the same on all.
+pub(crate) fn of_key(gpus: u32) -> Option<&'static str> {
+    (gpus > 0).then(|| name(gpus))
+}
+
 /// The device of a node that runs.
 pub(crate) fn of(cx: &TaskCx) -> Result<Device, TaskError> {
     match cx.gpus() {

@@ -167,6 +167,10 @@ impl Task for SampleTask {
         !matches!(params.model, ModelSpec::Given(_))
     }
 
+    fn device(params: &Params, gpus: u32) -> Option<&'static str> {
+        params.model.device(gpus)
+    }
+
     fn check_run(params: &Params, run: &BackendRun) -> Vec<Fault> {
         backend::check_run(&params.model, run, "")
     }

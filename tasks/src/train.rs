@@ -52,7 +52,7 @@ impl Task for Train {
 
     fn device(params: &Params, gpus: u32) -> Option<&'static str> {
         // There products are of 16-bit numbers.
-        (params.backend == Backend::Embedded && gpus > 0).then(|| device::name(gpus))
+        (params.backend == Backend::Embedded).then(|| device::of_key(gpus)).flatten()
     }
 
     fn files(params: &Params) -> Vec<FileRef> {
@@ -74,7 +74,7 @@ impl Task for Train {
 
     fn preflight(params: &Params, run: &Run, environment: &dyn Environment) -> Vec<Missing> {
         match params.backend {
-            Backend::Embedded => Vec::new(),
+            Backend::Embedded => device::missing(environment).into_iter().collect(),
             Backend::Torchrun | Backend::Nemo => external::preflight(run, environment),
         }
     }

@@ -149,13 +149,6 @@ impl<T: Plain> Buffer<T> {
 }
 
 impl Buffer<Element> {
-    /// Memory with these numbers, rounded.
-    pub(crate) fn rounded(gpu: &Gpu, numbers: &[f32]) -> Result<Self, GpuError> {
-        let buffer = Self::new(gpu, numbers.len())?;
-        buffer.upload(0, numbers)?;
-        Ok(buffer)
-    }
-
     /// Writes numbers, rounded, from place `first` on.
     pub(crate) fn upload(&self, first: usize, numbers: &[f32]) -> Result<(), GpuError> {
         let bytes = match self.view.unit_bytes {
@@ -163,6 +156,16 @@ impl Buffer<Element> {
             _ => f32::to_bytes(numbers),
         };
         self.gpu.upload(&bytes, self.at(first..first + numbers.len()).address)
+    }
+}
+
+#[cfg(test)]
+impl Buffer<Element> {
+    /// Memory with these numbers, rounded.
+    pub(crate) fn rounded(gpu: &Gpu, numbers: &[f32]) -> Result<Self, GpuError> {
+        let buffer = Self::new(gpu, numbers.len())?;
+        buffer.upload(0, numbers)?;
+        Ok(buffer)
     }
 
     /// The numbers of a part.

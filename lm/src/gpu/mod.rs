@@ -4,12 +4,13 @@
 //! is there; matrix products are cuBLAS's. What drives them is a [`driver::Driver`]: CUDA behind the feature `cuda`, and in tests an
 //! emulator that compiles the same kernels for the CPU, so that everything but the hardware is tested on any machine.
 
-mod arena;
+pub(crate) mod arena;
 pub(crate) mod attention;
 mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod draw;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // what only those read that drive a GPU
 pub(crate) mod driver;
 #[cfg(test)]
 mod emulator;
@@ -17,15 +18,16 @@ pub(crate) mod experts;
 pub(crate) mod mamba;
 pub(crate) mod pages;
 pub(crate) mod products;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // as `driver`
 mod sources;
 pub(crate) mod stream;
-pub(crate) mod tape;
+pub(crate) mod training;
 
 pub(crate) use attention::{PAGE, Turn};
 pub(crate) use buffer::{Buffer, Element, View};
 pub(crate) use draw::Draw;
+pub(crate) use driver::Gpu;
 pub use driver::GpuError;
-pub(crate) use driver::{Argument, Driver, Gpu, Kernels, Launch, Product};
 pub(crate) use pages::Ledger;
 
 /// Opens the GPU with this number, counted from 0.

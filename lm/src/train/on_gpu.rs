@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::TrainError;
 use super::engine::{Engine, State};
-use crate::gpu::tape::{self, AdaptersThere, Copies, Gradients, Tape, Trained};
+use crate::gpu::training::trained::{Copies, Trained};
 use crate::gpu::{Buffer, Element, Gpu};
+use crate::model::on_gpu::tape::{self, AdaptersThere, Gradients, Tape};
 use crate::model::{Adapters, Batch, Config, ModelError, Parameter, Places, Recompute, Source};
 use crate::optimizer::{AdamW, Factors, Step};
 use crate::weights::bytes;

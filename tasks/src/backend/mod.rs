@@ -85,6 +85,11 @@ impl ModelSpec {
         matches!(self, Self::Embedded | Self::Served(_))
     }
 
+    /// What the key of a node with so many GPUs says of where the model computes.
+    pub fn device(&self, gpus: u32) -> Option<&'static str> {
+        matches!(self, Self::Embedded).then(|| device::of_key(gpus)).flatten()
+    }
+
     /// [`Backend::identity`] without opening the backend; `model` is the digest of what enters the port `model`, and `gpus` how
     /// many GPUs the node has. `None` where nobody is asked, or where the model is not known yet.
     pub fn identity(&self, model: Option<&Digest>, gpus: u32) -> Option<Value> {

@@ -179,6 +179,10 @@ impl Task for Evaluate {
         matches!(params.model, ModelSpec::Scripted(_)) || params.sampling().is_random()
     }
 
+    fn device(params: &Params, gpus: u32) -> Option<&'static str> {
+        params.model.device(gpus)
+    }
+
     fn check_run(params: &Params, run: &BackendRun) -> Vec<Fault> {
         backend::check_run(&params.model, run, "")
     }

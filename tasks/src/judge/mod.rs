@@ -73,6 +73,11 @@ impl Task for Judge {
         params.by == By::Model && params.sampling().is_random() || second
     }
 
+    fn device(params: &Params, gpus: u32) -> Option<&'static str> {
+        let first = (params.by == By::Model).then(|| params.model.device(gpus)).flatten();
+        first.or(params.second().and_then(|second| second.model.device(gpus)))
+    }
+
     fn splits(params: &Params) -> bool {
         params.by == By::Model
     }

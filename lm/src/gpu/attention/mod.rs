@@ -14,7 +14,7 @@ use super::{Buffer, View};
 use crate::kernels::attention::Heads;
 
 pub(crate) use packed::{Attention, Samples};
-pub(crate) use paged::{PagedAttention, Pages, Turn, Turns};
+pub(crate) use paged::{PagedAttention, Pages, Turn};
 
 /// Tokens of a page of keys and values.
 pub(crate) const PAGE: usize = 64;

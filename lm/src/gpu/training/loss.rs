@@ -19,7 +19,7 @@ const MOST_THREADS: usize = 1024;
 
 /// The head and how its logits are laid out.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(crate) struct Head {
     gpu: Gpu,
     kernels: Arc<dyn Kernels>,
     hidden: usize,
@@ -30,28 +30,28 @@ pub(super) struct Head {
 
 /// The labels of a pass.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Labels {
+pub(crate) struct Labels {
     /// What the head reads, a row per label. On the way back it becomes its own gradient.
-    pub(super) read: View<Element>,
+    pub(crate) read: View<Element>,
     /// The tokens to be predicted.
-    pub(super) tokens: View<u32>,
+    pub(crate) tokens: View<u32>,
     /// Gets the negative log-probability of each.
-    pub(super) losses: View<f32>,
+    pub(crate) losses: View<f32>,
     /// Room for a chunk of logits: [`Head::room`] floats.
-    pub(super) logits: View<f32>,
+    pub(crate) logits: View<f32>,
 }
 
 /// The way back through the head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HeadBackward {
+pub(crate) struct HeadBackward {
     /// What the sum of losses is multiplied by.
-    pub(super) scale: f32,
+    pub(crate) scale: f32,
     /// Where the gradient of the head's weight goes, if it is trained, and whether it is added to what is there.
-    pub(super) weight_gradient: Option<(View<f32>, bool)>,
+    pub(crate) weight_gradient: Option<(View<f32>, bool)>,
 }
 
 impl Head {
-    pub(super) fn new(gpu: &Gpu, hidden: usize, vocabulary: usize) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &Gpu, hidden: usize, vocabulary: usize) -> Result<Self, GpuError> {
         let kernels = gpu.compile(LOSS, &[])?;
         Ok(Self { gpu: gpu.clone(), kernels, hidden, vocabulary, stride: vocabulary.next_multiple_of(8) })
     }
@@ -64,12 +64,12 @@ impl Head {
     }
 
     /// Floats of a chunk of logits of so many labels, given the bytes that are there anyway.
-    pub(super) fn room(&self, labels: usize, bytes: usize) -> usize {
+    pub(crate) fn room(&self, labels: usize, bytes: usize) -> usize {
         self.rows(bytes).min(labels) * self.stride
     }
 
     /// The losses of all labels; on the way back also the gradients.
-    pub(super) fn losses(
+    pub(crate) fn losses(
         &self,
         weight: View<Element>,
         labels: Labels,

@@ -1,20 +1,16 @@
-//! A Mamba-2 block in training. Every sample starts from a state of zero.
+//! The state space of a Mamba-2 block in training. Every sample starts from a state of zero.
 //!
 //! Kept are what the projection gave and what the state space gave; the convolution, the steps and the states before the chunks are
 //! computed again on the way back.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::products::{Matrix, To};
 use super::steps::{NONE, Steps, Sum, partial_len, parts};
-use super::{Gradients, Run};
 use crate::gpu::arena::Plan;
 use crate::gpu::driver::{Argument, Gpu, GpuError, Kernels, Launch};
 use crate::gpu::sources::MAMBA_TRAINING;
 use crate::gpu::{Buffer, Element, View};
 use crate::kernels::mamba::{CHUNK, MambaShape};
-use crate::model::MambaPlaces;
 
 const THREADS: usize = 256;
 /// Threads of a block that passes states on or has a chunk's outputs.
@@ -25,10 +21,10 @@ const PART: usize = 64;
 const PADDING: usize = 8;
 
 /// Numbers that a head has beside its matrices: the bias of its steps, ln(-A) and D.
-pub(super) const VECTORS: usize = 3;
+pub(crate) const VECTORS: usize = 3;
 
 /// Whether there are kernels for a shape; if not, what there are none for.
-pub(super) fn check(shape: MambaShape) -> Result<(), String> {
+pub(crate) fn check(shape: MambaShape) -> Result<(), String> {
     let MambaShape { heads, dim, groups, state, kernel, .. } = shape;
     if dim > 128 || state > 128 || !dim.is_multiple_of(2) || !state.is_multiple_of(2) {
         return Err(format!(
@@ -49,7 +45,7 @@ pub(super) fn check(shape: MambaShape) -> Result<(), String> {
 
 /// The kernels of `mamba_training.cu`.
 #[derive(Debug)]
-pub(super) struct MambaSteps {
+pub(crate) struct MambaSteps {
     kernels: Arc<dyn Kernels>,
     shape: MambaShape,
     epsilon: f32,
@@ -60,7 +56,7 @@ pub(super) struct MambaSteps {
 
 /// The samples of a batch in chunks, on the GPU.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     numbers: Buffer<u32>,
     count: usize,
     samples: usize,
@@ -68,11 +64,11 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// How many chunks samples with these bounds have.
-    pub(super) fn count(bounds: &[usize]) -> usize {
+    pub(crate) fn count(bounds: &[usize]) -> usize {
         sample_rows(bounds).map(|(start, end)| (end - start).div_ceil(CHUNK)).sum()
     }
 
-    pub(super) fn new(gpu: &Gpu, bounds: &[usize]) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &Gpu, bounds: &[usize]) -> Result<Self, GpuError> {
         let (mut chunks, mut samples) = (Vec::new(), Vec::new());
         for (start, end) in sample_rows(bounds) {
             samples.push(chunks.len() / 4);
@@ -104,46 +100,50 @@ fn sample_rows(bounds: &[usize]) -> impl Iterator<Item = (usize, usize)> {
 
 /// What a block keeps for the way back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct MambaKept {
-    pub(super) projected: View<Element>,
+pub(crate) struct MambaKept {
+    pub(crate) projected: View<Element>,
     /// What the state space gave; on the way back its gradient.
     y: View<Element>,
 }
 
 /// The memory of one pass through a block.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct MambaRoom {
+pub(crate) struct MambaRoom {
     /// What the output's projection reads; on the way back its gradient, and then what it read again.
-    gated: View<Element>,
+    pub(crate) gated: View<Element>,
     /// What the convolution gave; on the way back its gradient.
     active: View<Element>,
     steps: View<f32>,
     /// The states before the chunks, and on the way back the gradients of those after them.
     states: View<Element>,
     ends: View<Element>,
-    projected_gradient: View<Element>,
-    partial: View<f32>,
+    pub(crate) projected_gradient: View<Element>,
+    /// Sums of blocks and of chunks.
+    pub(crate) partial: View<f32>,
 }
 
 /// The weights of a block that its steps read.
 #[derive(Clone, Copy, Debug)]
-struct BlockWeights {
-    taps: View<Element>,
-    convolution_bias: Option<View<Element>>,
+pub(crate) struct BlockWeights {
+    pub(crate) taps: View<Element>,
+    pub(crate) convolution_bias: Option<View<Element>>,
     /// [`VECTORS`] exact numbers per head.
-    vectors: View<f32>,
-    norm: View<Element>,
+    pub(crate) vectors: View<f32>,
+    pub(crate) norm: View<Element>,
 }
 
 impl MambaKept {
-    pub(super) fn lay(shape: MambaShape, rows: usize, plan: &mut Plan) -> Self {
-        Self { projected: plan.take(rows * shape.row()), y: plan.take(rows * shape.inner()) }
+    pub(crate) fn lay(shape: MambaShape, rows: usize, limit: usize, plan: &mut Plan) -> Self {
+        Self {
+            projected: plan.take_below(rows * shape.row(), limit),
+            y: plan.take_below(rows * shape.inner(), limit),
+        }
     }
 }
 
 impl MambaRoom {
     /// Room for no block.
-    pub(super) fn none(plan: &mut Plan) -> Self {
+    pub(crate) fn none(plan: &mut Plan) -> Self {
         let none = plan.take(0);
         let floats = plan.take(0);
         Self {
@@ -157,19 +157,19 @@ impl MambaRoom {
         }
     }
 
-    pub(super) fn lay(shape: MambaShape, rows: usize, chunks: usize, plan: &mut Plan) -> Self {
+    pub(crate) fn lay(shape: MambaShape, rows: usize, chunks: usize, limit: usize, plan: &mut Plan) -> Self {
         let states = chunks * shape.heads * tiles(shape).iter().product::<usize>();
         let of_convolution = chunks * shape.channels() * (shape.kernel + 1);
         let partial =
             of_convolution.max(chunks * VECTORS * shape.heads).max(partial_len(rows, shape.inner()));
         Self {
-            gated: plan.take(rows * shape.inner()),
-            active: plan.take(rows * shape.channels()),
-            steps: plan.take(chunks * shape.heads * 2 * CHUNK),
-            states: plan.take(states),
-            ends: plan.take(states),
-            projected_gradient: plan.take(rows * shape.row()),
-            partial: plan.take(partial),
+            gated: plan.take_below(rows * shape.inner(), limit),
+            active: plan.take_below(rows * shape.channels(), limit),
+            steps: plan.take_below(chunks * shape.heads * 2 * CHUNK, limit),
+            states: plan.take_below(states, limit),
+            ends: plan.take_below(states, limit),
+            projected_gradient: plan.take_below(rows * shape.row(), limit),
+            partial: plan.take_below(partial, limit),
         }
     }
 }
@@ -181,7 +181,7 @@ fn tiles(shape: MambaShape) -> [usize; 2] {
 
 impl MambaSteps {
     /// Kernels for a shape that [`check`] has passed.
-    pub(super) fn new(gpu: &Gpu, shape: MambaShape, epsilon: f32) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &Gpu, shape: MambaShape, epsilon: f32) -> Result<Self, GpuError> {
         let defines = [
             ("MAMBA_HEADS", shape.heads),
             ("MAMBA_DIM", shape.dim),
@@ -196,10 +196,6 @@ impl MambaSteps {
             tiles: tiles(shape),
             element_bytes: gpu.element_bytes(),
         })
-    }
-
-    pub(super) fn shape(&self) -> MambaShape {
-        self.shape
     }
 
     /// Bytes of so many rows of heads and of states in shared memory.
@@ -272,7 +268,7 @@ impl MambaSteps {
     }
 
     /// What the state space gives, and that with its gates, normalised.
-    fn forward(
+    pub(crate) fn forward(
         &self,
         kept: MambaKept,
         weights: BlockWeights,
@@ -296,7 +292,12 @@ impl MambaSteps {
     }
 
     /// What the output's projection reads.
-    fn gate(&self, kept: MambaKept, weights: BlockWeights, gated: View<Element>) -> Result<(), GpuError> {
+    pub(crate) fn gate(
+        &self,
+        kept: MambaKept,
+        weights: BlockWeights,
+        gated: View<Element>,
+    ) -> Result<(), GpuError> {
         let shape = self.shape;
         assert!(kept.y.len() == gated.len() && weights.norm.len() == shape.inner());
         let rows = gated.len() / shape.inner();
@@ -306,7 +307,7 @@ impl MambaSteps {
     }
 
     /// The way back through [`MambaSteps::gate`], given the gradient in `room.gated`, which becomes what was gated.
-    fn gate_backward(
+    pub(crate) fn gate_backward(
         &self,
         steps: &Steps,
         kept: MambaKept,
@@ -338,7 +339,7 @@ impl MambaSteps {
 
     /// The way back to the gradient of the projection, given that of what the state space gave, in `kept.y`. `vectors` gets the
     /// gradients of the bias of the steps, ln(-A) and D; `convolution` those of its weight and then of its bias.
-    fn backward(
+    pub(crate) fn backward(
         &self,
         steps: &Steps,
         kept: MambaKept,
@@ -385,76 +386,6 @@ impl MambaSteps {
         let blocks = [shape.channels().div_ceil(THREADS), chunks.count, 1];
         self.kernels.launch("convolve_backward", Launch::new(blocks, THREADS), &arguments)?;
         convolution.map_or(Ok(()), |sum| steps.sum_columns(chunks.count, sum))
-    }
-}
-
-impl Run<'_> {
-    /// The kernels and chunks of a model that has Mamba blocks.
-    fn mamba(&self) -> (&MambaSteps, &Chunks) {
-        let steps = self.tape.mamba.as_ref().expect("a model with Mamba blocks has their kernels");
-        (steps, self.chunks.as_ref().expect("and its passes are cut into chunks"))
-    }
-
-    fn mamba_weights(&self, index: usize, places: &MambaPlaces) -> BlockWeights {
-        BlockWeights {
-            taps: self.weight(&places.convolution),
-            convolution_bias: places.convolution_bias.as_ref().map(|bias| self.weight(bias)),
-            vectors: self.tape.vectors_of(index),
-            norm: self.weight(&places.norm),
-        }
-    }
-
-    pub(super) fn mamba_forward(
-        &self,
-        index: usize,
-        places: &MambaPlaces,
-        kept: MambaKept,
-        normed: Matrix,
-    ) -> Result<(), GpuError> {
-        let (steps, chunks) = self.mamba();
-        let projected = Matrix::new(kept.projected, places.shape.row());
-        self.project(&places.inward, normed, To::elements(projected))?;
-        steps.forward(kept, self.mamba_weights(index, places), chunks, &self.pass.mamba)
-    }
-
-    pub(super) fn mamba_add(
-        &self,
-        index: usize,
-        places: &MambaPlaces,
-        kept: MambaKept,
-        to: To,
-    ) -> Result<(), GpuError> {
-        let gated = self.pass.mamba.gated;
-        self.mamba().0.gate(kept, self.mamba_weights(index, places), gated)?;
-        self.project(&places.output, Matrix::new(gated, places.shape.inner()), to)
-    }
-
-    pub(super) fn mamba_backward(
-        &self,
-        index: usize,
-        places: &MambaPlaces,
-        kept: MambaKept,
-        norm_back: impl FnOnce() -> Result<(), GpuError>,
-        to: Gradients,
-    ) -> Result<(), GpuError> {
-        let ((steps, chunks), room) = (self.mamba(), &self.pass.mamba);
-        let (hidden, weights) = (self.tape.shape.hidden, self.mamba_weights(index, places));
-        let (gradient, normed) =
-            (Matrix::new(self.pass.rounded, hidden), Matrix::new(self.pass.normed, hidden));
-        let gated = Matrix::new(room.gated, places.shape.inner());
-        let sum = |places: &Range<usize>| Some(Sum { partial: room.partial, ..self.sum(places, to)? });
-        self.input_gradient(&places.output, gradient, gated)?;
-        steps.gate_backward(&self.tape.steps, kept, weights, room, sum(&places.norm))?;
-        self.weight_gradient(&places.output, gradient, gated, to)?;
-        // Neighbours among the weights get their gradients together.
-        let convolution_end = places.convolution_bias.as_ref().unwrap_or(&places.convolution).end;
-        let sums = [places.step_bias.start..places.d.end, places.convolution.start..convolution_end]
-            .map(|places| sum(&places));
-        steps.backward(&self.tape.steps, kept, weights, chunks, room, sums)?;
-        let projected = Matrix::new(room.projected_gradient, places.shape.row());
-        self.input_gradient(&places.inward, projected, normed)?;
-        norm_back()?;
-        self.weight_gradient(&places.inward, projected, normed, to)
     }
 }
 
@@ -596,10 +527,10 @@ mod tests {
         let chunks = Chunks::new(gpu, bounds).unwrap();
         let mut arena = Arena::new(gpu).unwrap();
         let lay = |plan: &mut Plan| {
-            let kept = MambaKept::lay(shape, rows, plan);
-            (kept, MambaRoom::lay(shape, rows, chunks.count, plan))
+            let kept = MambaKept::lay(shape, rows, 0, plan);
+            (kept, MambaRoom::lay(shape, rows, chunks.count, 0, plan))
         };
-        let (kept, room) = arena.lay(lay).unwrap();
+        let (kept, room) = arena.lay(None, lay).unwrap();
         let elements = |numbers: &[f32]| Buffer::rounded(gpu, numbers).unwrap();
         let projected = elements(&from.projected);
         gpu.copy(projected.all().address(), kept.projected.address(), kept.projected.bytes()).unwrap();

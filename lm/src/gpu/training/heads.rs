@@ -15,7 +15,7 @@ const NORM_THREADS: usize = 256;
 
 /// The kernels of `heads.cu`.
 #[derive(Debug)]
-pub(super) struct HeadSteps {
+pub(crate) struct HeadSteps {
     kernels: Arc<dyn Kernels>,
     heads: Heads,
     /// Radians per position of every pair of a head.
@@ -24,7 +24,7 @@ pub(super) struct HeadSteps {
 
 impl HeadSteps {
     /// Kernels for such heads, whose size is a multiple of 16.
-    pub(super) fn new(gpu: &Gpu, heads: Heads, frequencies: &[f32]) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &Gpu, heads: Heads, frequencies: &[f32]) -> Result<Self, GpuError> {
         assert!(heads.dim.is_multiple_of(16) && frequencies.len() == heads.dim / 2);
         let defines = [("HEAD_DIM", heads.dim), ("HEADS", heads.queries), ("KEY_HEADS", heads.keys)];
         Ok(Self {
@@ -35,12 +35,12 @@ impl HeadSteps {
     }
 
     /// Heads that are turned and normalised: all but the values.
-    pub(super) fn turned(&self) -> usize {
+    pub(crate) fn turned(&self) -> usize {
         self.heads.queries + self.heads.keys
     }
 
     /// Adds the bias, if there is one, to rows of queries, keys and values, and turns queries and keys by their positions.
-    pub(super) fn turn(
+    pub(crate) fn turn(
         &self,
         qkv: View<Element>,
         bias: Option<View<Element>>,
@@ -63,7 +63,7 @@ impl HeadSteps {
     }
 
     /// Rows of queries, keys and values with their queries and keys normalised.
-    pub(super) fn norm(
+    pub(crate) fn norm(
         &self,
         from: View<Element>,
         to: View<Element>,
@@ -82,7 +82,7 @@ impl HeadSteps {
 
     /// The way back: `gradient`, of what [`HeadSteps::norm`] gave, becomes that of what it was given, x. `sum` gets the gradients of
     /// the queries' weight and of the keys', one after the other, where they are trained.
-    pub(super) fn norm_backward(
+    pub(crate) fn norm_backward(
         &self,
         steps: &Steps,
         x: View<Element>,
@@ -116,8 +116,8 @@ impl HeadSteps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::tape::steps::partial_len;
     use crate::gpu::tests::{assert_close, gpus, noise};
+    use crate::gpu::training::steps::partial_len;
     use crate::kernels::norm::{head_norm, head_norm_backward};
     use crate::kernels::{bias, rope::Rotation};
     use crate::model::Scaling;

@@ -7,30 +7,24 @@
 
 mod adapters;
 mod batch;
-mod heads;
-mod loss;
 mod mamba;
 mod pass;
-mod products;
-mod steps;
-mod trained;
 
 use std::ops::Range;
 
 pub(crate) use adapters::AdaptersThere;
-pub(crate) use trained::{Copies, Trained};
 
 use self::batch::Laid;
-use self::heads::HeadSteps;
-use self::loss::{Head, HeadBackward, Labels};
-use self::mamba::{Chunks, MambaSteps, VECTORS};
-use self::pass::{Kept, KeptMixer, Pass, SEGMENT, Shape, Size};
-use self::products::{Matrix, To};
-use self::steps::{NormBackward, Steps, Sum};
-use super::arena::Arena;
-use super::attention::{Attention, Samples};
-use super::driver::{Gpu, GpuError};
-use super::{Buffer, Element, View, stream};
+use self::pass::{Keep, Kept, KeptMixer, Pass, SEGMENT, Shape, Size};
+use crate::gpu::arena::Arena;
+use crate::gpu::attention::{Attention, Samples};
+use crate::gpu::driver::{Gpu, GpuError};
+use crate::gpu::training::heads::HeadSteps;
+use crate::gpu::training::loss::{Head, HeadBackward, Labels};
+use crate::gpu::training::mamba::{self as kernels, Chunks, MambaSteps, VECTORS};
+use crate::gpu::training::products::{self, Matrix, To};
+use crate::gpu::training::steps::{NormBackward, Steps, Sum};
+use crate::gpu::{Buffer, Element, View, stream};
 use crate::kernels::rope::Turn;
 use crate::model::{
     AttentionPlaces, Batch, BlockPlaces, Config, FeedPlaces, MixerPlaces, ModelError, Places, Recompute,
@@ -42,7 +36,7 @@ pub(crate) fn check(config: &Config, places: &Places) -> Result<(), ModelError> 
     for block in &places.blocks {
         match block.mixer {
             MixerPlaces::Experts(_) => return refuse("mixtures of experts".to_owned()),
-            MixerPlaces::Mamba(ref places) => mamba::check(places.shape).or_else(refuse)?,
+            MixerPlaces::Mamba(ref places) => kernels::check(places.shape).or_else(refuse)?,
             MixerPlaces::Attention(_) | MixerPlaces::Feed(_) => {}
         }
     }
@@ -181,7 +175,7 @@ impl Tape {
         batch: &Batch,
         losses: View<f32>,
     ) -> Result<(), GpuError> {
-        let run = self.run(weights, batch)?;
+        let run = self.run(weights, batch, None)?;
         run.forward()?;
         run.losses(losses, None)
     }
@@ -194,26 +188,34 @@ impl Tape {
         losses: View<f32>,
         to: Gradients,
     ) -> Result<(), GpuError> {
-        let run = self.run(weights, batch)?;
+        let run = self.run(weights, batch, Some(to))?;
         run.forward()?;
         run.losses(losses, Some(to))?;
         run.backward(to)
     }
 
-    /// Lays out a pass.
-    fn run<'a>(&'a mut self, weights: Weights<'a>, batch: &Batch) -> Result<Run<'a>, GpuError> {
+    /// Lays out a pass, with a way back to these gradients or without.
+    fn run<'a>(
+        &'a mut self,
+        weights: Weights<'a>,
+        batch: &Batch,
+        to: Option<Gradients>,
+    ) -> Result<Run<'a>, GpuError> {
         let (rows, labels) = (batch.inputs.len(), batch.labels.len());
-        let Self { shape, head, arena, .. } = self;
+        let Self { places, shape, head, arena, .. } = self;
+        let lent = to
+            .filter(|to| !to.adds && weights.adapters.is_none())
+            .map(|to| shape.lend(to.to, places.head == places.embedding));
         let chunks = shape.mamba.map_or(0, |_| Chunks::count(&batch.bounds));
-        let all = Size { rows, labels, chunks, again: false };
-        let again = shape.blocks.len() > SEGMENT
-            && match self.recompute {
-                Recompute::Never => false,
-                Recompute::Always => true,
-                Recompute::Auto => arena.bytes_of(|plan| shape.lay(head, all, plan)) > self.spare,
-            };
-        let size = Size { again, ..all };
-        let pass = arena.lay(|plan| shape.lay(head, size, plan))?;
+        let size = |keep| Size { rows, labels, chunks, keep };
+        let bytes = |keep| arena.bytes_of(lent, |plan| shape.lay(head, size(keep), plan));
+        let keep = match self.recompute {
+            _ if to.is_none() => Keep::Nothing,
+            Recompute::Always => Keep::Starts,
+            Recompute::Auto if bytes(Keep::All) > self.spare => Keep::Starts,
+            Recompute::Never | Recompute::Auto => Keep::All,
+        };
+        let pass = arena.lay(lent, |plan| shape.lay(head, size(keep), plan))?;
         let batch_there = Laid::new(batch, &mut self.numbers)?;
         let samples = self.attention.samples(&batch.bounds)?;
         let chunks = shape.mamba.map(|_| Chunks::new(&self.gpu, &batch.bounds)).transpose()?;
@@ -395,9 +397,10 @@ impl Run<'_> {
         let Self { tape, pass, batch, .. } = self;
         let (shape, places) = (&tape.shape, &tape.places);
         let gradient = pass.streams[shape.blocks.len()];
-        let length = if pass.again { SEGMENT } else { shape.blocks.len() };
+        let length = if pass.keep == Keep::All { shape.blocks.len() } else { SEGMENT };
         for start in (0..shape.blocks.len()).step_by(length).rev() {
             let segment = start..(start + length).min(shape.blocks.len());
+            // The last one's blocks are as the way there has left them.
             if segment.end < shape.blocks.len() {
                 self.again(segment.clone())?;
             }

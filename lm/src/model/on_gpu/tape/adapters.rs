@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::Run;
-use super::products::{self, Matrix, To};
 use crate::gpu::driver::GpuError;
+use crate::gpu::training::products::{self, Matrix, To};
 use crate::gpu::{Element, View};
 use crate::model::{Adapter, Adapters};
 

@@ -18,13 +18,13 @@ const COLUMNS: usize = 32;
 const EMBEDDED: usize = 256;
 
 /// The argument of a kernel that is not given.
-pub(super) const NONE: Argument = Argument::Address(0);
+pub(crate) const NONE: Argument = Argument::Address(0);
 /// In a map of rows: none.
-pub(super) const NO_ROW: u32 = u32::MAX;
+pub(crate) const NO_ROW: u32 = u32::MAX;
 
 /// The kernels of `backward.cu`.
 #[derive(Clone, Debug)]
-pub(super) struct Steps {
+pub(crate) struct Steps {
     kernels: Arc<dyn Kernels>,
     hidden: usize,
     /// Added to mean squares.
@@ -35,57 +35,57 @@ pub(super) struct Steps {
 
 /// Where the sum of a gradient over rows goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sum {
-    pub(super) to: View<f32>,
+pub(crate) struct Sum {
+    pub(crate) to: View<f32>,
     /// Whether it is added to what is there.
-    pub(super) adds: bool,
+    pub(crate) adds: bool,
     /// Room for the blocks' sums: [`partial_len`] numbers.
-    pub(super) partial: View<f32>,
+    pub(crate) partial: View<f32>,
 }
 
 /// One way back through a normalisation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NormBackward {
+pub(crate) struct NormBackward {
     /// What was normalised.
-    pub(super) x: View<f32>,
-    pub(super) weight: View<Element>,
+    pub(crate) x: View<f32>,
+    pub(crate) weight: View<Element>,
     /// What rows were multiplied by.
-    pub(super) scales: View<f32>,
+    pub(crate) scales: View<f32>,
     /// Which row of `scales` and `gradient` each row of `x` has, if not all have one in order: [`NO_ROW`] for those that have none.
-    pub(super) places: Option<View<u32>>,
+    pub(crate) places: Option<View<u32>>,
     /// The gradient of what the normalisation gave.
-    pub(super) gradient: View<Element>,
+    pub(crate) gradient: View<Element>,
     /// Whether `gradient` becomes what the normalisation gave.
-    pub(super) again: bool,
+    pub(crate) again: bool,
     /// The gradient of `x`; may be `x` itself.
-    pub(super) stream: View<f32>,
+    pub(crate) stream: View<f32>,
     /// Whether it is added to what is there.
-    pub(super) adds: bool,
+    pub(crate) adds: bool,
     /// Gets the same as elements.
-    pub(super) rounded: View<Element>,
+    pub(crate) rounded: View<Element>,
 }
 
 /// Numbers that the blocks' sums of rows of such a width take.
-pub(super) fn partial_len(rows: usize, width: usize) -> usize {
+pub(crate) fn partial_len(rows: usize, width: usize) -> usize {
     parts(rows).0 * width
 }
 
 /// Blocks that rows are shared out to, and the rows of each.
-pub(super) fn parts(rows: usize) -> (usize, usize) {
+pub(crate) fn parts(rows: usize) -> (usize, usize) {
     let each = rows.div_ceil(MOST_PARTS).max(FEWEST_ROWS);
     (rows.div_ceil(each), each)
 }
 
 impl Steps {
     /// Kernels for a stream of this width, a multiple of 8.
-    pub(super) fn new(gpu: &Gpu, hidden: usize, epsilon: f32) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &Gpu, hidden: usize, epsilon: f32) -> Result<Self, GpuError> {
         assert!(hidden.is_multiple_of(8));
         let kernels = gpu.compile(BACKWARD, &[("HIDDEN", hidden)])?;
         Ok(Self { kernels, hidden, epsilon, threads: (hidden / 8).next_multiple_of(32).min(THREADS) })
     }
 
     /// Normalises the rows of x, or of it those that `rows` names; `copy` gets what was normalised.
-    pub(super) fn norm(
+    pub(crate) fn norm(
         &self,
         x: View<f32>,
         rows: Option<View<u32>>,
@@ -111,7 +111,7 @@ impl Steps {
     }
 
     /// The way back; `weight_sum` gets the gradient of the weight, where it is trained.
-    pub(super) fn norm_backward(&self, back: NormBackward, weight_sum: Option<Sum>) -> Result<(), GpuError> {
+    pub(crate) fn norm_backward(&self, back: NormBackward, weight_sum: Option<Sum>) -> Result<(), GpuError> {
         let NormBackward { x, weight, scales, places, gradient, again, stream, adds, rounded } = back;
         let rows = x.len() / self.hidden;
         assert!(weight.len() == self.hidden && gradient.len() == scales.len() * self.hidden);
@@ -138,7 +138,7 @@ impl Steps {
     }
 
     /// The sum of rows of elements: the gradient of a bias, given that of what it was added to.
-    pub(super) fn sum_rows(&self, gradient: View<Element>, sum: Sum) -> Result<(), GpuError> {
+    pub(crate) fn sum_rows(&self, gradient: View<Element>, sum: Sum) -> Result<(), GpuError> {
         let width = sum.to.len();
         let rows = gradient.len() / width;
         assert!(gradient.len() == rows * width && width.is_multiple_of(8));
@@ -152,7 +152,7 @@ impl Steps {
     }
 
     /// Adds up what so many blocks have left in `sum.partial`.
-    pub(super) fn sum_columns(&self, blocks: usize, sum: Sum) -> Result<(), GpuError> {
+    pub(crate) fn sum_columns(&self, blocks: usize, sum: Sum) -> Result<(), GpuError> {
         let Sum { to, adds, partial } = sum;
         assert!(partial.len() >= blocks * to.len());
         let arguments = [partial.into(), to.into(), to.len().into(), blocks.into(), u32::from(adds).into()];
@@ -162,7 +162,7 @@ impl Steps {
 
     /// The way back through an activation of rows that gave `width` elements each: `input` becomes its gradient, and `gradient`,
     /// that of what the activation gave, becomes what it gave.
-    pub(super) fn activate_backward(
+    pub(crate) fn activate_backward(
         &self,
         activation: Activation,
         input: View<Element>,
@@ -183,7 +183,7 @@ impl Steps {
 
     /// Adds the rows of the stream's gradient to those of the embedding's: row `tokens[i]` gets the rows `places` from `ends[i - 1]`
     /// to `ends[i]`.
-    pub(super) fn embed_backward(
+    pub(crate) fn embed_backward(
         &self,
         stream: View<f32>,
         tokens: View<u32>,
@@ -199,7 +199,7 @@ impl Steps {
     }
 
     /// Floats, multiplied, as elements.
-    pub(super) fn scaled(&self, from: View<f32>, to: View<Element>, factor: f32) -> Result<(), GpuError> {
+    pub(crate) fn scaled(&self, from: View<f32>, to: View<Element>, factor: f32) -> Result<(), GpuError> {
         assert!(from.len() == to.len());
         let launch = Launch::new([to.len().div_ceil(THREADS), 1, 1], THREADS);
         self.kernels.launch("scaled", launch, &[from.into(), to.into(), factor.into(), to.len().into()])

@@ -1,7 +1,7 @@
 //! A batch of samples as the kernels read it.
 
-use super::steps::NO_ROW;
 use crate::gpu::driver::GpuError;
+use crate::gpu::training::steps::NO_ROW;
 use crate::gpu::{Buffer, View};
 use crate::model::Batch;
 
