@@ -113,6 +113,7 @@ impl Tape {
                 inner: config.intermediate_size,
                 rank,
                 blocks: places.blocks.clone(),
+                blocks_end: places.norm.start * size_of::<f32>(),
             },
             epsilon: config.rms_norm_eps as f32,
             recompute: Recompute::default(),
