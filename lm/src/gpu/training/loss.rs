@@ -10,9 +10,8 @@ use crate::gpu::{Element, View};
 
 /// The most bytes of logits held at once.
 const MOST: usize = 256 << 20;
-/// Rows of a chunk, at least and at most: with fewer the gradient of the head's weight is read and written too often, with more
-/// nothing is gained.
-const ROWS: [usize; 2] = [256, 1024];
+/// The most rows of a chunk: with fewer the gradient of the head's weight is read and written too often, with more little is gained.
+const ROWS: usize = 1024;
 /// Logits of a row that a thread has at once.
 const EACH: usize = 4;
 const MOST_THREADS: usize = 1024;
@@ -56,16 +55,14 @@ impl Head {
         Ok(Self { gpu: gpu.clone(), kernels, hidden, vocabulary, stride: vocabulary.next_multiple_of(8) })
     }
 
-    /// Rows of a chunk that fits so many bytes, if that is a sensible number: what is there anyway may as well be used. It must not
-    /// depend on anything else, as the gradient of the head's weight is summed chunk by chunk.
-    fn rows(&self, bytes: usize) -> usize {
-        let row = self.stride * size_of::<f32>();
-        (bytes / row).clamp(ROWS[0], ROWS[1]).min((MOST / row).max(1))
+    /// Rows of a chunk. They depend on the vocabulary alone: the gradient of the head's weight is summed chunk by chunk.
+    fn rows(&self) -> usize {
+        (MOST / (self.stride * size_of::<f32>())).clamp(1, ROWS)
     }
 
-    /// Floats of a chunk of logits of so many labels, given the bytes that are there anyway.
-    pub(crate) fn room(&self, labels: usize, bytes: usize) -> usize {
-        self.rows(bytes).min(labels) * self.stride
+    /// Floats of a chunk of logits, of so many labels.
+    pub(crate) fn room(&self, labels: usize) -> usize {
+        self.rows().min(labels) * self.stride
     }
 
     /// The losses of all labels; on the way back also the gradients.
@@ -171,14 +168,10 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_bounded_in_bytes_and_sensible_in_rows() {
+    fn chunks_are_bounded_in_bytes_and_in_rows() {
         let Some(tested) = gpus().into_iter().next() else { return };
-        let rows = |vocabulary, bytes| Head::new(&tested.gpu, 8, vocabulary).unwrap().rows(bytes);
-        assert_eq!(rows(32_768, 64 << 20), 512);
-        assert_eq!(rows(32_768, 1 << 30), 1024);
-        assert_eq!(rows(262_144, 0), 256);
-        assert_eq!(rows(1 << 24, 1 << 30), 4);
-        let head = Head::new(&tested.gpu, 8, 32_766).unwrap();
-        assert_eq!([head.room(100_000, 0), head.room(10, 0)], [256 * 32_768, 10 * 32_768]);
+        let head = |vocabulary| Head::new(&tested.gpu, 8, vocabulary).unwrap();
+        assert_eq!([32_768, 262_144, 1 << 24].map(|vocabulary| head(vocabulary).rows()), [1024, 256, 4]);
+        assert_eq!([100_000, 10].map(|labels| head(32_766).room(labels)), [1024 * 32_768, 10 * 32_768]);
     }
 }

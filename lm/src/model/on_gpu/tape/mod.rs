@@ -111,6 +111,17 @@ struct Run<'a> {
     chunks: Option<Chunks>,
 }
 
+/// Why a block is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// On the way there.
+    There,
+    /// On the way back, for the next block to be computed again too.
+    Again,
+    /// On the way back, for itself.
+    LastAgain,
+}
+
 impl Tape {
     /// Kernels for a model that [`check`] has passed, with adapters of at most this rank; 0 without. Called when the weights have
     /// been allocated: what is free then decides whether activations are kept.
@@ -133,6 +144,7 @@ impl Tape {
                 rank,
                 mamba,
                 blocks: places.blocks.clone(),
+                blocks_end: places.norm.start * size_of::<f32>(),
             },
             epsilon,
             recompute: Recompute::default(),
@@ -282,7 +294,7 @@ impl Run<'_> {
     fn forward(&self) -> Result<(), GpuError> {
         self.embed()?;
         for (index, block) in self.tape.shape.blocks.iter().enumerate() {
-            self.block(index, block, true)?;
+            self.block(index, block, Why::There)?;
             self.add(index, block)?;
         }
         Ok(())
@@ -293,20 +305,29 @@ impl Run<'_> {
         self.tape.forward.embed(embedding, self.batch.inputs, self.pass.streams[0])
     }
 
-    /// Computes a block up to what it adds to the stream; `goes_on` where that is then added.
-    fn block(&self, index: usize, block: &BlockPlaces, goes_on: bool) -> Result<(), GpuError> {
+    /// Computes a block up to what it adds to the stream.
+    fn block(&self, index: usize, block: &BlockPlaces, why: Why) -> Result<(), GpuError> {
         let Self { tape, pass, .. } = self;
         let Kept { scales, mixer } = pass.kept[index];
         let (x, next) = (pass.streams[index], pass.streams[index + 1]);
         let weight = self.weight(&block.norm);
+        let goes_on = why != Why::LastAgain;
         tape.steps.norm(x, None, weight, pass.normed, scales, goes_on.then_some(next))?;
         let normed = Matrix::new(pass.normed, tape.shape.hidden);
         let rows_of = |view: View<Element>| Matrix::new(view, view.len() / self.rows());
         match (&block.mixer, mixer) {
             (MixerPlaces::Attention(places), KeptMixer::Attention { qkv, attended, log_sums }) => {
                 self.project(&places.qkv, normed, To::elements(rows_of(qkv)))?;
-                let prepared = self.prepare(places, qkv)?;
-                tape.attention.forward(prepared, &self.samples, attended, log_sums)
+                match (why, &places.head_norms) {
+                    (Why::There, _) => {
+                        let prepared = self.prepare(places, qkv)?;
+                        tape.attention.forward(prepared, &self.samples, attended, log_sums)
+                    }
+                    // What attention gave is there still.
+                    (_, None) => self.prepare(places, qkv).map(|_| ()),
+                    // The way back prepares what it needs.
+                    (_, Some(_)) => Ok(()),
+                }
             }
             (MixerPlaces::Feed(places), KeptMixer::Feed { input }) => {
                 self.project(&places.inward, normed, To::elements(rows_of(input)))
@@ -450,10 +471,11 @@ impl Run<'_> {
         }
         for index in segment.clone() {
             let block = &self.tape.shape.blocks[index];
-            let goes_on = index + 1 < segment.end;
-            self.block(index, block, goes_on)?;
-            if goes_on {
+            if index + 1 < segment.end {
+                self.block(index, block, Why::Again)?;
                 self.add(index, block)?;
+            } else {
+                self.block(index, block, Why::LastAgain)?;
             }
         }
         Ok(())

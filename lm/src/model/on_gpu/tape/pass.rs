@@ -33,6 +33,8 @@ pub(super) struct Shape {
     /// That of the Mamba blocks, if there are any.
     pub(super) mamba: Option<MambaShape>,
     pub(super) blocks: Vec<BlockPlaces>,
+    /// Where the gradients of the blocks end, in bytes.
+    pub(super) blocks_end: usize,
 }
 
 /// What is kept for the way back.
@@ -40,7 +42,8 @@ pub(super) struct Shape {
 pub(super) enum Keep {
     /// What all blocks keep.
     All,
-    /// The stream before every segment, whose blocks are then computed again.
+    /// The stream before every segment, whose blocks are then computed again, but for attention: what it gave is small, and takes
+    /// long where samples are.
     Starts,
     /// Nothing: there is no way back.
     Nothing,
@@ -134,10 +137,8 @@ impl Shape {
         let last = plan.take(rows * hidden);
         let (streams, kept) = match keep {
             Keep::All => self.all(rows, last, plan),
-            Keep::Starts | Keep::Nothing => {
-                let kept = self.shared(rows, plan);
-                (self.streams(rows, keep, last, plan), kept)
-            }
+            Keep::Starts => self.starts(rows, last, plan),
+            Keep::Nothing => self.nothing(rows, last, plan),
         };
         // What all blocks use is needed until the first has been gone back through.
         let end = self.limit(0);
@@ -154,7 +155,6 @@ impl Shape {
         let rounded: View<Element> = plan.take_below(rows * hidden, end);
         let inside = plan.mark();
         let active: View<Element> = plan.take_below(rows * self.inner, end);
-        let bytes = rounded.bytes() + active.bytes();
         plan.go_back(inside);
         let attended_gradient = plan.take_below(rows * heads.out(), end);
         let qkv_gradient = plan.take_below(rows * heads.row(), end);
@@ -168,7 +168,8 @@ impl Shape {
             None => MambaRoom::none(plan),
         };
         plan.go_back(mark);
-        let logits = plan.take_below(head.room(labels, bytes), end);
+        // The blocks' gradients are written when the head is done.
+        let logits = plan.take_below(head.room(labels), self.blocks_end);
         Pass {
             keep,
             streams,
@@ -194,58 +195,79 @@ impl Shape {
     fn all(&self, rows: usize, last: View<f32>, plan: &mut Plan) -> (Vec<View<f32>>, Vec<Kept>) {
         let each = self.blocks.iter().enumerate().map(|(index, block)| {
             let limit = self.limit(index);
-            let stream = plan.take_below(rows * self.hidden, limit);
-            (stream, self.kept(block, rows, limit, plan))
+            let stream = self.stream(rows, limit, plan);
+            (stream, self.kept(block, [rows, rows], limit, plan))
         });
         let (mut streams, kept): (Vec<_>, Vec<_>) = each.unzip();
         streams.push(last);
         (streams, kept)
     }
 
-    /// What the blocks of a segment keep, in the same memory for all segments.
-    fn shared(&self, rows: usize, plan: &mut Plan) -> Vec<Kept> {
+    /// The stream before every segment and what attention gave; all else is in the same memory for all segments.
+    fn starts(&self, rows: usize, last: View<f32>, plan: &mut Plan) -> (Vec<View<f32>>, Vec<Kept>) {
+        let mut kept = self.shared(rows, 0, plan);
+        let (inside, first) = (self.inside(rows, plan), self.stream(rows, self.limit(0), plan));
+        let mut streams = Vec::with_capacity(self.blocks.len() + 1);
+        for (block, kept) in kept.iter_mut().enumerate() {
+            streams.push(match block % SEGMENT {
+                // The embedding is looked up again; it lies where the second segment starts.
+                0 if block <= SEGMENT => first,
+                0 => self.stream(rows, self.limit(block), plan),
+                slot => inside[slot - 1],
+            });
+            if let KeptMixer::Attention { attended, log_sums, .. } = &mut kept.mixer {
+                (*attended, *log_sums) = self.attended(rows, self.limit(block), plan);
+            }
+        }
+        streams.push(last);
+        (streams, kept)
+    }
+
+    /// Everything in the same memory for all segments.
+    fn nothing(&self, rows: usize, last: View<f32>, plan: &mut Plan) -> (Vec<View<f32>>, Vec<Kept>) {
+        let kept = self.shared(rows, rows, plan);
+        let (inside, start) = (self.inside(rows, plan), self.stream(rows, self.limit(0), plan));
+        let of_segment = [start].into_iter().chain(inside).cycle();
+        (of_segment.take(self.blocks.len()).chain([last]).collect(), kept)
+    }
+
+    /// What the blocks of a segment keep, in the same memory for all segments; `attended` rows of it are what attention gave.
+    fn shared(&self, rows: usize, attended: usize, plan: &mut Plan) -> Vec<Kept> {
         let mut kept = vec![None; self.blocks.len()];
         for slot in 0..SEGMENT.min(self.blocks.len()) {
             let mark = plan.mark();
             for block in (slot..self.blocks.len()).step_by(SEGMENT) {
                 plan.go_back(mark);
-                kept[block] = Some(self.kept(&self.blocks[block], rows, self.limit(0), plan));
+                kept[block] = Some(self.kept(&self.blocks[block], [rows, attended], self.limit(0), plan));
             }
             plan.go_on();
         }
         kept.into_iter().flatten().collect()
     }
 
-    /// The streams where only the segments' are kept, or none is.
-    fn streams(&self, rows: usize, keep: Keep, last: View<f32>, plan: &mut Plan) -> Vec<View<f32>> {
-        let (count, length) = (self.blocks.len(), rows * self.hidden);
-        let inside: Vec<View<f32>> = (1..SEGMENT).map(|_| plan.take_below(length, self.limit(0))).collect();
-        let mut starts: Vec<View<f32>> = Vec::new();
-        for segment in 0..count.div_ceil(SEGMENT) {
-            let start = match (keep, starts.first()) {
-                (Keep::Nothing, Some(&same)) => same,
-                // The embedding is looked up again; it lies where the second segment starts.
-                (_, Some(&first)) if segment == 1 => first,
-                (_, None) => plan.take_below(length, self.limit(0)),
-                _ => plan.take_below(length, self.limit(segment * SEGMENT)),
-            };
-            starts.push(start);
-        }
-        let stream = |block: usize| match block % SEGMENT {
-            0 => starts[block / SEGMENT],
-            slot => inside[slot - 1],
-        };
-        (0..count).map(stream).chain([last]).collect()
+    /// The streams between the blocks of a segment.
+    fn inside(&self, rows: usize, plan: &mut Plan) -> Vec<View<f32>> {
+        (1..SEGMENT).map(|_| self.stream(rows, self.limit(0), plan)).collect()
     }
 
-    fn kept(&self, block: &BlockPlaces, rows: usize, limit: usize, plan: &mut Plan) -> Kept {
-        let heads = self.heads;
+    fn stream(&self, rows: usize, limit: usize, plan: &mut Plan) -> View<f32> {
+        plan.take_below(rows * self.hidden, limit)
+    }
+
+    fn attended(&self, rows: usize, limit: usize, plan: &mut Plan) -> (View<Element>, View<f32>) {
+        let out = plan.take_below(rows * self.heads.out(), limit);
+        (out, plan.take_below(rows * self.heads.queries, limit))
+    }
+
+    /// What a block keeps of so many rows, and of as many that attention gave.
+    fn kept(&self, block: &BlockPlaces, rows: [usize; 2], limit: usize, plan: &mut Plan) -> Kept {
+        let [rows, attended] = rows;
         let mixer = match &block.mixer {
-            MixerPlaces::Attention(_) => KeptMixer::Attention {
-                qkv: plan.take_below(rows * heads.row(), limit),
-                attended: plan.take_below(rows * heads.out(), limit),
-                log_sums: plan.take_below(rows * heads.queries, limit),
-            },
+            MixerPlaces::Attention(_) => {
+                let qkv = plan.take_below(rows * self.heads.row(), limit);
+                let (attended, log_sums) = self.attended(attended, limit, plan);
+                KeptMixer::Attention { qkv, attended, log_sums }
+            }
             MixerPlaces::Feed(places) => {
                 let inner = places.down.len() / self.hidden;
                 KeptMixer::Feed { input: plan.take_below(rows * places.activation.inputs() * inner, limit) }
@@ -282,6 +304,7 @@ mod tests {
             inner: 8192,
             rank: 0,
             mamba: None,
+            blocks_end: places.norm.start * size_of::<f32>(),
             blocks: places.blocks,
         };
         let head = Head::new(&tested.gpu, 2048, 32_768).unwrap();
@@ -293,13 +316,14 @@ mod tests {
         };
         assert_eq!(
             [Keep::All, Keep::Starts, Keep::Nothing].map(|keep| mebibytes(None, 4096, keep)),
-            [3854, 814, 366]
+            [3902, 1110, 414]
         );
         // What is kept lies where gradients will be written, and fits there.
         assert_eq!([Keep::All, Keep::Starts].map(|keep| mebibytes(lent, 4096, keep)), [134, 134]);
         assert_eq!([None, lent].map(|lent| mebibytes(lent, 16_384, Keep::All)), [15_400, 11_718]);
+        assert_eq!(mebibytes(lent, 16_384, Keep::Starts), 1222);
         // A pack of 60,000 tokens leaves room on a GPU of 80 GB.
-        assert_eq!([None, lent].map(|lent| mebibytes(lent, 60_000, Keep::Starts)), [11_849, 8326]);
+        assert_eq!([None, lent].map(|lent| mebibytes(lent, 60_000, Keep::Starts)), [15_475, 11_849]);
     }
 
     /// The shape of Nemotron-Nano-12B-v2, beside 23 GiB of weights that adapters are trained on.
@@ -318,6 +342,7 @@ mod tests {
         });
         config.other = options.as_object().cloned().unwrap_or_default();
         config.check().unwrap();
+        let places = Places::new(&config);
         let shape = Shape {
             hidden: 5120,
             heads: config.heads(),
@@ -326,7 +351,8 @@ mod tests {
             inner: 20_480,
             rank: 16,
             mamba: config.mamba().map(|(shape, _)| shape),
-            blocks: Places::new(&config).blocks,
+            blocks_end: places.norm.start * size_of::<f32>(),
+            blocks: places.blocks,
         };
         let head = Head::new(&tested.gpu, 5120, 131_072).unwrap();
         let arena = Arena::new(&tested.gpu).unwrap();
@@ -334,7 +360,7 @@ mod tests {
             let size = Size { rows, labels: rows, chunks: rows / 64, keep };
             arena.bytes_of(None, |plan| shape.lay(&head, size, plan)) >> 20
         };
-        assert_eq!([Keep::All, Keep::Starts].map(|keep| mebibytes(4096, keep)), [18_088, 3865]);
-        assert_eq!(mebibytes(16_384, Keep::Starts), 15_399);
+        assert_eq!([Keep::All, Keep::Starts].map(|keep| mebibytes(4096, keep)), [18_088, 4109]);
+        assert_eq!(mebibytes(16_384, Keep::Starts), 16_374);
     }
 }
