@@ -59,7 +59,7 @@ KERNEL(attend, THREADS, const element* queries, uint32_t query_stride, const ele
         softmax[s] = no_softmax();
         sums[s] = {};
 #pragma unroll
-        for (int k = 0; k < STEPS; k++) load_left(q[s][k], stages + STAGE + (warp * STRIPS + s) * 16 * STRIDE + k * 16);
+        for (int k = 0; k < STEPS; k++) load_left<STRIDE>(q[s][k], stages + STAGE + (warp * STRIPS + s) * 16 * STRIDE + k * 16);
     }
 
     for (uint32_t first = 0; first < length; first += KEYS) {
@@ -77,7 +77,7 @@ KERNEL(attend, THREADS, const element* queries, uint32_t query_stride, const ele
 #pragma unroll
             for (int n = 0; n < KEYS / 16; n++) {
                 pair b[4];
-                load_rows(b, tile_keys + n * 16 * STRIDE + k * 16);
+                load_rows<STRIDE>(b, tile_keys + n * 16 * STRIDE + k * 16);
 #pragma unroll
                 for (int s = 0; s < STRIPS; s++) multiply_two(scores[s] + 2 * n, q[s][k], b);
             }
@@ -105,7 +105,7 @@ KERNEL(attend, THREADS, const element* queries, uint32_t query_stride, const ele
 #pragma unroll
             for (int n = 0; n < STEPS; n++) {
                 pair b[4];
-                load_columns(b, tile_values + k * 16 * STRIDE + n * 16);
+                load_columns<STRIDE>(b, tile_values + k * 16 * STRIDE + n * 16);
 #pragma unroll
                 for (int s = 0; s < STRIPS; s++) multiply_two(sums[s].of + 2 * n, weights[s], b);
             }

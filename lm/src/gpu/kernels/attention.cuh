@@ -36,39 +36,6 @@ DEVICE void copy_rows(element* to, const element* from, uint64_t stride, uint32_
     }
 }
 
-// From a 16 × 16 part of a tile: the left operand of a product.
-DEVICE void load_left(pair (&a)[4], const element* tile) {
-    uint32_t lane = threadIdx.x % WARP;
-    load_tiles(a, tile + lane % 16 * STRIDE + lane / 16 * 8);
-}
-
-// The right operands of two products whose columns are the first and the last eight rows of the part.
-DEVICE void load_rows(pair (&b)[4], const element* tile) {
-    uint32_t lane = threadIdx.x % WARP;
-    load_tiles(b, tile + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8);
-}
-
-// The right operands of two products whose columns are the first and the last eight columns of the part.
-DEVICE void load_columns(pair (&b)[4], const element* tile) {
-    uint32_t lane = threadIdx.x % WARP;
-    load_tiles_transposed(b, tile + lane % 16 * STRIDE + lane / 16 * 8);
-}
-
-// The two products with what load_rows or load_columns gives; `acc` has eight columns each.
-DEVICE void multiply_two(float (*acc)[4], const pair (&a)[4], const pair (&b)[4]) {
-    const pair low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
-    multiply_tile(acc[0], a, low);
-    multiply_tile(acc[1], a, high);
-}
-
-// A sum of 16 columns as the left operand of the next product.
-DEVICE void as_left(pair (&a)[4], const float (*acc)[4]) {
-    a[0] = to_pair(acc[0][0], acc[0][1]);
-    a[1] = to_pair(acc[0][2], acc[0][3]);
-    a[2] = to_pair(acc[1][0], acc[1][1]);
-    a[3] = to_pair(acc[1][2], acc[1][3]);
-}
-
 // A strip's left operands. They stay in registers where these suffice, and else are read at every use.
 #define HELD (HEAD_DIM <= 128)
 struct Left {
@@ -80,7 +47,7 @@ DEVICE void take_left(Left& left, const element* tile) {
     left.tile = tile;
     if (HELD) {
 #pragma unroll
-        for (int k = 0; k < STEPS; k++) load_left(left.held[k], tile + k * 16);
+        for (int k = 0; k < STEPS; k++) load_left<STRIDE>(left.held[k], tile + k * 16);
     }
 }
 
@@ -89,7 +56,7 @@ DEVICE void use_left(pair (&a)[4], const Left& left, int k) {
 #pragma unroll
         for (int i = 0; i < 4; i++) a[i] = left.held[k][i];
     } else {
-        load_left(a, left.tile + k * 16);
+        load_left<STRIDE>(a, left.tile + k * 16);
     }
 }
 

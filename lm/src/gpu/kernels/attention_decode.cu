@@ -78,7 +78,7 @@ KERNEL(decode, THREADS, const element* queries, uint32_t query_stride, const ele
 #pragma unroll
         for (int k = 0; k < STEPS; k++) {
             pair b[4];
-            load_rows(b, step_keys + k * 16);
+            load_rows<STRIDE>(b, step_keys + k * 16);
             multiply_two(scores, q[k], b);
         }
         if (first + KEYS > end) {
@@ -96,7 +96,7 @@ KERNEL(decode, THREADS, const element* queries, uint32_t query_stride, const ele
 #pragma unroll
         for (int n = 0; n < STEPS; n++) {
             pair b[4];
-            load_columns(b, step_keys + KEYS * STRIDE + n * 16);
+            load_columns<STRIDE>(b, step_keys + KEYS * STRIDE + n * 16);
             multiply_two(sums.of + 2 * n, weights, b);
         }
     }

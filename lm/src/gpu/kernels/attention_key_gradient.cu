@@ -74,10 +74,10 @@ KERNEL(key_gradient, THREADS, const element* qkv, const element* outer, const fl
             for (int k = 0; k < STEPS; k++) {
                 pair a[4], b[4];
                 use_left(a, keys, k);
-                load_rows(b, tile_queries + part * STRIDE + k * 16);
+                load_rows<STRIDE>(b, tile_queries + part * STRIDE + k * 16);
                 multiply_two(scores, a, b);
                 use_left(a, values, k);
-                load_rows(b, tile_outer + part * STRIDE + k * 16);
+                load_rows<STRIDE>(b, tile_outer + part * STRIDE + k * 16);
                 multiply_two(gradients, a, b);
             }
 #pragma unroll
@@ -100,9 +100,9 @@ KERNEL(key_gradient, THREADS, const element* qkv, const element* outer, const fl
                 // The last warp may have less.
                 if (PARTS * OWN_STEPS > STEPS && first_step + n >= STEPS) break;
                 pair b[4];
-                load_columns(b, tile_outer + part * STRIDE + (first_step + n) * 16);
+                load_columns<STRIDE>(b, tile_outer + part * STRIDE + (first_step + n) * 16);
                 multiply_two(value_sums + 2 * n, weights, b);
-                load_columns(b, tile_queries + part * STRIDE + (first_step + n) * 16);
+                load_columns<STRIDE>(b, tile_queries + part * STRIDE + (first_step + n) * 16);
                 multiply_two(key_sums + 2 * n, slopes, b);
             }
         }

@@ -84,8 +84,8 @@ KERNEL(query_gradient, THREADS, const element* qkv, const element* out, const el
 #pragma unroll
             for (int k = 0; k < STEPS; k++) {
                 pair key[4], value[4];
-                load_rows(key, tile_keys + part * STRIDE + k * 16);
-                load_rows(value, tile_values + part * STRIDE + k * 16);
+                load_rows<STRIDE>(key, tile_keys + part * STRIDE + k * 16);
+                load_rows<STRIDE>(value, tile_values + part * STRIDE + k * 16);
 #pragma unroll
                 for (int s = 0; s < STRIPS; s++) {
                     pair a[4];
@@ -113,7 +113,7 @@ KERNEL(query_gradient, THREADS, const element* qkv, const element* out, const el
 #pragma unroll
             for (int n = 0; n < STEPS; n++) {
                 pair key[4];
-                load_columns(key, tile_keys + part * STRIDE + n * 16);
+                load_columns<STRIDE>(key, tile_keys + part * STRIDE + n * 16);
 #pragma unroll
                 for (int s = 0; s < STRIPS; s++) multiply_two(sums[s].of + 2 * n, left[s], key);
             }

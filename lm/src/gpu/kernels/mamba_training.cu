@@ -67,46 +67,11 @@ DEVICE float* beside(element* rows, uint32_t row) {
     return reinterpret_cast<float*>(rows + (row + 1) * STRIDE - 8);
 }
 
-// From a 16 × 16 part of rows: the left operand of a product.
-template <int STRIDE>
-DEVICE void load_left(pair (&a)[4], const element* tile) {
-    uint32_t lane = threadIdx.x % WARP;
-    load_tiles(a, tile + lane % 16 * STRIDE + lane / 16 * 8);
-}
-
 // The left operand whose rows are the part's columns.
 template <int STRIDE>
 DEVICE void load_left_transposed(pair (&a)[4], const element* tile) {
     uint32_t lane = threadIdx.x % WARP;
     load_tiles_transposed(a, tile + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8);
-}
-
-// The right operands of two products whose columns are the first and the last eight rows of the part.
-template <int STRIDE>
-DEVICE void load_rows(pair (&b)[4], const element* tile) {
-    uint32_t lane = threadIdx.x % WARP;
-    load_tiles(b, tile + (lane / 16 * 8 + lane % 8) * STRIDE + lane / 8 % 2 * 8);
-}
-
-// The right operands of two products whose columns are the first and the last eight columns of the part.
-template <int STRIDE>
-DEVICE void load_columns(pair (&b)[4], const element* tile) {
-    uint32_t lane = threadIdx.x % WARP;
-    load_tiles_transposed(b, tile + lane % 16 * STRIDE + lane / 16 * 8);
-}
-
-DEVICE void multiply_two(float (*acc)[4], const pair (&a)[4], const pair (&b)[4]) {
-    const pair low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
-    multiply_tile(acc[0], a, low);
-    multiply_tile(acc[1], a, high);
-}
-
-// A sum of 16 columns as the left operand of the next product.
-DEVICE void as_left(pair (&a)[4], const float (*acc)[4]) {
-    a[0] = to_pair(acc[0][0], acc[0][1]);
-    a[1] = to_pair(acc[0][2], acc[0][3]);
-    a[2] = to_pair(acc[1][0], acc[1][1]);
-    a[3] = to_pair(acc[1][2], acc[1][3]);
 }
 
 DEVICE pair scaled_pair(pair p, float x, float y) { return to_pair(first(p) * x, second(p) * y); }

@@ -165,6 +165,42 @@ DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
 DEVICE uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+// From a 16 × 16 part of a tile in shared memory, with rows PITCH apart: the left operand of a product.
+template <int PITCH>
+DEVICE void load_left(pair (&a)[4], const element* tile) {
+    uint32_t lane = threadIdx.x % WARP;
+    load_tiles(a, tile + lane % 16 * PITCH + lane / 16 * 8);
+}
+
+// The right operands of two products whose columns are the first and the last eight rows of the part.
+template <int PITCH>
+DEVICE void load_rows(pair (&b)[4], const element* tile) {
+    uint32_t lane = threadIdx.x % WARP;
+    load_tiles(b, tile + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
+}
+
+// The right operands of two products whose columns are the first and the last eight columns of the part.
+template <int PITCH>
+DEVICE void load_columns(pair (&b)[4], const element* tile) {
+    uint32_t lane = threadIdx.x % WARP;
+    load_tiles_transposed(b, tile + lane % 16 * PITCH + lane / 16 * 8);
+}
+
+// The two products with what load_rows or load_columns gives; `acc` has eight columns each.
+DEVICE void multiply_two(float (*acc)[4], const pair (&a)[4], const pair (&b)[4]) {
+    const pair low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+    multiply_tile(acc[0], a, low);
+    multiply_tile(acc[1], a, high);
+}
+
+// A sum of 16 columns as the left operand of the next product.
+DEVICE void as_left(pair (&a)[4], const float (*acc)[4]) {
+    a[0] = to_pair(acc[0][0], acc[0][1]);
+    a[1] = to_pair(acc[0][2], acc[0][3]);
+    a[2] = to_pair(acc[1][0], acc[1][1]);
+    a[3] = to_pair(acc[1][2], acc[1][3]);
+}
+
 DEVICE float warp_sum(float x) {
     for (int mask = WARP / 2; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
     return x;
