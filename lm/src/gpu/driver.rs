@@ -1,6 +1,6 @@
 //! What a GPU does for a model: memory, kernels, matrix products.
 //!
-//! Everything is done in the order in which it is asked for; only [`Driver::download`] and [`Driver::synchronise`] wait.
+//! Everything is done in the order in which it is asked for; only [`Driver::download`] waits.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -171,8 +171,6 @@ pub(crate) trait Driver: Debug + Send + Sync {
         &self,
         work: &mut dyn FnMut() -> Result<(), GpuError>,
     ) -> Result<Option<Box<dyn Recording>>, GpuError>;
-    /// Waits until everything is done.
-    fn synchronise(&self) -> Result<(), GpuError>;
     /// Bytes of memory that are free.
     fn free_bytes(&self) -> Result<usize, GpuError>;
 }

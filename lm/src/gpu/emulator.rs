@@ -310,10 +310,6 @@ impl Driver for Emulator {
         Ok(None)
     }
 
-    fn synchronise(&self) -> Result<(), GpuError> {
-        Ok(())
-    }
-
     fn free_bytes(&self) -> Result<usize, GpuError> {
         Ok(1 << 30)
     }

@@ -140,11 +140,6 @@ impl Driver for Cuda {
         Ok(Some(Box::new(Graph { device: self.device.clone(), graph: Mutex::new(Replayed(graph)) })))
     }
 
-    fn synchronise(&self) -> Result<(), GpuError> {
-        self.unrecorded("waiting")?;
-        self.device.synchronise()
-    }
-
     fn free_bytes(&self) -> Result<usize, GpuError> {
         self.device.free_bytes()
     }
