@@ -37,6 +37,7 @@ def block(function):
 
 
 # NVIDIA-Nemotron-Nano-9B-v2's and 12B-v2's, and small ones.
+WIDTHS = [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)]
 MAMBA = [
     {"MAMBA_HEADS": 128, "MAMBA_DIM": 80, "GROUPS": 8, "STATE": 128, "TAPS": 4},
     {"MAMBA_HEADS": 8, "MAMBA_DIM": 16, "GROUPS": 2, "STATE": 16, "TAPS": 4},
@@ -48,12 +49,13 @@ DEFINES = {
     "attention_decode.cu": for_heads(lambda size: {"WARPS": 4 if size <= 128 else 2, "STAGES": 2 if size == 128 else 3}),
     "attention_key_gradient.cu": for_heads(block("key_gradient_block")),
     "attention_query_gradient.cu": for_heads(block("query_gradient_block")),
-    "backward.cu": [{"HIDDEN": width} for width in (576, 2048, 5120, 8192)],
+    "backward.cu": WIDTHS,
     "experts.cu": [{"EXPERTS": experts, "CHOSEN": 8, "ADDS_UP_TO_ONE": 1} for experts in (8, 128)],
     "heads.cu": for_heads(),
     "mamba.cu": MAMBA,
     "mamba_training.cu": MAMBA,
     "pages.cu": for_heads(lambda _: {"HAS_BIAS": 1, "HAS_NORMS": 1, "HAS_ROTATION": 1}),
+    "stream.cu": WIDTHS,
 }
 SHOWN = ("EXPERTS", "HEAD_DIM", "HIDDEN", "STATE")
 COMPILERS = {

@@ -247,6 +247,12 @@ impl View<Element> {
     }
 }
 
+impl<T: Unit> From<Option<View<T>>> for Argument {
+    fn from(view: Option<View<T>>) -> Self {
+        view.map_or(Self::NONE, Self::from)
+    }
+}
+
 impl<T: Unit> From<View<T>> for Argument {
     fn from(view: View<T>) -> Self {
         Self::Address(view.address)

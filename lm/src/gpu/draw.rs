@@ -65,8 +65,6 @@ pub(crate) struct Drawing {
     vocabulary: usize,
     /// A bit per token, for every slot.
     seen: Buffer<u32>,
-    /// What was drawn, a token per row.
-    tokens: Buffer<u32>,
     results: Buffer<u32>,
 }
 
@@ -77,7 +75,6 @@ impl Drawing {
             kernels: gpu.compile(DRAW, &[])?,
             vocabulary,
             seen: Buffer::zeros(gpu, slots * vocabulary.div_ceil(32))?,
-            tokens: Buffer::zeros(gpu, slots)?,
             results: Buffer::zeros(gpu, slots * DRAWN_WORDS)?,
         })
     }
@@ -96,14 +93,17 @@ impl Drawing {
     /// Draws every row of `logits`, `stride` apart, as `draws` says.
     pub(crate) fn draw(&self, logits: View<f32>, stride: usize, draws: View<u32>) -> Result<(), GpuError> {
         let rows = draws.len() / DRAW_WORDS;
-        assert!(logits.len() == rows * stride && stride >= self.vocabulary && rows <= self.tokens.len());
+        assert!(
+            logits.len() == rows * stride
+                && stride >= self.vocabulary
+                && rows * DRAWN_WORDS <= self.results.len()
+        );
         let arguments = [
             logits.into(),
             stride.into(),
             self.vocabulary.into(),
             draws.into(),
             self.seen.all().into(),
-            self.tokens.all().into(),
             self.results.all().into(),
         ];
         self.kernels.launch("draw", Launch::new([rows, 1, 1], THREADS), &arguments)

@@ -54,6 +54,11 @@ pub(crate) enum Argument {
     F32(f32),
 }
 
+impl Argument {
+    /// A pointer that is not given.
+    pub(crate) const NONE: Self = Self::Address(0);
+}
+
 impl From<u32> for Argument {
     fn from(number: u32) -> Self {
         Self::U32(number)

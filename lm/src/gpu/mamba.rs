@@ -71,6 +71,17 @@ enum Part<'a> {
     Turns(&'a MambaTurns),
 }
 
+/// What kernels are compiled for.
+pub(crate) fn defines(shape: MambaShape) -> [(&'static str, usize); 5] {
+    [
+        ("MAMBA_HEADS", shape.heads),
+        ("MAMBA_DIM", shape.dim),
+        ("GROUPS", shape.groups),
+        ("STATE", shape.state),
+        ("TAPS", shape.kernel),
+    ]
+}
+
 impl MambaTurns {
     pub(crate) fn new(gpu: &Gpu, turns: &[Turn]) -> Result<Self, GpuError> {
         let numbers: Vec<u32> = turns
@@ -84,16 +95,14 @@ impl MambaTurns {
 
 impl MambaKernels {
     /// Compiles the kernels for so many layers of a shape.
-    pub(crate) fn new(gpu: &Gpu, shape: MambaShape, layers: usize, epsilon: f32) -> Result<Self, GpuError> {
-        let defines = [
-            ("MAMBA_HEADS", shape.heads),
-            ("MAMBA_DIM", shape.dim),
-            ("GROUPS", shape.groups),
-            ("STATE", shape.state),
-            ("TAPS", shape.kernel),
-        ];
-        let products = Products::new(gpu)?;
-        Ok(Self { kernels: gpu.compile(MAMBA, &defines)?, shape, layers, epsilon, products })
+    pub(crate) fn new(
+        gpu: &Gpu,
+        shape: MambaShape,
+        layers: usize,
+        epsilon: f32,
+        products: Products,
+    ) -> Result<Self, GpuError> {
+        Ok(Self { kernels: gpu.compile(MAMBA, &defines(shape))?, shape, layers, epsilon, products })
     }
 
     /// Bytes that a sequence's states take, over all layers.
@@ -159,7 +168,7 @@ impl MambaKernels {
     /// The convolution and the recurrence of some rows.
     fn recur(&self, block: &Mamba, room: &MambaRoom, part: Part<'_>) -> Result<(), GpuError> {
         let shape = &self.shape;
-        let none = Argument::Address(0);
+        let none = Argument::NONE;
         let ([turns, seats, lengths], count, longest): ([Argument; 3], _, _) = match part {
             Part::Single(rows) => ([none, rows.seats.into(), rows.lengths.into()], rows.seats.len(), 1),
             Part::Turns(turns) => ([turns.on_gpu.all().into(), none, none], turns.count, turns.longest),
@@ -174,7 +183,7 @@ impl MambaKernels {
         let convolve = [
             projected.into(),
             block.taps.all().into(),
-            block.convolution_bias.as_ref().map_or(none, |bias| bias.all().into()),
+            block.convolution_bias.as_ref().map(Buffer::all).into(),
             active.into(),
             history.into(),
             turns,

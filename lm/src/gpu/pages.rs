@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::attention::{PAGE, Pages};
-use super::driver::{Argument, Gpu, GpuError, Kernels, Launch};
+use super::driver::{Gpu, GpuError, Kernels, Launch};
 use super::sources::PAGES;
 use super::{Buffer, Element, View};
 use crate::kernels::attention::Heads;
@@ -157,15 +157,14 @@ impl Cache {
     ) -> Result<(), GpuError> {
         let count = rows.seats.len();
         assert!(qkv.len() == count * self.heads.row() && rows.lengths.len() == count);
-        let none = Argument::Address(0);
-        let [query_norm, key_norm] = placing.norms.map_or([none; 2], |norms| norms.map(Argument::from));
+        let [query_norm, key_norm] = placing.norms.map_or([None; 2], |norms| norms.map(Some));
         let pages = self.layer(layer);
         let arguments = [
             qkv.into(),
-            placing.bias.map_or(none, Argument::from),
-            query_norm,
-            key_norm,
-            placing.frequencies.map_or(none, |frequencies| frequencies.all().into()),
+            placing.bias.into(),
+            query_norm.into(),
+            key_norm.into(),
+            placing.frequencies.map(Buffer::all).into(),
             placing.epsilon.into(),
             rows.seats.into(),
             rows.lengths.into(),

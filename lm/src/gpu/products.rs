@@ -23,7 +23,6 @@ pub(crate) enum From {
     Normed {
         x: View<f32>,
         weight: View<Element>,
-        epsilon: f32,
         /// Room for them.
         room: View<Element>,
     },
@@ -117,8 +116,9 @@ impl To {
 }
 
 impl Products {
-    pub(crate) fn new(gpu: &Gpu) -> Result<Self, GpuError> {
-        Ok(Self { gpu: gpu.clone(), few: gpu.compile(FEW, &[])?, steps: Steps::new(gpu)? })
+    /// Products of a model with these steps.
+    pub(crate) fn new(gpu: &Gpu, steps: Steps) -> Result<Self, GpuError> {
+        Ok(Self { gpu: gpu.clone(), few: gpu.compile(FEW, &[])?, steps })
     }
 
     /// The product of rows with a projection.
@@ -131,8 +131,8 @@ impl Products {
         }
         let x = match from {
             From::Elements(x) => x,
-            From::Normed { x, weight, epsilon, room } => {
-                self.steps.rms_norm(x, weight, epsilon, room, None)?;
+            From::Normed { x, weight, room } => {
+                self.steps.norm(x, None, weight, room, None, None)?;
                 room
             }
             From::Active { activation, x, room } => {
@@ -168,9 +168,9 @@ impl Products {
         };
         let (kernels, mut arguments): (_, Vec<Argument>) = match from {
             From::Elements(x) => (["few_1", "few_2", "few_4", "few_8"], vec![x.into()]),
-            From::Normed { x, weight, epsilon, .. } => (
+            From::Normed { x, weight, .. } => (
                 ["few_normed_1", "few_normed_2", "few_normed_4", "few_normed_8"],
-                vec![x.into(), weight.into(), epsilon.into()],
+                vec![x.into(), weight.into(), self.steps.epsilon().into()],
             ),
             From::Active { activation: Activation::SwiGlu, x, .. } => {
                 (["few_gated_1", "few_gated_2", "few_gated_4", "few_gated_8"], vec![x.into()])
@@ -180,11 +180,10 @@ impl Products {
                 return self.few(projection, From::Elements(room), rows, to);
             }
         };
-        let none = Argument::Address(0);
         let (elements, floats, kind) = match to {
-            To::Elements(view) => (view.into(), none, 0_u32),
-            To::Floats(view) => (none, view.into(), 1),
-            To::Added(view) => (none, view.into(), 2),
+            To::Elements(view) => (view.into(), Argument::NONE, 0_u32),
+            To::Floats(view) => (Argument::NONE, view.into(), 1),
+            To::Added(view) => (Argument::NONE, view.into(), 2),
         };
         arguments.extend([
             projection.weights().into(),
@@ -218,7 +217,8 @@ mod tests {
     #[test]
     fn products_are_those_of_the_cpu_for_any_number_of_rows() {
         for tested in gpus() {
-            let products = Products::new(&tested.gpu).unwrap();
+            let steps = Steps::new(&tested.gpu, 8, 1e-5).unwrap();
+            let products = Products::new(&tested.gpu, steps).unwrap();
             for (rows, inputs, outputs) in
                 [(1, 40, 7), (2, 1096, 5), (3, 64, 12), (8, 520, 9), (11, 48, 6), (2, 12, 3)]
             {
@@ -254,7 +254,7 @@ mod tests {
     fn what_is_multiplied_may_be_made_on_the_way() {
         for tested in gpus() {
             let gpu = &tested.gpu;
-            let products = Products::new(gpu).unwrap();
+            let products = Products::new(gpu, Steps::new(gpu, 72, 1e-2).unwrap()).unwrap();
             for rows in [1, 2, 4, 7, 9] {
                 let (inputs, outputs) = (72, 10);
                 let weights = tested.rounded(&noise(outputs * inputs, 2));
@@ -271,7 +271,7 @@ mod tests {
                 rms_norm(&x, &weight, 1e-2, &mut normed, &mut vec![0.0; rows]);
                 let (x, weight) = (Buffer::from(gpu, &x).unwrap(), Buffer::rounded(gpu, &weight).unwrap());
                 let room = room.all();
-                let from = From::Normed { x: x.all(), weight: weight.all(), epsilon: 1e-2, room };
+                let from = From::Normed { x: x.all(), weight: weight.all(), room };
                 check(from, &normed);
                 for activation in [Activation::SwiGlu, Activation::SquaredRelu] {
                     let x = tested.rounded(&noise(rows * inputs * activation.inputs(), 5));

@@ -25,7 +25,7 @@ macro_rules! source {
     };
 }
 
-source!(STREAM, "stream.cu");
+source!(STREAM, "stream.cu", after "stream.cuh");
 source!(FEW, "few.cu");
 source!(PAGES, "pages.cu");
 source!(DRAW, "draw.cu");
@@ -36,7 +36,7 @@ source!(ATTENTION, "attention.cu", after "attention.cuh");
 source!(ATTENTION_DECODE, "attention_decode.cu", after "attention.cuh");
 source!(ATTENTION_QUERY_GRADIENT, "attention_query_gradient.cu", after "attention.cuh");
 source!(ATTENTION_KEY_GRADIENT, "attention_key_gradient.cu", after "attention.cuh");
-source!(BACKWARD, "backward.cu");
+source!(BACKWARD, "backward.cu", after "stream.cuh");
 source!(HEADS, "heads.cu");
 source!(LOSS, "loss.cu");
 source!(UPDATE, "update.cu");

@@ -2,22 +2,38 @@
 
 use std::sync::Arc;
 
-use super::driver::{Argument, Gpu, GpuError, Kernels, Launch};
+use super::driver::{Gpu, GpuError, Kernels, Launch};
 use super::sources::STREAM;
 use super::{Element, View};
 use crate::kernels::activation::Activation;
 
+/// The most threads of a block.
 const THREADS: usize = 256;
-/// The most rows of one launch: a limit of grids.
-const MOST_ROWS: usize = 65_535;
 
 /// The kernels of `stream.cu`.
 #[derive(Clone, Debug)]
-pub(crate) struct Steps(Arc<dyn Kernels>);
+pub(crate) struct Steps {
+    kernels: Arc<dyn Kernels>,
+    hidden: usize,
+    /// Added to mean squares.
+    epsilon: f32,
+}
+
+/// The threads that share a row of so many elements, eight each and as often as it takes.
+pub(crate) fn threads(width: usize) -> usize {
+    (width / 8).next_multiple_of(32).min(THREADS)
+}
 
 impl Steps {
-    pub(crate) fn new(gpu: &Gpu) -> Result<Self, GpuError> {
-        gpu.compile(STREAM, &[]).map(Self)
+    /// Kernels for a stream of this width, a multiple of 8.
+    pub(crate) fn new(gpu: &Gpu, hidden: usize, epsilon: f32) -> Result<Self, GpuError> {
+        assert!(hidden.is_multiple_of(8));
+        Ok(Self { kernels: gpu.compile(STREAM, &[("HIDDEN", hidden)])?, hidden, epsilon })
+    }
+
+    /// What is added to mean squares.
+    pub(crate) fn epsilon(&self) -> f32 {
+        self.epsilon
     }
 
     /// The rows of the embedding that `tokens` name, as floats.
@@ -27,27 +43,38 @@ impl Steps {
         tokens: View<u32>,
         x: View<f32>,
     ) -> Result<(), GpuError> {
-        let hidden = x.len() / tokens.len();
+        let hidden = self.hidden;
         assert!(x.len() == tokens.len() * hidden && embedding.len().is_multiple_of(hidden));
         let arguments = [embedding.into(), tokens.into(), x.into(), hidden.into()];
-        self.0.launch("embed", Launch::new([tokens.len(), 1, 1], THREADS), &arguments)
+        self.kernels.launch("embed", Launch::new([tokens.len(), 1, 1], THREADS), &arguments)
     }
 
-    /// Rows divided by their root mean square and scaled by `weight`; `scales` gets what they were multiplied by.
-    pub(crate) fn rms_norm(
+    /// Divides the rows of x, or of it those that `rows` names, by their root mean square and scales them by a weight. `scales` gets
+    /// what they were multiplied by, and `copy` what they were.
+    pub(crate) fn norm(
         &self,
         x: View<f32>,
+        rows: Option<View<u32>>,
         weight: View<Element>,
-        epsilon: f32,
         out: View<Element>,
         scales: Option<View<f32>>,
+        copy: Option<View<f32>>,
     ) -> Result<(), GpuError> {
-        let (hidden, rows) = (weight.len(), x.len() / weight.len());
-        assert!(x.len() == rows * hidden && out.len() == x.len());
-        assert!(scales.is_none_or(|scales| scales.len() == rows));
-        let scales = scales.map_or(Argument::Address(0), Argument::from);
-        let arguments = [x.into(), weight.into(), out.into(), scales, hidden.into(), epsilon.into()];
-        self.0.launch("rms_norm", Launch::new([rows, 1, 1], THREADS), &arguments)
+        let count = out.len() / self.hidden;
+        assert!(weight.len() == self.hidden && out.len() == count * self.hidden);
+        assert!(rows.map_or(x.len() / self.hidden, View::len) == count);
+        assert!(scales.is_none_or(|scales| scales.len() == count));
+        assert!(copy.is_none_or(|copy| copy.len() == out.len()));
+        let arguments = [
+            x.into(),
+            rows.into(),
+            weight.into(),
+            out.into(),
+            scales.into(),
+            copy.into(),
+            self.epsilon.into(),
+        ];
+        self.kernels.launch("rms_norm", Launch::new([count, 1, 1], threads(self.hidden)), &arguments)
     }
 
     /// An activation of rows that give `width` elements each, a multiple of 8.
@@ -65,17 +92,8 @@ impl Steps {
             Activation::SwiGlu => "swiglu",
             Activation::SquaredRelu => "squared_relu",
         };
-        for first in (0..rows).step_by(MOST_ROWS) {
-            let last = (first + MOST_ROWS).min(rows);
-            let arguments = [
-                input.at(first * inputs..last * inputs).into(),
-                out.at(first * width..last * width).into(),
-                width.into(),
-            ];
-            let blocks = width.div_ceil(8 * THREADS);
-            self.0.launch(kernel, Launch::new([blocks, last - first, 1], THREADS), &arguments)?;
-        }
-        Ok(())
+        let launch = Launch::new([rows, width.div_ceil(8 * threads(width)), 1], threads(width));
+        self.kernels.launch(kernel, launch, &[input.into(), out.into(), width.into()])
     }
 }
 
@@ -90,14 +108,14 @@ mod tests {
     fn normalisation_and_activations_are_those_of_the_cpu() {
         for tested in gpus() {
             let gpu = &tested.gpu;
-            let steps = Steps::new(gpu).unwrap();
             let (rows, hidden) = (5, 72);
+            let steps = Steps::new(gpu, hidden, 1e-5).unwrap();
             let (x, weight) = (noise(rows * hidden, 1), tested.rounded(&noise(hidden, 2)));
             let out = Buffer::<Element>::new(gpu, rows * hidden).unwrap();
             let scales = Buffer::<f32>::new(gpu, rows).unwrap();
             let (on_gpu, weight_on_gpu) =
                 (Buffer::from(gpu, &x).unwrap(), Buffer::rounded(gpu, &weight).unwrap());
-            steps.rms_norm(on_gpu.all(), weight_on_gpu.all(), 1e-5, out.all(), Some(scales.all())).unwrap();
+            steps.norm(on_gpu.all(), None, weight_on_gpu.all(), out.all(), Some(scales.all()), None).unwrap();
             let (mut expected, mut expected_scales) = (vec![0.0; rows * hidden], vec![0.0; rows]);
             norm::rms_norm(&x, &weight, 1e-5, &mut expected, &mut expected_scales);
             assert_close(&out.download(0..rows * hidden).unwrap(), &expected, tested.bound(1e-6, 1e-2));

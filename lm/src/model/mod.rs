@@ -68,9 +68,6 @@ pub enum ModelError {
     /// The GPU does not do what it should.
     #[error(transparent)]
     Gpu(#[from] crate::gpu::GpuError),
-    /// The device is not one that this build can use.
-    #[error("{0} is not usable here")]
-    Device(String),
 }
 
 /// A model ready to generate, on the device it was loaded on.

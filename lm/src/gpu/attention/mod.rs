@@ -25,9 +25,6 @@ const STRIP: usize = 16;
 /// Places that a row in shared memory has beyond its elements, so that neighbouring rows lie in different banks.
 const PADDING: usize = 8;
 
-/// The argument of a kernel that is not given.
-const NONE: Argument = Argument::Address(0);
-
 /// What a block of a kernel has and goes through.
 #[derive(Clone, Copy, Debug)]
 struct Block {
@@ -160,7 +157,7 @@ fn scale(heads: Heads) -> f32 {
 }
 
 /// Whether there are kernels for such heads.
-fn check(heads: Heads) -> Result<(), GpuError> {
+pub(crate) fn check(heads: Heads) -> Result<(), GpuError> {
     if heads.dim == 0 || heads.dim > 256 || !heads.dim.is_multiple_of(STRIP) {
         let Heads { dim, .. } = heads;
         return Err(GpuError::Unsupported(format!(

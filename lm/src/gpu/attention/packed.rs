@@ -1,7 +1,7 @@
 //! Attention of samples laid end to end, without padding.
 
-use super::{Block, Kernel, NONE, Part, Tiles, attend_kernel, scale};
-use crate::gpu::driver::{Gpu, GpuError};
+use super::{Block, Kernel, Part, Tiles, attend_kernel, scale};
+use crate::gpu::driver::{Argument, Gpu, GpuError};
 use crate::gpu::sources::{ATTENTION_KEY_GRADIENT, ATTENTION_QUERY_GRADIENT};
 use crate::gpu::{Element, View};
 use crate::kernels::attention::Heads;
@@ -78,7 +78,7 @@ impl Attention {
             heads.row().into(),
             keys.into(),
             values.into(),
-            NONE,
+            Argument::NONE,
             0_u32.into(),
             samples.queries.all().into(),
             out.into(),

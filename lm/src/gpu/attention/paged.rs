@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Kernel, NONE, PADDING, PAGE, Part, STRIP, Tiles, attend_kernel, scale};
-use crate::gpu::driver::{Gpu, GpuError, Kernels, Launch};
+use super::{Kernel, PADDING, PAGE, Part, STRIP, Tiles, attend_kernel, scale};
+use crate::gpu::driver::{Argument, Gpu, GpuError, Kernels, Launch};
 use crate::gpu::sources::ATTENTION_DECODE;
 use crate::gpu::{Buffer, Element, View};
 use crate::kernels::attention::Heads;
@@ -142,7 +142,7 @@ impl PagedAttention {
             pages.pages_per_seat.into(),
             turns.queries.all().into(),
             out.into(),
-            NONE,
+            Argument::NONE,
             turns.rows.into(),
             scale(heads).into(),
         ];
@@ -187,7 +187,7 @@ impl PagedAttention {
         assert!(out.len() == rows * heads.out() && lengths.len() == rows);
         assert!(parts.is_none_or(|parts| parts.len() >= parts_len(heads, rows * each)));
         pages.check(heads, 0);
-        let parts = parts.map_or(NONE, Into::into);
+        let parts = Argument::from(parts);
         let arguments = [
             queries.into(),
             stride.into(),

@@ -20,11 +20,11 @@ fn the_compiler_gives_machine_code_and_says_what_is_wrong() {
         eprintln!("skipped: {error}");
         return;
     }
-    let code = program::compile(STREAM, &[], 90).unwrap();
+    let code = program::compile(STREAM, &[("HIDDEN", 64)], 90).unwrap();
     assert_eq!(code[..4], *b"\x7fELF");
-    assert!(std::sync::Arc::ptr_eq(&code, &program::compile(STREAM, &[], 90).unwrap()));
+    assert!(std::sync::Arc::ptr_eq(&code, &program::compile(STREAM, &[("HIDDEN", 64)], 90).unwrap()));
     // A GPU that no compiler knows yet gets the driver's assembly language.
-    let text = program::compile(STREAM, &[], 999).unwrap();
+    let text = program::compile(STREAM, &[("HIDDEN", 64)], 999).unwrap();
     assert!(String::from_utf8_lossy(&text).contains(".visible .entry kernel_rms_norm("));
     let broken = super::Source {
         name: "broken.cu",

@@ -1,49 +1,12 @@
-// The steps of stream.cu in training: forward, where the way back needs something kept, and backward.
-//
-// Compiled for a model: HIDDEN, a multiple of 8. Where a row of the stream is worked on, a thread has the same columns of every
-// row, eight at a time. Sums over rows are made in two stages: a block adds up its own rows, and `sum_columns` the blocks'.
+// The way back through the steps of stream.cu. Sums over rows are made in two stages: a block adds up its own rows, and
+// `sum_columns` the blocks'.
 
-#define EIGHTS (HIDDEN / 8)
-#define THREADS (EIGHTS < 256 ? (EIGHTS + WARP - 1) / WARP * WARP : 256)
-// Eights of a row that a thread has.
-#define EACH ((EIGHTS + THREADS - 1) / THREADS)
 // A row that is none.
 #define NONE 0xffffffffu
 
-// out[row] = x[from] · scale · weight with scale = 1 / √(mean x² + epsilon), which is kept in scales[row]; `from` is rows[row], or
-// the row itself where there are no `rows`. `copy`, where there is such, gets the row of x. A block per row.
-KERNEL(normalise, THREADS, const float* x, const uint32_t* rows, const element* weight, element* out, float* scales, float* copy,
-       float epsilon) {
-    __shared__ float room[33];
-    uint64_t to = (uint64_t)blockIdx.x * HIDDEN;
-    uint64_t from = rows ? (uint64_t)rows[blockIdx.x] * HIDDEN : to;
-    float values[EACH][8];
-    float sum = 0.0f;
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        uint32_t i = (e * blockDim.x + threadIdx.x) * 8;
-        if (i >= HIDDEN) break;
-        load_floats(values[e], x + from + i);
-#pragma unroll
-        for (int k = 0; k < 8; k++) sum += values[e][k] * values[e][k];
-    }
-    float scale = rsqrtf(block_sum(sum, room) / HIDDEN + epsilon);
-    if (threadIdx.x == 0) scales[blockIdx.x] = scale;
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        uint32_t i = (e * blockDim.x + threadIdx.x) * 8;
-        if (i >= HIDDEN) break;
-        eight w = load_eight(weight + i), normed;
-#pragma unroll
-        for (int k = 0; k < 8; k++) normed.of[k] = to_element(values[e][k] * scale * to_float(w.of[k]));
-        store_eight(out + to + i, normed);
-        if (copy) store_floats(copy + to + i, values[e]);
-    }
-}
-
-// The way back through `normalise`, given the gradient of what it gave. For every row of x,
+// The way back through `rms_norm`, given the gradient of what it gave. For every row of x,
 //   stream[row] = (adds ? stream[row] : 0) + the gradient of x[row],  rounded[row] = the same as elements,
-//   gradient[place] = what `normalise` gave, where `again`: the products that made the gradient are done with it,
+//   gradient[place] = what `rms_norm` gave, where `again`: the products that made the gradient are done with it,
 //   partial[block] = the sum over the block's rows of the gradient of the weight, where there is `partial`.
 // `place` is places[row], or the row itself where there are no `places`; a row with place NONE was not read. `stream` may be x.
 // A block has rows_per_block rows.

@@ -179,7 +179,7 @@ DEVICE uint32_t walk(const Weights& weights, float cut, double uniform, double* 
 }
 
 KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary, const Draw* draws, uint32_t* seen,
-       uint32_t* tokens, Drawn* drawn) {
+       Drawn* drawn) {
     __shared__ float room[33];
     __shared__ Best bests[WARPS];
     __shared__ double sums[WARPS + 1];
@@ -225,7 +225,6 @@ KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary,
     __syncthreads();
     if (threadIdx.x == 0) {
         seen_here[token / 32] |= 1u << token % 32;
-        tokens[blockIdx.x] = token;
         drawn[blockIdx.x] = {token, row.logits[token] - log_mass, NONE};
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::steps::{NONE, Steps, Sum, parts};
+use super::steps::{Steps, Sum, parts};
 use crate::gpu::driver::{Argument, Gpu, GpuError, Kernels, Launch};
 use crate::gpu::sources::HEADS;
 use crate::gpu::{Buffer, Element, View};
@@ -52,13 +52,8 @@ impl HeadSteps {
         assert!(bias.is_none_or(|bias| bias.len() == self.heads.row()));
         let sign: f32 = if turn == Turn::Forward { 1.0 } else { -1.0 };
         let threads = (self.turned() * dim / 16).next_multiple_of(32).min(THREADS);
-        let arguments = [
-            qkv.into(),
-            bias.map_or(NONE, Argument::from),
-            self.frequencies.all().into(),
-            positions.into(),
-            sign.into(),
-        ];
+        let arguments =
+            [qkv.into(), bias.into(), self.frequencies.all().into(), positions.into(), sign.into()];
         self.kernels.launch("turn", Launch::new([positions.len(), 1, 1], threads), &arguments)
     }
 
@@ -97,16 +92,8 @@ impl HeadSteps {
         let [query, key] = weights.map(Argument::from);
         let (blocks, each) = parts(rows);
         let partial = sum.map(|sum| sum.partial.at(0..blocks * 2 * self.heads.dim));
-        let arguments = [
-            x.into(),
-            query,
-            key,
-            scales.into(),
-            gradient.into(),
-            partial.map_or(NONE, Argument::from),
-            rows.into(),
-            each.into(),
-        ];
+        let arguments =
+            [x.into(), query, key, scales.into(), gradient.into(), partial.into(), rows.into(), each.into()];
         let launch = Launch::new([blocks, 1, 1], NORM_THREADS);
         self.kernels.launch("head_norm_backward", launch, &arguments)?;
         sum.map_or(Ok(()), |sum| steps.sum_columns(blocks, sum))
@@ -163,7 +150,7 @@ mod tests {
         for tested in gpus() {
             for heads in SHAPES {
                 let (gpu, rows, dim) = (&tested.gpu, 9, heads.dim);
-                let steps = Steps::new(gpu, 8, 1e-5).unwrap();
+                let steps = Steps::new(gpu, 8).unwrap();
                 let head_steps = HeadSteps::new(gpu, heads, &vec![1.0; dim / 2]).unwrap();
                 let x = tested.rounded(&noise(rows * heads.row(), 1));
                 let weights = [2, 3].map(|seed| tested.rounded(&noise(dim, seed)));

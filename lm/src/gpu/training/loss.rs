@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::products::{self, Matrix, To};
-use super::steps::NONE;
 use crate::gpu::driver::{Gpu, GpuError, Kernels, Launch};
 use crate::gpu::sources::LOSS;
 use crate::gpu::{Element, View};
@@ -90,7 +89,7 @@ impl Head {
                 logits.into(),
                 tokens.at(first..last).into(),
                 losses.at(first..last).into(),
-                back.map_or(NONE, |_| gradient.into()),
+                back.map(|_| gradient).into(),
                 self.vocabulary.into(),
                 self.stride.into(),
                 stride.into(),

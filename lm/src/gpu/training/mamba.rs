@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use super::steps::{NONE, Steps, Sum, partial_len, parts};
+use super::steps::{Steps, Sum, partial_len, parts};
 use crate::gpu::arena::Plan;
-use crate::gpu::driver::{Argument, Gpu, GpuError, Kernels, Launch};
+use crate::gpu::driver::{Gpu, GpuError, Kernels, Launch};
+use crate::gpu::mamba::defines;
 use crate::gpu::sources::MAMBA_TRAINING;
 use crate::gpu::{Buffer, Element, View};
 use crate::kernels::mamba::{CHUNK, MambaShape};
@@ -182,15 +183,8 @@ fn tiles(shape: MambaShape) -> [usize; 2] {
 impl MambaSteps {
     /// Kernels for a shape that [`check`] has passed.
     pub(crate) fn new(gpu: &Gpu, shape: MambaShape, epsilon: f32) -> Result<Self, GpuError> {
-        let defines = [
-            ("MAMBA_HEADS", shape.heads),
-            ("MAMBA_DIM", shape.dim),
-            ("GROUPS", shape.groups),
-            ("STATE", shape.state),
-            ("TAPS", shape.kernel),
-        ];
         Ok(Self {
-            kernels: gpu.compile(MAMBA_TRAINING, &defines)?,
+            kernels: gpu.compile(MAMBA_TRAINING, &defines(shape))?,
             shape,
             epsilon,
             tiles: tiles(shape),
@@ -222,7 +216,7 @@ impl MambaSteps {
         let convolve = [
             projected.into(),
             weights.taps.into(),
-            weights.convolution_bias.map_or(NONE, Argument::from),
+            weights.convolution_bias.into(),
             chunks.chunks().into(),
             room.active.into(),
         ];
@@ -327,7 +321,7 @@ impl MambaSteps {
             weights.norm.into(),
             room.gated.into(),
             room.projected_gradient.into(),
-            partial.map_or(NONE, Argument::from),
+            partial.into(),
             rows.into(),
             each.into(),
             self.epsilon.into(),
@@ -362,7 +356,7 @@ impl MambaSteps {
             chunks.chunks().into(),
             kept.projected.into(),
             room.projected_gradient.into(),
-            vectors.map_or(NONE, |sum| sum.partial.into()),
+            vectors.map(|sum| sum.partial).into(),
             shape.limit.0.into(),
             shape.limit.1.into(),
         ];
@@ -377,11 +371,11 @@ impl MambaSteps {
         let arguments = [
             kept.projected.into(),
             weights.taps.into(),
-            weights.convolution_bias.map_or(NONE, Argument::from),
+            weights.convolution_bias.into(),
             room.active.into(),
             chunks.chunks().into(),
             room.projected_gradient.into(),
-            convolution.map_or(NONE, |sum| sum.partial.into()),
+            convolution.map(|sum| sum.partial).into(),
         ];
         let blocks = [shape.channels().div_ceil(THREADS), chunks.count, 1];
         self.kernels.launch("convolve_backward", Launch::new(blocks, THREADS), &arguments)?;
@@ -523,7 +517,7 @@ mod tests {
     fn on_gpu(tested: &Tested, shape: MambaShape, bounds: &[usize], from: &Inputs) -> Results {
         let (gpu, rows) = (&tested.gpu, from.projected.len() / shape.row());
         let kernels = MambaSteps::new(gpu, shape, 1e-5).unwrap();
-        let sums = Steps::new(gpu, 8, 1e-5).unwrap();
+        let sums = Steps::new(gpu, 8).unwrap();
         let chunks = Chunks::new(gpu, bounds).unwrap();
         let mut arena = Arena::new(gpu).unwrap();
         let lay = |plan: &mut Plan| {

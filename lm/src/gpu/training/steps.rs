@@ -1,9 +1,10 @@
-//! The small steps between products in training: normalisation that is gone back through, activations, the embedding's gradient.
+//! The way back through the small steps between products: normalisation, activations, the embedding.
 
 use std::sync::Arc;
 
-use crate::gpu::driver::{Argument, Gpu, GpuError, Kernels, Launch};
+use crate::gpu::driver::{Gpu, GpuError, Kernels, Launch};
 use crate::gpu::sources::BACKWARD;
+use crate::gpu::stream::threads;
 use crate::gpu::{Element, View};
 use crate::kernels::activation::Activation;
 
@@ -17,8 +18,6 @@ const COLUMNS: usize = 32;
 /// Columns of a block of `embed_backward`.
 const EMBEDDED: usize = 256;
 
-/// The argument of a kernel that is not given.
-pub(crate) const NONE: Argument = Argument::Address(0);
 /// In a map of rows: none.
 pub(crate) const NO_ROW: u32 = u32::MAX;
 
@@ -27,10 +26,6 @@ pub(crate) const NO_ROW: u32 = u32::MAX;
 pub(crate) struct Steps {
     kernels: Arc<dyn Kernels>,
     hidden: usize,
-    /// Added to mean squares.
-    epsilon: f32,
-    /// Threads that share a row.
-    threads: usize,
 }
 
 /// Where the sum of a gradient over rows goes.
@@ -78,36 +73,9 @@ pub(crate) fn parts(rows: usize) -> (usize, usize) {
 
 impl Steps {
     /// Kernels for a stream of this width, a multiple of 8.
-    pub(crate) fn new(gpu: &Gpu, hidden: usize, epsilon: f32) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &Gpu, hidden: usize) -> Result<Self, GpuError> {
         assert!(hidden.is_multiple_of(8));
-        let kernels = gpu.compile(BACKWARD, &[("HIDDEN", hidden)])?;
-        Ok(Self { kernels, hidden, epsilon, threads: (hidden / 8).next_multiple_of(32).min(THREADS) })
-    }
-
-    /// Normalises the rows of x, or of it those that `rows` names; `copy` gets what was normalised.
-    pub(crate) fn norm(
-        &self,
-        x: View<f32>,
-        rows: Option<View<u32>>,
-        weight: View<Element>,
-        out: View<Element>,
-        scales: View<f32>,
-        copy: Option<View<f32>>,
-    ) -> Result<(), GpuError> {
-        let count = scales.len();
-        assert!(weight.len() == self.hidden && out.len() == count * self.hidden);
-        assert!(rows.map_or(x.len() / self.hidden, View::len) == count);
-        assert!(copy.is_none_or(|copy| copy.len() == out.len()));
-        let arguments = [
-            x.into(),
-            rows.map_or(NONE, Argument::from),
-            weight.into(),
-            out.into(),
-            scales.into(),
-            copy.map_or(NONE, Argument::from),
-            self.epsilon.into(),
-        ];
-        self.kernels.launch("normalise", Launch::new([count, 1, 1], self.threads), &arguments)
+        Ok(Self { kernels: gpu.compile(BACKWARD, &[("HIDDEN", hidden)])?, hidden })
     }
 
     /// The way back; `weight_sum` gets the gradient of the weight, where it is trained.
@@ -123,17 +91,21 @@ impl Steps {
             x.into(),
             weight.into(),
             scales.into(),
-            places.map_or(NONE, Argument::from),
+            places.into(),
             gradient.into(),
             stream.into(),
             rounded.into(),
-            partial.map_or(NONE, Argument::from),
+            partial.into(),
             rows.into(),
             each.into(),
             u32::from(adds).into(),
             u32::from(again).into(),
         ];
-        self.kernels.launch("norm_backward", Launch::new([blocks, 1, 1], self.threads), &arguments)?;
+        self.kernels.launch(
+            "norm_backward",
+            Launch::new([blocks, 1, 1], threads(self.hidden)),
+            &arguments,
+        )?;
         weight_sum.map_or(Ok(()), |sum| self.sum_columns(blocks, sum))
     }
 
@@ -145,7 +117,7 @@ impl Steps {
         let (blocks, each) = parts(rows);
         let partial = sum.partial.at(0..blocks * width);
         let arguments = [gradient.into(), partial.into(), width.into(), rows.into(), each.into()];
-        let threads = (width / 8).next_multiple_of(32).min(THREADS);
+        let threads = threads(width);
         let launch = Launch::new([blocks, width.div_ceil(8 * threads), 1], threads);
         self.kernels.launch("sum_rows", launch, &arguments)?;
         self.sum_columns(blocks, sum)
@@ -176,7 +148,7 @@ impl Steps {
             Activation::SwiGlu => "swiglu_backward",
             Activation::SquaredRelu => "squared_relu_backward",
         };
-        let threads = (width / 8).next_multiple_of(32).min(THREADS);
+        let threads = threads(width);
         let launch = Launch::new([rows, width.div_ceil(8 * threads), 1], threads);
         self.kernels.launch(kernel, launch, &[input.into(), gradient.into(), width.into()])
     }
@@ -209,8 +181,8 @@ impl Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::Buffer;
     use crate::gpu::tests::{assert_close, gpus, noise};
+    use crate::gpu::{Buffer, stream};
     use crate::kernels::{bias, norm};
 
     /// More rows than blocks add up at once, and a width that no block divides.
@@ -225,7 +197,8 @@ mod tests {
 
     fn normalise(tested: &crate::gpu::tests::Tested, rows: usize, hidden: usize) {
         let gpu = &tested.gpu;
-        let steps = Steps::new(gpu, hidden, 1e-5).unwrap();
+        let (forward, steps) =
+            (stream::Steps::new(gpu, hidden, 1e-5).unwrap(), Steps::new(gpu, hidden).unwrap());
         let (x, weight) = (noise(rows * hidden, 1), tested.rounded(&noise(hidden, 2)));
         let (before, before_weight) = (noise(rows * hidden, 3), noise(hidden, 4));
         let gradient = tested.rounded(&noise(rows * hidden, 5));
@@ -242,7 +215,7 @@ mod tests {
         let weight = Buffer::rounded(gpu, &weight).unwrap();
         let out = Buffer::<Element>::new(gpu, rows * hidden).unwrap();
         let rounded = Buffer::<Element>::new(gpu, rows * hidden).unwrap();
-        steps.norm(x.all(), None, weight.all(), out.all(), kept.all(), Some(copy.all())).unwrap();
+        forward.norm(x.all(), None, weight.all(), out.all(), Some(kept.all()), Some(copy.all())).unwrap();
         assert_close(&out.download(whole.clone()).unwrap(), &normed, tested.bound(1e-6, 2e-2));
         assert_close(&kept.download(0..rows).unwrap(), &scales, 1e-6);
         assert_eq!(copy.download(whole.clone()).unwrap(), x.download(whole.clone()).unwrap());
@@ -278,8 +251,9 @@ mod tests {
         let read_rows = Buffer::from(gpu, &read).unwrap();
         let places = Buffer::from(gpu, &places).unwrap();
         let two = 0..2 * hidden;
-        steps
-            .norm(x.all(), Some(read_rows.all()), weight.all(), out.at(two.clone()), kept.at(0..2), None)
+        let read_out = out.at(two.clone());
+        forward
+            .norm(x.all(), Some(read_rows.all()), weight.all(), read_out, Some(kept.at(0..2)), None)
             .unwrap();
         let got = out.download(two.clone()).unwrap();
         assert_eq!(got[..hidden], out_before[(rows - 1) * hidden..]);
@@ -319,7 +293,7 @@ mod tests {
     #[test]
     fn activations_back_are_those_of_the_cpu() {
         for tested in gpus() {
-            let steps = Steps::new(&tested.gpu, 8, 1e-5).unwrap();
+            let steps = Steps::new(&tested.gpu, 8).unwrap();
             for activation in [Activation::SwiGlu, Activation::SquaredRelu] {
                 let (rows, width) = (3, 2064);
                 let input = tested.rounded(&noise(rows * activation.inputs() * width, 5));
@@ -340,7 +314,7 @@ mod tests {
     #[test]
     fn sums_of_rows_are_those_of_the_cpu() {
         for tested in gpus() {
-            let steps = Steps::new(&tested.gpu, 8, 1e-5).unwrap();
+            let steps = Steps::new(&tested.gpu, 8).unwrap();
             let (rows, width) = (23, 2088);
             let gradient = tested.rounded(&noise(rows * width, 5));
             let before = noise(width, 6);
@@ -364,7 +338,7 @@ mod tests {
     fn the_gradient_of_the_embedding_has_every_place_of_a_token() {
         for tested in gpus() {
             let (gpu, hidden, vocabulary) = (&tested.gpu, 264, 7);
-            let steps = Steps::new(gpu, hidden, 1e-5).unwrap();
+            let steps = Steps::new(gpu, hidden).unwrap();
             let (stream, before) = (noise(5 * hidden, 1), noise(vocabulary * hidden, 2));
             let buffer = |numbers: &[u32]| Buffer::from(gpu, numbers).unwrap();
             // Of five rows three have token 6, one has 0 and one 3.

@@ -96,7 +96,7 @@ impl Copies {
             let arguments = [
                 staging.all().into(),
                 high.at(places.clone()).into(),
-                low.map_or(super::steps::NONE, |low| low.at(places).into()),
+                low.map(|low| low.at(places)).into(),
                 count.into(),
             ];
             let launch = Launch::new([count.div_ceil(THREADS), 1, 1], THREADS);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::gpu::attention::{PagedAttention, Turn};
+use crate::gpu::attention::{self, PagedAttention, Turn};
 use crate::gpu::draw::{DRAW_WORDS, Draw, Drawing};
 use crate::gpu::driver::{Gpu, GpuError, Recording};
 use crate::gpu::experts::{Experts, ExpertsRoom};
@@ -118,7 +118,7 @@ pub(crate) fn check(config: &Config, places: &Places) -> Result<(), ModelError> 
     if !config.hidden_size.is_multiple_of(8) {
         return refuse("a width that is no multiple of 8");
     }
-    Ok(())
+    Ok(attention::check(config.heads())?)
 }
 
 impl Decoder {
@@ -180,8 +180,11 @@ impl Decoder {
         let embedding = if is_tied { None } else { Some(reader.read(&places.embedding)?) };
         let epsilon = config.rms_norm_eps as f32;
         let mamba = config.mamba().filter(|_| mamba_layers > 0);
-        let mamba =
-            mamba.map(|(shape, _)| MambaKernels::new(gpu, shape, mamba_layers, epsilon)).transpose()?;
+        let steps = Steps::new(gpu, hidden, epsilon)?;
+        let products = Products::new(gpu, steps.clone())?;
+        let mamba = mamba
+            .map(|(shape, _)| MambaKernels::new(gpu, shape, mamba_layers, epsilon, products.clone()))
+            .transpose()?;
         let frequencies = config.frequencies().map(|numbers| Buffer::from(gpu, &numbers)).transpose()?;
         Ok(Self {
             shape: CacheShape {
@@ -197,8 +200,8 @@ impl Decoder {
             head: reader.projection(&places.head, hidden)?,
             frequencies,
             mamba,
-            products: Products::new(gpu)?,
-            steps: Steps::new(gpu)?,
+            products,
+            steps,
             attention: PagedAttention::new(gpu, heads)?,
             gpu: gpu.clone(),
             config,
@@ -424,7 +427,7 @@ impl<'a> Session<'a> {
         let (x, normed) = (x.at(0..rows * hidden), normed.at(0..rows * hidden));
         steps.embed(model.embedding(), tokens, x)?;
         for block in &model.blocks {
-            let from = From::Normed { x, weight: block.norm.all(), epsilon, room: normed };
+            let from = From::Normed { x, weight: block.norm.all(), room: normed };
             match &block.mixer {
                 Mixer::Attention { layer, qkv: projection, bias, norms, output } => {
                     let qkv = qkv.at(0..rows * heads.row());
@@ -462,7 +465,7 @@ impl<'a> Session<'a> {
                 }
                 Mixer::Experts(experts) => {
                     let room = self.experts.as_ref().expect("a model with experts has room for them");
-                    steps.rms_norm(x, block.norm.all(), epsilon, normed, None)?;
+                    steps.norm(x, None, block.norm.all(), normed, None, None)?;
                     experts.add(products, normed, room, x)?;
                 }
                 Mixer::Feed { activation, inward, down } => {
@@ -479,7 +482,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let (x, normed) = (x.at(0..drawing * hidden), normed.at(0..drawing * hidden));
-        let from = From::Normed { x, weight: model.norm.all(), epsilon, room: normed };
+        let from = From::Normed { x, weight: model.norm.all(), room: normed };
         let logits = self.logits.at(0..drawing * config.vocab_size);
         products.apply(&model.head, from, To::Floats(logits))?;
         self.drawing.draw(logits, config.vocab_size, draws)

@@ -149,8 +149,8 @@ impl Tape {
             epsilon,
             recompute: Recompute::default(),
             spare: gpu.free_bytes()? / 4,
-            forward: stream::Steps::new(gpu)?,
-            steps: Steps::new(gpu, hidden, epsilon)?,
+            forward: stream::Steps::new(gpu, hidden, epsilon)?,
+            steps: Steps::new(gpu, hidden)?,
             heads: HeadSteps::new(gpu, heads, &frequencies)?,
             attention: Attention::new(gpu, heads)?,
             mamba: mamba.map(|shape| MambaSteps::new(gpu, shape, epsilon)).transpose()?,
@@ -312,7 +312,7 @@ impl Run<'_> {
         let (x, next) = (pass.streams[index], pass.streams[index + 1]);
         let weight = self.weight(&block.norm);
         let goes_on = why != Why::LastAgain;
-        tape.steps.norm(x, None, weight, pass.normed, scales, goes_on.then_some(next))?;
+        tape.forward.norm(x, None, weight, pass.normed, Some(scales), goes_on.then_some(next))?;
         let normed = Matrix::new(pass.normed, tape.shape.hidden);
         let rows_of = |view: View<Element>| Matrix::new(view, view.len() / self.rows());
         match (&block.mixer, mixer) {
@@ -390,7 +390,7 @@ impl Run<'_> {
         let read = pass.normed.at(0..batch.label_rows.len() * tape.shape.hidden);
         let weight = self.weight(&places.norm);
         let rows = Some(batch.label_rows);
-        tape.steps.norm(last, rows, weight, read, pass.read_scales, None)?;
+        tape.forward.norm(last, rows, weight, read, Some(pass.read_scales), None)?;
         let labels = Labels { read, tokens: batch.label_tokens, losses, logits: pass.logits };
         let trained = back.filter(|_| self.weights.adapters.is_none());
         let head_back = back.map(|back| HeadBackward {
