@@ -113,14 +113,13 @@ impl<'a> Compiler<'a> {
             }
             let defaults = experiment.run.as_ref();
             let kind = spec.task.as_ref().map_or("", |(kind, _)| kind);
-            let run = run_options::merged(defaults, kind, spec.run.as_ref());
-            let axes = |tree: Option<&Tree>| tree.map_or_else(Vec::new, |tree| axes_in(tree, &grid));
+            let run = run_options::layers(defaults, kind, spec.run.as_ref());
             templates.push(Template {
                 spec,
                 first,
-                steps: Shared::new(axes(spec.with.as_ref().map(|field| &field.tree)), &grid),
-                wires: Shared::new(axes(spec.inputs.as_ref().map(|field| &field.tree)), &grid),
-                runs: Shared::new(axes(run.as_ref()), &grid),
+                steps: Shared::new(axes_in(spec.with.iter().map(|field| &field.tree), &grid), &grid),
+                wires: Shared::new(axes_in(spec.inputs.iter().map(|field| &field.tree), &grid), &grid),
+                runs: Shared::new(axes_in(&run, &grid), &grid),
                 grid,
             });
             first += places;
@@ -237,13 +236,15 @@ impl<'a> Compiler<'a> {
         at: &[(&'a Axis, usize)],
     ) -> Option<RunOptions> {
         let (kind, _) = spec.task.as_ref()?;
-        let merged = run_options::merged(self.experiment.run.as_ref(), kind, spec.run.as_ref());
-        let Some(merged) = merged else {
-            return Some(RunOptions { task: Json::Object(serde_json::Map::new()), ..RunOptions::default() });
-        };
+        let layers = run_options::layers(self.experiment.run.as_ref(), kind, spec.run.as_ref());
         let arm = at.iter().find(|(axis, _)| &*axis.name == "arm");
         let scope = arm.map_or(&self.scope, |(_, position)| &self.arm_scopes[*position]);
-        let filled = scope.fill_operational(&merged, at, &mut self.faults)?;
+        // Every layer is filled even after one has failed: all faults are wanted.
+        let filled: Vec<_> =
+            layers.iter().map(|layer| scope.fill_operational(layer, at, &mut self.faults)).collect();
+        let Some(filled) = run_options::joined(filled.into_iter().collect::<Option<_>>()?) else {
+            return Some(RunOptions { task: Json::Object(serde_json::Map::new()), ..RunOptions::default() });
+        };
         // Without a step its ports are not known; its faults are reported already.
         let step = step?;
         let mut options =

@@ -121,6 +121,25 @@ fn seeds_files_and_options() {
 }
 
 #[test]
+fn a_whole_variable_of_options_lies_over_the_defaults() {
+    let options = |given: &str| {
+        let graph = graph_of(&World::of(&format!(
+            "params: {{ mine: {given}, kind: {{ gpus: 1, concurrency: 8 }} }}
+axes: {{ arm: {{ small: {{}}, large: {{ mine: {{ cpus: 4 }} }} }} }}
+run: {{ retries: 2, make: $(kind) }}
+nodes: {{ a: {{ task: make, over: arm, with: {{ count: 1 }}, run: $(mine) }} }}"
+        )));
+        ["a@small", "a@large"].map(|name| {
+            let run = &graph.node(graph.find(name).unwrap()).run;
+            (run.retries, run.gpus, run.cpus, run.task["concurrency"].as_i64().unwrap())
+        })
+    };
+    assert_eq!(options("null"), [(2, Some(1), None, 8), (2, Some(1), Some(4), 8)]);
+    let given = options("{ gpus: 3, concurrency: 9 }");
+    assert_eq!(given, [(2, Some(3), None, 9), (2, Some(3), Some(4), 9)]);
+}
+
+#[test]
 fn ten_mistakes_are_ten_diagnostics() {
     let text = "name: mistakes
 params: { rate: high, unusedd: 1 }

@@ -21,23 +21,36 @@ pub(crate) const ENGINE_OPTIONS: [&str; 9] =
 /// The executor that is the process of the run itself.
 const LOCAL: &str = "local";
 
-/// What holds for a node of `kind`, before any variable is filled in: the file's defaults, then the node's own.
+/// What holds for a node of `kind`, in layers that [`joined`] lays over one another once their variables are filled in:
+/// the file's defaults, those of the kind, the node's own. Maps are one layer already; a whole `run: $(…)` is its own.
 ///
 /// The defaults of other kinds are left out here; [`check_defaults`] has looked at them.
-pub(super) fn merged(defaults: Option<&Field>, kind: &str, own: Option<&Field>) -> Option<Tree> {
-    let common = defaults.and_then(|field| {
-        let map = field.tree.as_map()?;
+pub(super) fn layers(defaults: Option<&Field>, kind: &str, own: Option<&Field>) -> Vec<Tree> {
+    let defaults = defaults.and_then(|field| Some((field.tree.as_map()?, field.tree.span)));
+    let common = defaults.map(|(map, span)| {
         let engine = map.iter().filter(|(name, _)| ENGINE_OPTIONS.contains(&&***name));
         let kept: Map = engine.map(|(name, field)| (name.clone(), field.clone())).collect();
-        let common = Tree::new(field.tree.span, Value::Map(kept.into()));
-        Some(map.get(kind).map_or_else(|| common.clone(), |kind| common.overlaid(&kind.tree)))
+        Tree::new(span, Value::Map(kept.into()))
     });
-    match (common, own) {
-        // A whole `run: $(…)` can only be merged once it is filled; then the defaults of its kind do not reach it.
-        (Some(common), Some(own)) if own.tree.as_map().is_some() => Some(common.overlaid(&own.tree)),
-        (_, Some(own)) => Some(own.tree.clone()),
-        (common, None) => common,
+    let of_kind = defaults.and_then(|(map, _)| map.get(kind));
+    let mut layers: Vec<Tree> = common.into_iter().collect();
+    for above in [of_kind, own].into_iter().flatten() {
+        match layers.last_mut() {
+            Some(below) if below.as_map().is_some() && above.tree.as_map().is_some() => {
+                *below = below.overlaid(&above.tree);
+            }
+            _ => layers.push(above.tree.clone()),
+        }
     }
+    layers
+}
+
+/// The filled layers as one; one that says nothing hides nothing.
+pub(super) fn joined(layers: Vec<Tree>) -> Option<Tree> {
+    layers.into_iter().reduce(|below, above| match above.value {
+        Value::Null => below,
+        _ => below.overlaid(&above),
+    })
 }
 
 /// Faults of the defaults' names: neither an option nor a kind.

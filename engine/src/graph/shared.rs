@@ -39,16 +39,18 @@ impl<'a, T> Shared<'a, T> {
     }
 }
 
-/// The axes of `grid` that `tree` can depend on, by their position.
-pub(super) fn axes_in(tree: &Tree, grid: &Grid<'_>) -> Vec<usize> {
+/// The axes of `grid` that `trees` can depend on, by their position.
+pub(super) fn axes_in<'t>(trees: impl IntoIterator<Item = &'t Tree>, grid: &Grid<'_>) -> Vec<usize> {
     let mut heads = IndexSet::new();
-    visit_templates(tree, &mut |_, text| {
-        for piece in pieces(text) {
-            if let Piece::Variable { path, .. } = piece {
-                heads.insert(path.split('.').next().unwrap_or(path).to_owned());
+    for tree in trees {
+        visit_templates(tree, &mut |_, text| {
+            for piece in pieces(text) {
+                if let Piece::Variable { path, .. } = piece {
+                    heads.insert(path.split('.').next().unwrap_or(path).to_owned());
+                }
             }
-        }
-    });
+        });
+    }
     let is_axis = |name: &str| grid.axes().iter().any(|axis| &*axis.name == name);
     // A param may be overlaid by the arm.
     let uses_params = heads.iter().any(|head| !is_axis(head));
