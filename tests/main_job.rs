@@ -110,8 +110,8 @@ fn a_gpu_that_this_program_cannot_use_is_told_before_anything_runs() {
     let sandbox = experiments();
     for (gpus, told) in [(1, "CUDA in this program"), (2, "an embedded model that 2 GPUs can share")] {
         let text = format!(
-            "extends: smoke.yaml\nname: gpu\nprofile: gpu\nprofiles:\n  gpu:\n    extends: local\n    params: {{ trainer_run: {{ gpus: {gpus} }} }}\n    \
-             run: {{ evaluate: {{ gpus: {gpus} }} }}\n"
+            "extends: smoke.yaml\nname: gpu\nprofile: gpu\nprofiles:\n  gpu:\n    extends: local\n    \
+             run: {{ train: {{ gpus: {gpus} }}, evaluate: {{ gpus: {gpus} }} }}\n"
         );
         sandbox.write("experiments/gpu.yaml", &text);
         let visible = &[("CUDA_VISIBLE_DEVICES", "3,4")];

@@ -3,6 +3,10 @@
 //! Keys and values lie in pages. A prompt is read once, without its last token, and its samples begin with its pages; each
 //! passes the last token itself. When pages run out, what was begun last gives its pages up and keeps its tokens; it is
 //! read again when there is room, before anything new begins. What was begun first is never stopped, so all of them end.
+//!
+//! The GPU does not wait for the CPU: a pass is begun before the tokens of the one before it are here, with tokens that only
+//! the GPU knows. A response that turns out to have ended has then drawn one token too many, which nobody looks at. Where the
+//! next pass depends on what a token is (the end of a thinking budget), or on pages that an end may free, it waits.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -101,7 +105,33 @@ struct Running {
     sequence: Sequence,
     seat: usize,
     pages: Vec<u32>,
+    /// Tokens in pages when all passes that were begun are done.
     held: usize,
+    /// Its row in the pass whose tokens are awaited, and in the one begun after that.
+    row: Option<usize>,
+    next_row: Option<usize>,
+}
+
+impl Running {
+    /// With these tokens in pages.
+    fn new(sequence: Sequence, seat: usize, pages: Vec<u32>, held: usize) -> Self {
+        Self { sequence, seat, pages, held, row: None, next_row: None }
+    }
+
+    /// Whether it draws in the next pass: not where the token that is awaited is its last in any case.
+    fn goes_on(&self) -> bool {
+        self.sequence.left() > usize::from(self.row.is_some())
+    }
+
+    /// Whether it needs another page for that.
+    fn is_full(&self) -> bool {
+        self.goes_on() && self.held == self.pages.len() * PAGE
+    }
+
+    /// How it draws in the next pass, where that is sure already.
+    fn wish(&self) -> Option<Wish<'_>> {
+        if self.row.is_some() { self.sequence.wish_after_next() } else { Some(self.sequence.wish()) }
+    }
 }
 
 impl Prompt {
@@ -258,7 +288,7 @@ impl<'a> Worker<'a> {
                 self.read.pop_front();
             }
             self.session.begin(own_seat, sequence.seen())?;
-            self.running.push(Running { sequence, seat: own_seat, pages: own, held });
+            self.running.push(Running::new(sequence, own_seat, own, held));
         }
         Ok(())
     }
@@ -305,10 +335,13 @@ impl<'a> Worker<'a> {
     /// Gives every running sequence the page that its next token needs, and stops the youngest where there is none.
     fn make_room(&mut self) -> Result<(), GenerateError> {
         loop {
-            let full = |running: &Running| running.held == running.pages.len() * PAGE;
-            let needed = self.running.iter().filter(|running| full(running)).count();
+            let needed = self.running.iter().filter(|running| running.is_full()).count();
             if needed <= self.ledger.free() {
                 break;
+            }
+            // What is stopped has all its tokens; and pages may come free.
+            if self.receive()? {
+                continue;
             }
             if !self.stop_youngest(2) {
                 let bytes = self.model.page_bytes();
@@ -316,7 +349,7 @@ impl<'a> Worker<'a> {
             }
         }
         for running in &mut self.running {
-            if running.held == running.pages.len() * PAGE {
+            if running.is_full() {
                 let page = self.ledger.take().expect("so many are free");
                 self.session.cache().seat(running.seat, running.pages.len(), &[page])?;
                 running.pages.push(page);
@@ -386,7 +419,7 @@ impl<'a> Worker<'a> {
             turns.push(Turn { seat, row: first_row + entering.len(), rows, position });
             let tokens = &reading.tokens[position..position + rows];
             entering.extend((position..).zip(tokens).map(|(position, &token)| Entering {
-                token,
+                token: Some(token),
                 seat,
                 position,
             }));
@@ -394,7 +427,52 @@ impl<'a> Worker<'a> {
         (turns, entering)
     }
 
-    /// Notes that the turns have passed; what is read whole begins or goes on.
+    /// Waits for the oldest pass and gives every sequence its token; what has ended leaves. False if there is no such pass.
+    fn receive(&mut self) -> Result<bool, GenerateError> {
+        let Some(drawn) = self.session.drawn()? else { return Ok(false) };
+        let mut drawn: Vec<_> = drawn.into_iter().map(Some).collect();
+        // Backwards, so that what takes the place of a finished sequence has been looked at already.
+        for index in (0..self.running.len()).rev() {
+            let running = &mut self.running[index];
+            let row = std::mem::replace(&mut running.row, running.next_row.take());
+            let Some(drawn) = row.and_then(|row| drawn[row].take()) else { continue };
+            if let Some(reason) = self.speaker.add(&mut running.sequence, drawn)? {
+                let Running { sequence, seat, pages, .. } = self.running.swap_remove(index);
+                self.ledger.leave(&pages);
+                self.free_seats.push(seat);
+                self.finished.push(self.speaker.finish(sequence, reason)?);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Begins a pass of all that goes on; false if that is nothing.
+    fn begin_pass(&mut self) -> Result<bool, GpuError> {
+        let (mut entering, mut draws) = (Vec::new(), Vec::new());
+        let awaited = self.session.ahead() > 0;
+        for running in self.running.iter_mut().filter(|running| running.goes_on()) {
+            let token = running.row.is_none().then(|| running.sequence.last());
+            let wish = running.wish().expect("what is not sure was waited for");
+            let Wish { forced, sampling, seed, position } = wish;
+            let uniform = uniform(seed, position);
+            draws.push(Draw { slot: running.seat, forced, uniform, sampling: *sampling });
+            let row = Some(entering.len());
+            entering.push(Entering { token, seat: running.seat, position: running.held });
+            running.held += 1;
+            *(if awaited { &mut running.next_row } else { &mut running.row }) = row;
+        }
+        let (turns, reading) = self.next_turns(entering.len());
+        entering.extend(reading);
+        if entering.is_empty() {
+            return Ok(false);
+        }
+        self.session.advance(&entering, &draws, &turns)?;
+        self.end_turns(&turns)?;
+        Ok(true)
+    }
+
+    /// Notes that the turns have passed, or will have before anything that is asked for now; what is read whole begins or goes
+    /// on.
     fn end_turns(&mut self, turns: &[Turn]) -> Result<(), GpuError> {
         for turn in turns {
             if let Some(reading) = self.readings.iter_mut().find(|reading| reading.seat == turn.seat) {
@@ -411,7 +489,7 @@ impl<'a> Worker<'a> {
                 }
                 Then::Resume(sequence) => {
                     self.session.begin(seat, sequence.seen())?;
-                    self.running.push(Running { sequence, seat, pages, held: tokens.len() });
+                    self.running.push(Running::new(sequence, seat, pages, tokens.len()));
                 }
             }
         }
@@ -464,40 +542,21 @@ impl desk::Worker for Worker<'_> {
     }
 
     fn step(&mut self) -> Result<(), GenerateError> {
+        let awaited = self.session.ahead() > 0;
+        if self.running.iter().any(|running| running.goes_on() && running.wish().is_none()) {
+            self.receive()?;
+        }
         self.make_room()?;
-        let mut entering: Vec<Entering> = self
-            .running
-            .iter()
-            .map(|running| Entering {
-                token: running.sequence.last(),
-                seat: running.seat,
-                position: running.held,
-            })
-            .collect();
-        let draw = |running: &Running| {
-            let Wish { forced, sampling, seed, position } = running.sequence.wish();
-            Draw { slot: running.seat, forced, uniform: uniform(seed, position), sampling: *sampling }
-        };
-        let draws: Vec<Draw> = self.running.iter().map(draw).collect();
-        let (turns, reading) = self.next_turns(entering.len());
-        entering.extend(reading);
-        if entering.is_empty() {
+        let has_begun = self.begin_pass()?;
+        if !has_begun && !awaited {
             // What waits needs more pages than there are.
             return Err(GpuError::OutOfMemory { bytes: self.model.page_bytes() }.into());
         }
-        let drawn = self.session.advance(&entering, &draws, &turns)?;
-        // Backwards, so that what takes the place of a finished sequence has been looked at already.
-        for (index, drawn) in drawn.into_iter().enumerate().rev() {
-            let running = &mut self.running[index];
-            running.held += 1;
-            if let Some(reason) = self.speaker.add(&mut running.sequence, drawn)? {
-                let Running { sequence, seat, pages, .. } = self.running.swap_remove(index);
-                self.ledger.leave(&pages);
-                self.free_seats.push(seat);
-                self.finished.push(self.speaker.finish(sequence, reason)?);
-            }
+        // While this thread looks at the tokens of the pass before it, the GPU is busy with the new one.
+        if self.session.ahead() > usize::from(has_begun) {
+            self.receive()?;
         }
-        Ok(self.end_turns(&turns)?)
+        Ok(())
     }
 
     fn take_finished(&mut self) -> Vec<Finished> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::thinking::Thinking;
+use super::thinking::{Foreseen, Thinking, ThinkingBudget};
 use super::{FinishReason, Finished, GenerateError, Request};
 use crate::model::{Cache, Turn};
 use crate::sampler::{Drawn, Sampler, SamplerError, Sampling};
@@ -49,21 +49,34 @@ impl Sequence {
         self.tokens.last().or(self.request.prompt.last()).copied().unwrap_or_default()
     }
 
-    /// Whether the response may have no token more.
-    pub(super) fn is_full(&self) -> bool {
-        self.tokens.len() == self.room
+    /// Tokens that the response may still have.
+    pub(super) fn left(&self) -> usize {
+        self.room - self.tokens.len()
     }
 
     /// How its next token is drawn.
     pub(super) fn wish(&self) -> Wish<'_> {
-        let Self { request, thinking, tokens, sample, .. } = self;
-        let thinking = thinking.as_ref().zip(request.thinking.as_ref());
-        Wish {
-            forced: thinking.and_then(|(thinking, budget)| thinking.forces(budget)),
-            sampling: &request.sampling,
-            seed: request.samples[*sample],
-            position: tokens.len() as u64,
+        self.wish_for(0, self.thinking().and_then(|(thinking, budget)| thinking.forces(budget)))
+    }
+
+    /// How the token after the next one is drawn, where that is sure whatever the next one is.
+    pub(super) fn wish_after_next(&self) -> Option<Wish<'_>> {
+        let foreseen = self.thinking().map_or(Foreseen::Free, |(thinking, budget)| thinking.foresees(budget));
+        match foreseen {
+            Foreseen::Forced(token) => Some(self.wish_for(1, Some(token))),
+            Foreseen::Free => Some(self.wish_for(1, None)),
+            Foreseen::Unsure => None,
         }
+    }
+
+    fn thinking(&self) -> Option<(&Thinking, &ThinkingBudget)> {
+        self.thinking.as_ref().zip(self.request.thinking.as_ref())
+    }
+
+    fn wish_for(&self, after: usize, forced: Option<u32>) -> Wish<'_> {
+        let Self { request, tokens, sample, .. } = self;
+        let position = (tokens.len() + after) as u64;
+        Wish { forced, sampling: &request.sampling, seed: request.samples[*sample], position }
     }
 
     /// The tokens of the prompt and of the response.
@@ -110,7 +123,7 @@ impl<'a> Speaker<'a> {
         sequence: &mut Sequence,
         logits: &[f32],
     ) -> Result<Option<FinishReason>, GenerateError> {
-        if sequence.is_full() {
+        if sequence.left() == 0 {
             return Ok(Some(FinishReason::Length));
         }
         let logits = &logits[..self.vocabulary];
@@ -141,7 +154,7 @@ impl<'a> Speaker<'a> {
         if stops || self.ends_with_stop(sequence)? {
             return Ok(Some(FinishReason::Stop));
         }
-        Ok(sequence.is_full().then_some(FinishReason::Length))
+        Ok((sequence.left() == 0).then_some(FinishReason::Length))
     }
 
     /// Follows the thinking of a sequence over its last token.

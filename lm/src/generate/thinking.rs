@@ -28,6 +28,17 @@ pub(super) struct Thinking {
     since: usize,
 }
 
+/// What is known of a token before the one before it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Foreseen {
+    /// It has to be this one.
+    Forced(u32),
+    /// It may be any.
+    Free,
+    /// That depends on the one before it.
+    Unsure,
+}
+
 impl Thinking {
     pub(super) fn new(budget: &ThinkingBudget) -> Self {
         Self { open: budget.opened, spent: 0, forced: 0, since: 0 }
@@ -36,6 +47,18 @@ impl Thinking {
     /// The token that has to come next, if the thinking has to end.
     pub(super) fn forces(&self, budget: &ThinkingBudget) -> Option<u32> {
         (self.open && self.spent >= budget.tokens).then(|| budget.close.get(self.forced).copied()).flatten()
+    }
+
+    /// What has to come after the next token.
+    pub(super) fn foresees(&self, budget: &ThinkingBudget) -> Foreseen {
+        match self.forces(budget) {
+            Some(_) => {
+                budget.close.get(self.forced + 1).map_or(Foreseen::Free, |&token| Foreseen::Forced(token))
+            }
+            // The next one may open the thinking, or close it; neither matters while there is something left to spend.
+            None if self.spent + usize::from(self.open) < budget.tokens => Foreseen::Free,
+            None => Foreseen::Unsure,
+        }
     }
 
     /// The first token in which the next tag can lie, of a response of `length` tokens.
@@ -96,6 +119,32 @@ mod tests {
         assert_eq!(said(2, true, &["a", "b", "c"]), "ab</think>c");
         assert_eq!(said(0, true, &["a"]), "</think>a");
         assert_eq!(said(0, false, &["no", " thinking"]), "no thinking");
+    }
+
+    #[test]
+    fn what_is_forced_after_the_next_token_is_known_ahead_or_said_to_be_unknown() {
+        let budget = ThinkingBudget { tokens: 2, opened: false, close: vec![1, 2] };
+        // Every way in which eight pieces can follow each other.
+        let pieces = ["a", "<think>", "</think>"];
+        let mut sure = 0;
+        for way in 0..3_usize.pow(8) {
+            let mut thinking = Thinking::new(&budget);
+            let mut foreseen = Foreseen::Unsure;
+            let mut written: Vec<&str> = Vec::new();
+            for place in 0..8 {
+                let forced = thinking.forces(&budget);
+                if foreseen != Foreseen::Unsure {
+                    assert_eq!(forced.map_or(Foreseen::Free, Foreseen::Forced), foreseen, "{written:?}");
+                    sure += 1;
+                }
+                foreseen = thinking.foresees(&budget);
+                let wanted = pieces[way / 3_usize.pow(place) % 3];
+                written.push(forced.map_or(wanted, |token| ["</thi", "nk>"][token as usize - 1]));
+                let tail = written[thinking.tail(written.len())..].concat();
+                thinking.note(&budget, written.len(), &tail);
+            }
+        }
+        assert!(sure > 3_usize.pow(8), "it is known at all: {sure}");
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! `top_k` or `top_p` keeps are kept too, and the draw walks the tokens by id and not by probability, so the same number
 //! draws another token of the same distribution.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::driver::{Gpu, GpuError, Kernels, Launch};
+use super::buffer::Plain;
+use super::driver::{Gpu, GpuError, Kernels, Landing, Launch};
 use super::sources::DRAW;
+use super::stream::NO_TOKEN;
 use super::{Buffer, View};
 use crate::sampler::{Drawn, SamplerError, Sampling};
 
@@ -16,8 +19,8 @@ pub(crate) const DRAW_WORDS: usize = 10;
 /// Words of a result.
 const DRAWN_WORDS: usize = 3;
 const THREADS: usize = 1024;
-/// No token.
-const NONE: u32 = u32::MAX;
+/// Draws whose results may be on their way at once: those of a pass, and of the one after it.
+pub(crate) const AHEAD: usize = 2;
 
 /// How one row is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +44,7 @@ impl Draw {
         let float = |number: f64| (number as f32).to_bits();
         [
             self.slot as u32,
-            self.forced.unwrap_or(NONE),
+            self.forced.unwrap_or(NO_TOKEN),
             uniform as u32,
             (uniform >> 32) as u32,
             float(temperature),
@@ -65,7 +68,12 @@ pub(crate) struct Drawing {
     vocabulary: usize,
     /// A bit per token, for every slot.
     seen: Buffer<u32>,
+    /// The token that was drawn last, for every slot.
+    last: Buffer<u32>,
     results: Buffer<u32>,
+    /// Results on their way, the oldest first, and landings that none are on their way to.
+    fetched: VecDeque<Box<dyn Landing>>,
+    idle: Vec<Box<dyn Landing>>,
 }
 
 impl Drawing {
@@ -75,7 +83,10 @@ impl Drawing {
             kernels: gpu.compile(DRAW, &[])?,
             vocabulary,
             seen: Buffer::zeros(gpu, slots * vocabulary.div_ceil(32))?,
+            last: Buffer::zeros(gpu, slots)?,
             results: Buffer::zeros(gpu, slots * DRAWN_WORDS)?,
+            fetched: VecDeque::new(),
+            idle: (0..AHEAD).map(|_| gpu.landing(4 * slots * DRAWN_WORDS)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -104,23 +115,48 @@ impl Drawing {
             self.vocabulary.into(),
             draws.into(),
             self.seen.all().into(),
+            self.last.all().into(),
             self.results.all().into(),
         ];
         self.kernels.launch("draw", Launch::new([rows, 1, 1], THREADS), &arguments)
     }
 
-    /// What the first `rows` rows of the last draw gave.
-    pub(crate) fn results(&self, rows: usize) -> Result<Vec<Result<Drawn, SamplerError>>, GpuError> {
-        let words = self.results.download(0..rows * DRAWN_WORDS)?;
+    /// The token that was drawn last, for every slot.
+    pub(crate) fn last(&self) -> View<u32> {
+        self.last.all()
+    }
+
+    /// Begins to fetch what the first `rows` rows of the last draw gave.
+    ///
+    /// # Panics
+    /// If the results of [`AHEAD`] draws were not asked for yet.
+    pub(crate) fn fetch(&mut self, rows: usize) -> Result<(), GpuError> {
+        let mut landing = self.idle.pop().expect("so many draws are ahead at most");
+        let results = self.results.at(0..rows * DRAWN_WORDS);
+        landing.fetch(results.address(), results.bytes())?;
+        self.fetched.push_back(landing);
+        Ok(())
+    }
+
+    /// How many were fetched and not asked for.
+    pub(crate) fn ahead(&self) -> usize {
+        self.fetched.len()
+    }
+
+    /// What was fetched first of that which was not asked for; `None` if that is nothing.
+    pub(crate) fn results(&mut self) -> Result<Option<Vec<Result<Drawn, SamplerError>>>, GpuError> {
+        let Some(mut landing) = self.fetched.pop_front() else { return Ok(None) };
+        let words = u32::from_bytes(landing.wait()?);
+        self.idle.push(landing);
         let (results, _) = words.as_chunks();
         let read = |&[token, logprob, broken]: &[u32; DRAWN_WORDS]| {
-            if broken == NONE {
+            if broken == NO_TOKEN {
                 Ok(Drawn { token, logprob: f64::from(f32::from_bits(logprob)) })
             } else {
                 Err(SamplerError::NonFinite { token: broken, value: f32::NAN })
             }
         };
-        Ok(results.iter().map(read).collect())
+        Ok(Some(results.iter().map(read).collect()))
     }
 }
 
@@ -146,7 +182,7 @@ mod tests {
         draws: &[Draw],
         seen: &[Vec<u32>],
     ) -> Vec<Result<Drawn, SamplerError>> {
-        let drawing = Drawing::new(gpu, VOCABULARY, rows.len()).unwrap();
+        let mut drawing = Drawing::new(gpu, VOCABULARY, rows.len()).unwrap();
         for (slot, seen) in seen.iter().enumerate() {
             drawing.begin(slot, seen.iter().copied()).unwrap();
         }
@@ -154,7 +190,8 @@ mod tests {
         let (logits, words) =
             (Buffer::from(gpu, &rows.concat()).unwrap(), Buffer::from(gpu, &words).unwrap());
         drawing.draw(logits.all(), STRIDE, words.all()).unwrap();
-        drawing.results(rows.len()).unwrap()
+        drawing.fetch(rows.len()).unwrap();
+        drawing.results().unwrap().unwrap()
     }
 
     /// The tokens that may be drawn, and their probabilities, by the plain way.
@@ -246,13 +283,18 @@ mod tests {
         (row[40], row[41]) = (3.0, 2.0);
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
         let words = Draw { slot: 1, forced: None, uniform: 0.0, sampling }.words();
-        let drawing = Drawing::new(gpu, VOCABULARY, 2).unwrap();
+        let mut drawing = Drawing::new(gpu, VOCABULARY, 2).unwrap();
         drawing.begin(1, std::iter::empty()).unwrap();
         let (logits, words) = (Buffer::from(gpu, &row).unwrap(), Buffer::from(gpu, &words).unwrap());
-        let next = || {
+        // The second draw is done before the first one's result is looked at.
+        let mut draw = || {
             drawing.draw(logits.all(), STRIDE, words.all()).unwrap();
-            drawing.results(1).unwrap()[0].as_ref().unwrap().token
+            drawing.fetch(1).unwrap();
         };
-        assert_eq!([next(), next(), next()], [40, 41, 40]);
+        draw();
+        draw();
+        let mut drawn = || drawing.results().unwrap().unwrap()[0].as_ref().unwrap().token;
+        assert_eq!([drawn(), drawn()], [40, 41]);
+        assert_eq!(drawing.last.download(0..2).unwrap(), [0, 41]);
     }
 }

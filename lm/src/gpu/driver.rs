@@ -1,6 +1,6 @@
 //! What a GPU does for a model: memory, kernels, matrix products.
 //!
-//! Everything is done in the order in which it is asked for; only [`Driver::download`] waits.
+//! Everything is done in the order in which it is asked for; only [`Driver::download`] and [`Landing::wait`] wait.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -148,6 +148,14 @@ pub(crate) trait Recording: Debug + Send + Sync {
     fn replay(&self) -> Result<(), GpuError>;
 }
 
+/// Memory of the CPU's that the GPU copies to by itself.
+pub(crate) trait Landing: Debug + Send {
+    /// Begins to copy so many bytes, as they are after everything asked for so far and before what is asked for next.
+    fn fetch(&mut self, from: Address, bytes: usize) -> Result<(), GpuError>;
+    /// What was fetched last, once it is there and all that was asked for before it is done.
+    fn wait(&mut self) -> Result<&[u8], GpuError>;
+}
+
 /// A GPU.
 pub(crate) trait Driver: Debug + Send + Sync {
     /// Bytes of an element: 2 on a GPU.
@@ -162,6 +170,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
     fn upload(&self, bytes: &[u8], to: Address) -> Result<(), GpuError>;
     /// Copies from the GPU, after everything asked for so far.
     fn download(&self, from: Address, to: &mut [u8]) -> Result<(), GpuError>;
+    /// Room for so many bytes to be fetched to.
+    fn landing(&self, bytes: usize) -> Result<Box<dyn Landing>, GpuError>;
     /// Copies inside the GPU.
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), GpuError>;
     /// Sets memory to zero.

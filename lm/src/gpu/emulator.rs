@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use half::bf16;
 
-use super::driver::{Address, Argument, Driver, Gpu, GpuError, Kernels, Launch, Operand, Product, Recording};
+use super::driver::{
+    Address, Argument, Driver, Gpu, GpuError, Kernels, Landing, Launch, Operand, Product, Recording,
+};
 use super::sources::{PRELUDE, Source};
 
 /// Bytes around an allocation that nobody may write.
@@ -34,7 +36,7 @@ pub(crate) fn gpu(elements: Elements) -> Option<Gpu> {
         eprintln!("skipped: there is no C++ compiler to compile the GPU's kernels for the CPU");
         return None;
     }
-    Some(Arc::new(Emulator { elements, allocations: Mutex::default() }))
+    Some(Arc::new(Emulator { elements, memory: Memory::default() }))
 }
 
 /// Compiled kernels, or what the compiler said, by source, options and kind of elements: tests of one process share them.
@@ -45,7 +47,50 @@ type Compiled = Result<Arc<Library>, String>;
 #[derive(Debug)]
 struct Emulator {
     elements: Elements,
-    allocations: Mutex<BTreeMap<Address, Layout>>,
+    memory: Memory,
+}
+
+/// What is allocated.
+#[derive(Clone, Debug, Default)]
+struct Memory(Arc<Mutex<BTreeMap<Address, Layout>>>);
+
+impl Memory {
+    /// Whether so many bytes from an address on lie in one allocation.
+    fn check(&self, address: Address, bytes: usize, what: &str) {
+        let allocations = held(&self.0);
+        let (start, layout) = allocations.range(..=address).next_back().expect("an address of this GPU");
+        let room = layout.size() - 2 * GUARD;
+        assert!(address + bytes as u64 <= start + room as u64, "{what} beyond the end of memory");
+    }
+
+    fn read(&self, from: Address, to: &mut [u8]) {
+        if !to.is_empty() {
+            self.check(from, to.len(), "a download");
+            // SAFETY: checked.
+            unsafe { std::ptr::copy(from as *const u8, to.as_mut_ptr(), to.len()) };
+        }
+    }
+}
+
+/// What was fetched: at once, as everything here is done at once.
+#[derive(Debug)]
+struct Fetched {
+    memory: Memory,
+    room: usize,
+    bytes: Vec<u8>,
+}
+
+impl Landing for Fetched {
+    fn fetch(&mut self, from: Address, bytes: usize) -> Result<(), GpuError> {
+        assert!(bytes <= self.room, "{bytes} bytes to a landing of {}", self.room);
+        self.bytes.resize(bytes, 0);
+        self.memory.read(from, &mut self.bytes);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<&[u8], GpuError> {
+        Ok(&self.bytes)
+    }
 }
 
 /// A shared library of kernels. It is never closed.
@@ -126,12 +171,8 @@ impl Emulator {
         library.clone().map_err(|reason| GpuError::Compile { source_name: source.name, reason })
     }
 
-    /// Whether so many bytes from an address on lie in one allocation.
     fn check(&self, address: Address, bytes: usize, what: &str) {
-        let allocations = held(&self.allocations);
-        let (start, layout) = allocations.range(..=address).next_back().expect("an address of this GPU");
-        let room = layout.size() - 2 * GUARD;
-        assert!(address + bytes as u64 <= start + room as u64, "{what} beyond the end of memory");
+        self.memory.check(address, bytes, what);
     }
 
     fn number(&self, at: Address, index: usize) -> f32 {
@@ -210,7 +251,7 @@ impl Driver for Emulator {
             start
         };
         let address = start as u64 + GUARD as u64;
-        held(&self.allocations).insert(address, layout);
+        held(&self.memory.0).insert(address, layout);
         Ok(address)
     }
 
@@ -218,7 +259,7 @@ impl Driver for Emulator {
         if address == 0 {
             return;
         }
-        let layout = held(&self.allocations).remove(&address).expect("memory is freed once");
+        let layout = held(&self.memory.0).remove(&address).expect("memory is freed once");
         let start = (address - GUARD as u64) as *mut u8;
         // SAFETY: the allocation is as long as its layout says.
         let whole = unsafe {
@@ -245,12 +286,12 @@ impl Driver for Emulator {
     }
 
     fn download(&self, from: Address, to: &mut [u8]) -> Result<(), GpuError> {
-        if !to.is_empty() {
-            self.check(from, to.len(), "a download");
-            // SAFETY: checked.
-            unsafe { std::ptr::copy(from as *const u8, to.as_mut_ptr(), to.len()) };
-        }
+        self.memory.read(from, to);
         Ok(())
+    }
+
+    fn landing(&self, bytes: usize) -> Result<Box<dyn Landing>, GpuError> {
+        Ok(Box::new(Fetched { memory: self.memory.clone(), room: bytes, bytes: Vec::new() }))
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), GpuError> {

@@ -2,13 +2,25 @@
 
 use std::sync::Arc;
 
-use super::driver::{Gpu, GpuError, Kernels, Launch};
+use super::driver::{Argument, Gpu, GpuError, Kernels, Launch};
 use super::sources::STREAM;
 use super::{Element, View};
 use crate::kernels::activation::Activation;
 
 /// The most threads of a block.
 const THREADS: usize = 256;
+
+/// What stands for a token that only the GPU knows yet.
+pub(crate) const NO_TOKEN: u32 = u32::MAX;
+
+/// Tokens that lie on the GPU, one for every seat.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seated {
+    /// The seat of each row.
+    pub(crate) seats: View<u32>,
+    /// The token of each seat.
+    pub(crate) tokens: View<u32>,
+}
 
 /// The kernels of `stream.cu`.
 #[derive(Clone, Debug)]
@@ -36,16 +48,21 @@ impl Steps {
         self.epsilon
     }
 
-    /// The rows of the embedding that `tokens` name, as floats.
+    /// The rows of the embedding that `tokens` name, as floats. A row whose token is [`NO_TOKEN`] has the one that lies where its
+    /// seat is.
     pub(crate) fn embed(
         &self,
         embedding: View<Element>,
         tokens: View<u32>,
+        seated: Option<Seated>,
         x: View<f32>,
     ) -> Result<(), GpuError> {
         let hidden = self.hidden;
         assert!(x.len() == tokens.len() * hidden && embedding.len().is_multiple_of(hidden));
-        let arguments = [embedding.into(), tokens.into(), x.into(), hidden.into()];
+        assert!(seated.is_none_or(|seated| seated.seats.len() == tokens.len()));
+        let [seats, tokens_seated] =
+            [seated.map(|seated| seated.seats), seated.map(|seated| seated.tokens)].map(Argument::from);
+        let arguments = [embedding.into(), tokens.into(), seats, tokens_seated, x.into(), hidden.into()];
         self.kernels.launch("embed", Launch::new([tokens.len(), 1, 1], THREADS), &arguments)
     }
 

@@ -167,3 +167,36 @@ fn sizes_without_kernels_are_refused() {
         assert!(error.contains(what), "{error}");
     }
 }
+
+#[test]
+fn a_pass_begins_before_the_tokens_of_the_one_before_it_are_looked_at() {
+    let Some(tested) = gpus().into_iter().next() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    varied(&config(Family::Mistral), 3, directory.path());
+    let decoder = Decoder::load(directory.path(), &tested.gpu).unwrap();
+    let tokenizer = tokenizer();
+    let mut worker = Worker::new(&decoder, &tokenizer, 2, None).unwrap();
+    let request = Request {
+        prompt: tokenizer.encode("12+34").unwrap(),
+        samples: vec![1, 2],
+        sampling: Sampling::default(),
+        max_tokens: 6,
+        stop_tokens: vec![],
+        stop: vec![],
+        thinking: None,
+    };
+    worker.take(0, request).unwrap();
+    let mut ahead = 0;
+    while !worker.is_idle() {
+        worker.admit().unwrap();
+        worker.step().unwrap();
+        for running in worker.running.iter().filter(|running| running.row.is_some()) {
+            assert_eq!(worker.session.ahead(), 1);
+            assert_eq!(running.held, running.sequence.past().len() + 1, "one token is only on the GPU");
+            ahead += 1;
+        }
+    }
+    // Every token was awaited once.
+    assert_eq!(ahead, 2 * 6);
+    assert_eq!(worker.take_finished().len(), 2);
+}

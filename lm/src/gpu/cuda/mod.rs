@@ -21,8 +21,8 @@ use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use self::device::{Answer, Device};
 use self::products::Products;
 use self::program::Program;
-use self::staging::{Downloads, Uploads};
-use super::driver::{Address, Driver, Gpu, GpuError, Kernels, Product, Recording};
+use self::staging::{Downloads, Fetched, Uploads};
+use super::driver::{Address, Driver, Gpu, GpuError, Kernels, Landing, Product, Recording};
 use super::sources::Source;
 
 /// Opens the GPU with this number.
@@ -93,6 +93,10 @@ impl Driver for Cuda {
     fn download(&self, from: Address, to: &mut [u8]) -> Result<(), GpuError> {
         self.unrecorded("a download")?;
         held(&self.downloads).copy(from, to)
+    }
+
+    fn landing(&self, bytes: usize) -> Result<Box<dyn Landing>, GpuError> {
+        Ok(Box::new(Fetched::new(&self.device, bytes)?))
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), GpuError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::result::{self, event};
 use cudarc::driver::sys::{self, CUevent_flags};
 
-use super::super::driver::{Address, GpuError};
+use super::super::driver::{Address, GpuError, Landing};
 use super::device::{Answer, Device};
 
 /// Bytes of a part of the ring, and of what is downloaded at once.
@@ -105,6 +105,61 @@ impl Uploads {
         self.used = 0;
         // SAFETY: as above.
         unsafe { event::synchronize(self.done[self.part]) }.to("an upload")
+    }
+}
+
+/// What the GPU brings by itself.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    landing: Pinned,
+    room: usize,
+    /// Bytes of what was fetched last, and when they are here.
+    bytes: usize,
+    done: sys::CUevent,
+}
+
+// SAFETY: the event is a handle of the driver, good on every thread.
+unsafe impl Send for Fetched {}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        let _ = self.landing.device.enter();
+        // SAFETY: the event was made by `new`.
+        let _ = unsafe { event::destroy(self.done) };
+    }
+}
+
+impl Fetched {
+    pub(super) fn new(device: &Arc<Device>, room: usize) -> Result<Self, GpuError> {
+        let landing = Pinned::new(device, room.max(1))?;
+        let done = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING).to("an event")?;
+        Ok(Self { landing, room, bytes: 0, done })
+    }
+}
+
+impl Landing for Fetched {
+    fn fetch(&mut self, from: Address, bytes: usize) -> Result<(), GpuError> {
+        assert!(bytes <= self.room, "{bytes} bytes to a landing of {}", self.room);
+        let Pinned { device, start } = &self.landing;
+        device.enter()?;
+        self.bytes = bytes;
+        // SAFETY: the bytes fit the pinned memory, which nobody reads before `wait` has seen the event; event and stream are open.
+        unsafe {
+            if bytes > 0 {
+                let landing = slice::from_raw_parts_mut(*start, bytes);
+                result::memcpy_dtoh_async(landing, from, device.stream).to("a download")?;
+            }
+            event::record(self.done, device.stream).to("a download")
+        }
+    }
+
+    fn wait(&mut self) -> Result<&[u8], GpuError> {
+        self.landing.device.enter()?;
+        // SAFETY: the event is open; after it the GPU writes no more until the next `fetch`, which needs this borrow to have ended.
+        unsafe {
+            event::synchronize(self.done).to("what it was asked before")?;
+            Ok(slice::from_raw_parts(self.landing.start, self.bytes))
+        }
     }
 }
 

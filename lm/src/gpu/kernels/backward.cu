@@ -2,7 +2,6 @@
 // `sum_columns` the blocks'.
 
 // A row that is none.
-#define NONE 0xffffffffu
 
 // The way back through `rms_norm`, given the gradient of what it gave. For every row of x,
 //   stream[row] = (adds ? stream[row] : 0) + the gradient of x[row],  rounded[row] = the same as elements,

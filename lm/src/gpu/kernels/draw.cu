@@ -7,7 +7,6 @@
 
 #define THREADS 1024
 #define WARPS (THREADS / WARP)
-#define NONE 0xffffffffu
 
 // How a row is drawn; as `Draw` in draw.rs.
 struct Draw {
@@ -178,7 +177,8 @@ DEVICE uint32_t walk(const Weights& weights, float cut, double uniform, double* 
     return chosen[WARPS + 1];
 }
 
-KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary, const Draw* draws, uint32_t* seen,
+// `last` gets the token of every slot.
+KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary, const Draw* draws, uint32_t* seen, uint32_t* last,
        Drawn* drawn) {
     __shared__ float room[33];
     __shared__ Best bests[WARPS];
@@ -225,6 +225,7 @@ KERNEL(draw, THREADS, const float* logits, uint32_t stride, uint32_t vocabulary,
     __syncthreads();
     if (threadIdx.x == 0) {
         seen_here[token / 32] |= 1u << token % 32;
+        last[how.slot] = token;
         drawn[blockIdx.x] = {token, row.logits[token] - log_mass, NONE};
     }
 }

@@ -8,7 +8,6 @@
 // Compiled for a model: EXPERTS, CHOSEN, ADDS_UP_TO_ONE.
 
 #define TILE 16
-#define NONE 0xffffffffu
 #define WARPS 4
 // Experts whose scores a lane holds.
 #define HELD ((EXPERTS + WARP - 1) / WARP)

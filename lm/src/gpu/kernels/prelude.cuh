@@ -120,6 +120,8 @@ DEVICE float exp2_(float x) {
 // Below every finite score, and still a number when one such is taken from another.
 #define LOWEST (-1e30f)
 #define LOG2_E 1.4426950408889634f
+// No token, place, expert.
+#define NONE 0xffffffffu
 #define WARP 32
 
 // Eight elements that lie together, 16-byte aligned on a GPU.

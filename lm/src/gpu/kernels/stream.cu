@@ -1,9 +1,12 @@
 // The residual stream, a row of floats per token, and the small steps between products: embedding, normalisation, rotation,
 // activations.
 
-// x[row] = embedding[tokens[row]]; a block per row.
-KERNEL(embed, 256, const element* embedding, const uint32_t* tokens, float* x, uint32_t hidden) {
-    const element* from = embedding + (uint64_t)tokens[blockIdx.x] * hidden;
+// x[row] = embedding[tokens[row]]; a block per row. Where that is no token, and only there, the row's is the one in its seat.
+KERNEL(embed, 256, const element* embedding, const uint32_t* tokens, const uint32_t* seats, const uint32_t* seated, float* x,
+       uint32_t hidden) {
+    uint32_t token = tokens[blockIdx.x];
+    if (token == NONE) token = seated[seats[blockIdx.x]];
+    const element* from = embedding + (uint64_t)token * hidden;
     float* to = x + (uint64_t)blockIdx.x * hidden;
     for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) to[i] = to_float(from[i]);
 }

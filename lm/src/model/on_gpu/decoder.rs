@@ -11,7 +11,7 @@ use crate::gpu::experts::{Experts, ExpertsRoom};
 use crate::gpu::mamba::{Mamba, MambaKernels, MambaRoom, MambaTurns};
 use crate::gpu::pages::{Cache, CacheShape, Placing, Rows};
 use crate::gpu::products::{From, Products, Projection, To};
-use crate::gpu::stream::Steps;
+use crate::gpu::stream::{NO_TOKEN, Seated, Steps};
 use crate::gpu::{Buffer, Element, View};
 use crate::kernels::activation::Activation;
 use crate::model::{Config, MixerPlaces, ModelError, Places, Source};
@@ -244,7 +244,8 @@ impl Decoder {
 /// A token that enters a pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entering {
-    pub(crate) token: u32,
+    /// `None` is the one that was drawn last in this seat, which only the GPU may know yet.
+    pub(crate) token: Option<u32>,
     /// Where its sequence sits.
     pub(crate) seat: usize,
     /// Its position in the sequence.
@@ -364,21 +365,25 @@ impl<'a> Session<'a> {
         self.drawing.begin(seat, seen)
     }
 
-    /// Puts tokens into the cache: one of each sequence that draws its next, as `draws` says, and `turns` of several tokens of
-    /// sequences that are only read. `entering` has the tokens of the first and then those of the turns.
+    /// Begins a pass that puts tokens into the cache: one of each sequence that draws its next, as `draws` says, and `turns` of
+    /// several tokens of sequences that are only read. `entering` has the tokens of the first and then those of the turns.
+    ///
+    /// # Panics
+    /// If [`AHEAD`] passes have been begun whose tokens were not asked for.
     pub(crate) fn advance(
         &mut self,
         entering: &[Entering],
         draws: &[Draw],
         turns: &[Turn],
-    ) -> Result<Vec<Result<Drawn, SamplerError>>, GpuError> {
+    ) -> Result<(), GpuError> {
         // Rows that are recorded come in a few numbers; those that nobody needs are marked so.
         let drawing = if turns.is_empty() { bucket(draws.len()) } else { draws.len() };
         let unused = drawing - draws.len();
         let rows = entering.len() + unused;
         assert!(rows <= self.rows && drawing <= self.drawn_rows, "{rows} rows in one pass");
         let mut inputs = Vec::with_capacity(3 * rows + DRAW_WORDS * drawing);
-        inputs.extend(entering.iter().map(|entering| entering.token).chain(vec![0; unused]));
+        let tokens = entering.iter().map(|entering| entering.token.unwrap_or(NO_TOKEN));
+        inputs.extend(tokens.chain(vec![0; unused]));
         inputs.extend(entering.iter().map(|entering| entering.seat as u32).chain(vec![0; unused]));
         inputs.extend(entering.iter().map(|entering| entering.position as u32 + 1).chain(vec![0; unused]));
         inputs.extend(draws.iter().flat_map(Draw::words));
@@ -389,7 +394,17 @@ impl<'a> Session<'a> {
         } else {
             self.pass(rows, drawing, turns)?;
         }
-        self.drawing.results(draws.len())
+        self.drawing.fetch(draws.len())
+    }
+
+    /// Passes that were begun and whose tokens were not asked for.
+    pub(crate) fn ahead(&self) -> usize {
+        self.drawing.ahead()
+    }
+
+    /// Waits for the oldest of those passes: the tokens that its rows drew. `None` if there is no such pass.
+    pub(crate) fn drawn(&mut self) -> Result<Option<Vec<Result<Drawn, SamplerError>>>, GpuError> {
+        self.drawing.results()
     }
 
     /// A pass in which every row draws: recorded when it comes for the second time.
@@ -425,7 +440,8 @@ impl<'a> Session<'a> {
         };
         let turns = if turns.is_empty() { None } else { Some(attention.turns(turns)?) };
         let (x, normed) = (x.at(0..rows * hidden), normed.at(0..rows * hidden));
-        steps.embed(model.embedding(), tokens, x)?;
+        let seated = Seated { seats, tokens: self.drawing.last() };
+        steps.embed(model.embedding(), tokens, Some(seated), x)?;
         for block in &model.blocks {
             let from = From::Normed { x, weight: block.norm.all(), room: normed };
             match &block.mixer {

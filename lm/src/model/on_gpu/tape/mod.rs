@@ -302,7 +302,7 @@ impl Run<'_> {
 
     fn embed(&self) -> Result<(), GpuError> {
         let embedding = self.weight(&self.tape.places.embedding);
-        self.tape.forward.embed(embedding, self.batch.inputs, self.pass.streams[0])
+        self.tape.forward.embed(embedding, self.batch.inputs, None, self.pass.streams[0])
     }
 
     /// Computes a block up to what it adds to the stream.
