@@ -163,7 +163,7 @@ impl Records {
     /// The response of a key as `backend` answers are read, or why there is none.
     pub fn outcome(&self, key: &Digest, backend: &Backend) -> Result<Result<Reply, Failure>, TaskError> {
         Ok(match self.stored.get(key)? {
-            Some(raw) => raw.read(backend.thinks()),
+            Some(raw) => raw.read(backend.accepts()),
             None => Err(self.failed.get(key).cloned().unwrap_or_else(|| {
                 Failure::new(FailureKind::Malformed, "the stored response cannot be read")
             })),

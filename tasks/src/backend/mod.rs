@@ -23,7 +23,7 @@ use crate::device;
 pub use embedded::Embedded;
 pub use failure::{Failure, FailureKind};
 pub use options::{Addresses, BackendRun, Batch, BatchRun, PlacedService, Price, ServiceRef};
-pub use reply::{FinishReason, Raw, Reply, Usage, split_thinking};
+pub use reply::{Accepts, FinishReason, Raw, Reply, Usage, split_thinking};
 pub use sampling::Sampling;
 pub use scripted::Scripted;
 pub use served::Served;
@@ -71,13 +71,14 @@ pub enum Backend {
 }
 
 impl ModelSpec {
-    /// [`Backend::thinks`].
-    pub fn thinks(&self) -> bool {
-        match self {
+    /// [`Backend::accepts`] of a model that is asked and not evaluated.
+    pub fn accepts(&self) -> Accepts {
+        let only_thinking = match self {
             Self::Openai(spec) => spec.thinks,
             Self::Served(spec) => spec.thinks,
             _ => false,
-        }
+        };
+        Accepts { only_thinking, blank: false }
     }
 
     /// Whether the model enters the node by a port.
@@ -157,9 +158,21 @@ impl Backend {
         }
     }
 
-    /// Whether every response must hold its thinking.
-    pub fn thinks(&self) -> bool {
-        matches!(self, Self::Served(served) if served.thinks())
+    /// The same for a model that is evaluated: its answer may be nothing.
+    #[must_use]
+    pub fn evaluated(self) -> Self {
+        match self {
+            Self::Served(served) => Self::Served(Box::new(served.evaluated())),
+            other => other,
+        }
+    }
+
+    /// Which responses are answers.
+    pub fn accepts(&self) -> Accepts {
+        match self {
+            Self::Served(served) => served.accepts(),
+            _ => Accepts::default(),
+        }
     }
 
     /// Asks everything of `requests`, and calls `finished` with every response in the order they finish.

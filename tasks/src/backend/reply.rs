@@ -82,24 +82,41 @@ pub struct Reply {
     pub logprobs: Option<Value>,
 }
 
+/// Which responses of a server are answers, and which are failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepts {
+    /// One without thinking is a failure: the server does not know how to find it.
+    pub only_thinking: bool,
+    /// One without a text, or without one after its thinking, is an answer if the server says how it ended: what a model says that
+    /// is evaluated is its answer, be it nothing.
+    pub blank: bool,
+}
+
+#[cfg(test)]
+impl Accepts {
+    /// Only what thinks.
+    pub(crate) const THINKING: Self = Self { only_thinking: true, blank: false };
+}
+
 impl Raw {
-    /// Reads the response. `thinks`: a response without thinking is then a failure.
-    pub fn read(&self, thinks: bool) -> Result<Reply, Failure> {
+    /// Reads the response.
+    pub fn read(&self, accepts: Accepts) -> Result<Reply, Failure> {
         let reply = match self {
             Self::Text { text, finish_reason, input_tokens, output_tokens, logprobs } => Reply {
                 logprobs: logprobs.clone(),
                 ..Reply::of_text(text, *finish_reason, *input_tokens, *output_tokens)
             },
-            Self::Chat(body) => read_chat(body)?,
+            Self::Chat(body) => read_chat(body, accepts.blank)?,
         };
         let truncated = reply.finish_reason == FinishReason::Length;
-        if thinks && reply.reasoning.is_none() {
+        if accepts.only_thinking && reply.reasoning.is_none() {
             return Err(Failure::new(
                 FailureKind::NoThinking,
                 "the response has neither a reasoning field nor thinking tags",
             ));
         }
-        if matches!(self, Self::Chat(_)) && reply.answer_text.trim().is_empty() && !truncated {
+        let is_blank = matches!(self, Self::Chat(_)) && reply.answer_text.trim().is_empty() && !truncated;
+        if is_blank && !accepts.blank {
             return Err(Failure::new(FailureKind::Empty, "the response has no text after its thinking"));
         }
         Ok(reply)
@@ -193,7 +210,7 @@ pub fn split_thinking(text: &str) -> (Option<String>, String) {
     }
 }
 
-fn read_chat(body: &Value) -> Result<Reply, Failure> {
+fn read_chat(body: &Value, accepts_blank: bool) -> Result<Reply, Failure> {
     let malformed = |what: &str| Failure::new(FailureKind::Malformed, what.to_owned());
     if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
         return Err(malformed(&format!(
@@ -212,7 +229,12 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
         (None, Some(text)) => &json!({ "content": text }),
         (None, None) => return Err(malformed("the choice has no message")),
     };
-    let finish_reason = match choice.get("finish_reason").and_then(Value::as_str) {
+    let usage = |field| body.get("usage")?.get(field)?.as_u64();
+    let (input, output) = (usage("prompt_tokens"), usage("completion_tokens"));
+    let ending = choice.get("finish_reason").and_then(Value::as_str);
+    // A model that says nothing has still drawn the token that ends it.
+    let is_said = matches!(ending, Some("stop" | "length")) && output != Some(0);
+    let finish_reason = match ending {
         Some("length") => FinishReason::Length,
         Some("content_filter") => {
             return Err(Failure::new(FailureKind::Filtered, "the server withholds the response"));
@@ -229,7 +251,7 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
         .into_iter()
         .filter_map(|field| message.get(field)?.as_str())
         .find(|reasoning| !reasoning.trim().is_empty());
-    if content.trim().is_empty() && reasoning.is_none() {
+    if content.trim().is_empty() && reasoning.is_none() && !(accepts_blank && is_said) {
         return Err(Failure::new(FailureKind::Empty, "the response has no text"));
     }
     let channels = harmony(content);
@@ -237,9 +259,7 @@ fn read_chat(body: &Value) -> Result<Reply, Failure> {
         Some((analysis, last)) => (reasoning.or(Some(&**analysis)), &**last),
         None => (reasoning, content),
     };
-    let usage = |field| body.get("usage")?.get(field)?.as_u64();
     let logprobs = choice.get("logprobs").filter(|logprobs| !logprobs.is_null()).cloned();
-    let (input, output) = (usage("prompt_tokens"), usage("completion_tokens"));
     Ok(Reply { logprobs, ..Reply::of_parts(reasoning, content, finish_reason, input, output) })
 }
 
@@ -288,7 +308,7 @@ mod tests {
             "choices": [{ "message": message, "finish_reason": finish_reason }],
             "usage": { "prompt_tokens": 5, "completion_tokens": 7 },
         });
-        Raw::Chat(body).read(false).map_err(|failure| failure.kind)
+        Raw::Chat(body).read(Accepts::default()).map_err(|failure| failure.kind)
     }
 
     #[test]
@@ -351,10 +371,42 @@ mod tests {
         for body in
             [json!({}), json!({ "choices": [] }), json!({ "error": { "message": "overloaded" } }), json!([1])]
         {
-            assert_eq!(Raw::Chat(body).read(false).unwrap_err().kind, FailureKind::Malformed);
+            assert_eq!(Raw::Chat(body).read(Accepts::default()).unwrap_err().kind, FailureKind::Malformed);
         }
         let body = json!({ "choices": [{ "message": { "content": "4" } }] });
-        assert_eq!(Raw::Chat(body).read(true).unwrap_err().kind, FailureKind::NoThinking);
+        assert_eq!(Raw::Chat(body).read(Accepts::THINKING).unwrap_err().kind, FailureKind::NoThinking);
+    }
+
+    #[test]
+    fn what_a_model_under_evaluation_says_is_its_answer_be_it_nothing() {
+        let read = |message: Value, ending: Value, tokens: Value| {
+            let body = json!({
+                "choices": [{ "message": message, "finish_reason": ending }],
+                "usage": { "completion_tokens": tokens },
+            });
+            let reply = Raw::Chat(body).read(Accepts { blank: true, ..Accepts::default() });
+            reply.map(|reply| (reply.response, reply.answer_text, reply.finish_reason))
+        };
+        let nothing = || json!({ "content": "" });
+        let said = |response: &str, reason| Ok((response.to_owned(), String::new(), reason));
+        assert_eq!(read(nothing(), json!("stop"), json!(1)), said("", FinishReason::Stop));
+        assert_eq!(
+            read(json!({ "content": null }), json!("length"), json!(9)),
+            said("", FinishReason::Length)
+        );
+        // Where several are asked for at once nobody counts the tokens of each.
+        assert_eq!(read(nothing(), json!("stop"), json!(null)), said("", FinishReason::Stop));
+        let thought = json!({ "reasoning": "thought", "content": "" });
+        assert_eq!(
+            read(thought, json!("stop"), json!(5)),
+            said("<think>\nthought\n</think>\n\n", FinishReason::Stop)
+        );
+        // No model said these.
+        for (ending, tokens) in
+            [(json!(null), json!(1)), (json!("stop"), json!(0)), (json!("error"), json!(3))]
+        {
+            assert_eq!(read(nothing(), ending, tokens).unwrap_err().kind, FailureKind::Empty);
+        }
     }
 
     #[test]
@@ -374,7 +426,8 @@ mod tests {
         let bytes = br#"{"text":{"finish_reason":"stop","input_tokens":1,"output_tokens":null,"text":"x"}}"#;
         assert_eq!(raw(None).to_bytes(), bytes);
         let body = json!({ "choices": [{ "message": { "content": "x" }, "logprobs": logprobs }] });
-        let replies = [Raw::Chat(body), raw(Some(logprobs.clone()))].map(|raw| raw.read(false).unwrap());
+        let replies =
+            [Raw::Chat(body), raw(Some(logprobs.clone()))].map(|raw| raw.read(Accepts::default()).unwrap());
         assert!(replies.iter().all(|reply| reply.logprobs.as_ref() == Some(&logprobs)));
     }
 }

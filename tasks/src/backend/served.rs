@@ -28,7 +28,7 @@ use reqwest::{Client, Url};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{BackendRun, FailureKind, OnFinished, Request, Sample, Sampling, ServedSpec};
+use super::{Accepts, BackendRun, FailureKind, OnFinished, Request, Sample, Sampling, ServedSpec};
 use call::{Call, Shared, Told};
 use pace::Pace;
 use pool::Pool;
@@ -47,6 +47,7 @@ pub struct Served {
     spec: ServedSpec,
     /// The model that is served, where it enters the node.
     model: Option<Digest>,
+    is_evaluated: bool,
     run: BackendRun,
     client: Client,
     endpoints: Vec<Url>,
@@ -84,6 +85,7 @@ impl Served {
         Ok(Self {
             spec,
             model: None,
+            is_evaluated: false,
             run: run.clone(),
             client,
             endpoints,
@@ -99,8 +101,13 @@ impl Served {
         Self { model: Some(model), ..self }
     }
 
-    pub(super) fn thinks(&self) -> bool {
-        self.spec.thinks
+    /// The same for a model that is evaluated.
+    pub(super) fn evaluated(self) -> Self {
+        Self { is_evaluated: true, ..self }
+    }
+
+    pub(super) fn accepts(&self) -> Accepts {
+        Accepts { only_thinking: self.spec.thinks, blank: self.is_evaluated }
     }
 
     pub(super) fn price(&self) -> Option<super::Price> {
@@ -178,7 +185,7 @@ impl Served {
             secret: self.key.clone(),
             retries: self.run.request_retries.unwrap_or(5),
             retried: self.run.retry_on.clone().unwrap_or_else(|| FailureKind::TRANSIENT.to_vec()),
-            thinks: self.spec.thinks,
+            accepts: self.accepts(),
             is_streamed: self.run.stream,
             largest: self.run.largest_response.unwrap_or(64 << 20),
             idle: seconds(self.run.idle_timeout, 300.0),

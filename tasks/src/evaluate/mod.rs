@@ -212,7 +212,7 @@ impl Task for Evaluate {
         let run: BackendRun = cx.run_options()?;
         let sampling = params.sampling();
         let problems = read_problems(params, &cx.input("problems")?.path)?;
-        let backend = Backend::open(&params.model, cx.optional("model"), &run, cx)?;
+        let backend = Backend::open(&params.model, cx.optional("model"), &run, cx)?.evaluated();
         let mut records = Records::open(cx, &backend, &sampling, draw(cx.seed(), params.seed))?;
         cx.progress().total(problems.rows.len() as u64 * u64::from(params.repeats));
         let prompt =

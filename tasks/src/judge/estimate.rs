@@ -55,7 +55,7 @@ fn count(
             for attempt in 0..=params.retries {
                 let prompt = Prompt { messages: messages.clone(), repeats: attempt..attempt + 1 };
                 survey.count(&prompt);
-                let stored = survey.stored(&prompt).map(|raw| raw.read(params.model.thinks()));
+                let stored = survey.stored(&prompt).map(|raw| raw.read(params.model.accepts()));
                 if stored.is_none_or(|reply| read(&reply, params.synonyms).0.is_match().is_some()) {
                     break;
                 }

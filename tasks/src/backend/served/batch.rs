@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::super::reply::abridge;
 use super::super::{
-    BackendRun, Batch, BatchRun, Failure, FailureKind, OnFinished, Raw, Request, Sample, Sampling,
+    Accepts, BackendRun, Batch, BatchRun, Failure, FailureKind, OnFinished, Raw, Request, Sample, Sampling,
 };
 use super::call::{Shared, classify};
 use super::{Served, request, seconds};
@@ -212,7 +212,7 @@ impl Batches<'_> {
 /// What a batch that has ended says of one of its requests.
 fn outcome(job: &Job, key: &Digest, shared: &Shared) -> Result<Result<Raw, Failure>, TaskError> {
     let read = match job.answer(key)? {
-        Some(line) => read(line, shared.thinks),
+        Some(line) => read(line, shared.accepts),
         None => Err(match &job.state.ended {
             Some(End { kind, detail }) => Failure::new(*kind, detail.clone()),
             None => Failure::new(FailureKind::Malformed, "the batch has not ended"),
@@ -222,7 +222,7 @@ fn outcome(job: &Job, key: &Digest, shared: &Shared) -> Result<Result<Raw, Failu
 }
 
 /// The answer in a line of a batch, or why there is none.
-fn read(mut line: Value, thinks: bool) -> Result<Raw, Failure> {
+fn read(mut line: Value, accepts: Accepts) -> Result<Raw, Failure> {
     if let Some(error) = line.get("error").filter(|error| !error.is_null()) {
         let code = error.get("code").and_then(Value::as_str).unwrap_or_default();
         let kind = match code {
@@ -242,7 +242,7 @@ fn read(mut line: Value, thinks: bool) -> Result<Raw, Failure> {
         return Err(Failure::new(classify(status), format!("{status}: {}", abridge(&body.to_string()))));
     }
     let raw = Raw::Chat(body);
-    raw.read(thinks).map(|_| raw)
+    raw.read(accepts).map(|_| raw)
 }
 
 /// A provider that cannot be asked for what is under way there.
@@ -278,7 +278,7 @@ mod tests {
     fn every_line_of_a_batch_is_an_answer_or_a_failure_by_its_kind() {
         let answer = json!({ "choices": [{ "message": { "content": "4" }, "finish_reason": "stop" }] });
         let line = |status: u64, body: &Value| json!({ "response": { "status_code": status, "body": body }, "error": null });
-        assert_eq!(read(line(200, &answer), false), Ok(Raw::Chat(answer.clone())));
+        assert_eq!(read(line(200, &answer), Accepts::default()), Ok(Raw::Chat(answer.clone())));
         let error = |code: &str| json!({ "response": null, "error": { "code": code, "message": "…" } });
         for (line, kind) in [
             (line(200, &answer), FailureKind::NoThinking),
@@ -293,7 +293,11 @@ mod tests {
             (json!({ "error": null }), FailureKind::Malformed),
             (json!([1]), FailureKind::Malformed),
         ] {
-            assert_eq!(read(line.clone(), true).map_err(|failure| failure.kind), Err(kind), "{line}");
+            assert_eq!(
+                read(line.clone(), Accepts::THINKING).map_err(|failure| failure.kind),
+                Err(kind),
+                "{line}"
+            );
         }
     }
 }

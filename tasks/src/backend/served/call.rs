@@ -14,7 +14,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use dag_engine::context::Cancel;
 
 use super::super::reply::abridge;
-use super::super::{Failure, FailureKind, Raw, Sample};
+use super::super::{Accepts, Failure, FailureKind, Raw, Sample};
 use super::pace::Pace;
 use super::pool::{Pool, Signal, Turn};
 use super::request::below;
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub(super) retries: u32,
     /// The kinds of failure after which a request is sent again.
     pub(super) retried: Vec<FailureKind>,
-    pub(super) thinks: bool,
+    pub(super) accepts: Accepts,
     pub(super) is_streamed: bool,
     /// The most bytes of one body.
     pub(super) largest: usize,
@@ -229,7 +229,7 @@ impl Call {
     /// The answer in a body, if it is one.
     fn read(&self, body: Value) -> Result<Raw, Failure> {
         let raw = Raw::Chat(body);
-        match raw.read(self.shared.thinks) {
+        match raw.read(self.shared.accepts) {
             Ok(_) => Ok(raw),
             Err(failure) => Err(Failure { detail: self.shared.blot(&failure.detail), ..failure }),
         }

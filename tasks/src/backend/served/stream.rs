@@ -129,7 +129,7 @@ impl Choice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Raw;
+    use super::super::super::{Accepts, Raw};
     use super::*;
 
     const STREAM: &str = concat!(
@@ -148,7 +148,7 @@ mod tests {
         for size in [1, 2, 7, 64, 10_000] {
             let mut events = Events::default();
             STREAM.as_bytes().chunks(size).for_each(|part| events.push(part).unwrap());
-            let reply = Raw::Chat(events.finish().unwrap()).read(true).unwrap();
+            let reply = Raw::Chat(events.finish().unwrap()).read(Accepts::THINKING).unwrap();
             assert_eq!(
                 (reply.reasoning.as_deref(), &*reply.answer_text),
                 (Some("2+2"), "It is é4"),
@@ -163,7 +163,7 @@ mod tests {
         for end in (0..STREAM.find("\"finish_reason\"").unwrap()).step_by(13) {
             let mut events = Events::default();
             let outcome = events.push(&STREAM.as_bytes()[..end]).and_then(|()| events.finish());
-            let read = outcome.and_then(|body| Raw::Chat(body).read(true).map(|_| ()));
+            let read = outcome.and_then(|body| Raw::Chat(body).read(Accepts::THINKING).map(|_| ()));
             assert!(read.is_err(), "{end}");
         }
     }

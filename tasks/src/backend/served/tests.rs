@@ -90,7 +90,7 @@ fn a_request_is_retried_under_one_key_until_it_is_answered() {
         "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"half\":".to_owned(),
         reply("200 OK", "", GOOD),
     ]);
-    let answer = ask(&address, 5).unwrap().read(true).unwrap();
+    let answer = ask(&address, 5).unwrap().read(Accepts::THINKING).unwrap();
     assert_eq!((answer.reasoning.as_deref(), &*answer.answer_text), (Some("2+2"), "4"));
     let seen = ledger.lock().unwrap();
     assert_eq!(seen.len(), 4);
