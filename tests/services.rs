@@ -300,6 +300,17 @@ fn each_model_has_a_service_of_its_own_and_nodes_of_one_model_share_it() {
     );
     let again = sandbox.dag(&["run", "e.yaml"]).expect(0);
     assert!(again.stderr.contains("0 ran"), "{}", again.stderr);
+    // What is only read another way is asked of nobody, so no server begins.
+    sandbox.write("e.yaml", &text.replace("max_tokens: 32 }", "max_tokens: 32, benchmark: again }"));
+    let plan = sandbox.dag(&["plan", "e.yaml"]).expect(0);
+    assert!(plan.stdout.contains("4 to run") && !plan.stdout.contains("service of-model"), "{}", plan.stdout);
+    let read = sandbox.dag(&["run", "e.yaml"]).expect(0);
+    assert!(
+        read.stderr.contains("4 ran") && read.stderr.contains("0 records made, 160 reused"),
+        "{}",
+        read.stderr
+    );
+    assert_eq!(started(&sandbox).len(), 2, "nothing was begun");
 }
 
 #[test]

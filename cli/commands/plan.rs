@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use dag_engine::estimate::{History, Metrics, Survey};
+use dag_engine::estimate::{History, Metrics, Survey, owes_nothing};
 use dag_engine::event::NodeEstimate;
 use dag_engine::graph::Graph;
-use dag_engine::plan::{Decision, Plan, PlannedNode, Selection};
+use dag_engine::plan::{Decision, Plan, PlannedNode, Planner, Selection};
 use dag_engine::run::preflight;
 use dag_engine::service::Service;
 use indexmap::IndexMap;
@@ -61,11 +61,11 @@ fn show(compiled: &Compiled, selection: &Selection, expand: bool, context: &Cont
         return context.printer.json(&json!({
             "experiment": graph.name, "profile": graph.profile, "counts": plan.counts(),
             "estimate": total.0, "unknown": total.1, "nodes": nodes, "missing": missing, "warnings": plan.warnings,
-            "services": services_of(graph, &plan).iter().map(Started::to_json).collect::<Vec<_>>(),
+            "services": services_of(graph, &planner, &plan).iter().map(Started::to_json).collect::<Vec<_>>(),
         }));
     }
     context.printer.data(&render(&lines, &plan, expand))?;
-    for started in services_of(graph, &plan) {
+    for started in services_of(graph, &planner, &plan) {
         context.printer.data(&started.line())?;
     }
     for warning in &plan.warnings {
@@ -113,10 +113,13 @@ impl Started<'_> {
 }
 
 /// The services that what is to run asks, with the names of the nodes as in the file.
-fn services_of<'g>(graph: &'g Graph, plan: &Plan) -> Vec<Started<'g>> {
+fn services_of<'g>(graph: &'g Graph, planner: &Planner<'_>, plan: &Plan) -> Vec<Started<'g>> {
     let mut started: IndexMap<&str, Started<'g>> = IndexMap::new();
     for planned in plan.nodes().iter().filter(|node| !matches!(node.decision, Decision::Hit(_))) {
         let node = graph.node(planned.id);
+        if node.run.services.is_empty() || owes_nothing(graph, planner, planned.id) {
+            continue;
+        }
         for service in node.run.services.iter().filter_map(|used| graph.services.get(&used.name)) {
             let one = started.entry(&service.name).or_insert_with(|| Started { service, nodes: Vec::new() });
             if !one.nodes.contains(&&*node.base) {

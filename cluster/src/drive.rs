@@ -219,6 +219,7 @@ impl<'a> Driver<'a> {
                 End::Failed => return Err(TaskError::failed(about(part, &exit))),
                 End::Transient => return Err(TaskError::Transient(about(part, &exit))),
                 End::InputLost => return Err(TaskError::InputLost(exit.error)),
+                End::Unserved => return Err(TaskError::Unserved(exit.error)),
                 End::Paused => return Err(TaskError::Paused(exit.error)),
             }
             self.read.insert(key);

@@ -104,6 +104,8 @@ pub(crate) enum End {
     Transient,
     /// An input's bytes are gone or damaged.
     InputLost,
+    /// It asks a service that was not begun.
+    Unserved,
     /// It went as far as its allowance lets it.
     Paused,
 }

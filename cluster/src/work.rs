@@ -153,6 +153,7 @@ fn read_result(
         TaskError::Cancelled => End::Stopped,
         TaskError::Transient(_) => End::Transient,
         TaskError::InputLost(_) => End::InputLost,
+        TaskError::Unserved(_) => End::Unserved,
         TaskError::Paused(_) => End::Paused,
         _ => End::Failed,
     };
@@ -160,6 +161,7 @@ fn read_result(
         TaskError::Cancelled if out_of_time => "its time was nearly up".to_owned(),
         TaskError::Cancelled => "it was asked to stop".to_owned(),
         TaskError::Missing { what, help } => format!("{what} ({help})"),
+        TaskError::Unserved(service) => service,
         error => error.to_string(),
     };
     (end, text, None)

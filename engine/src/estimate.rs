@@ -162,6 +162,16 @@ impl History {
     }
 }
 
+/// Of so many records it is looked up whether they are stored, before a service begins for them: some tenths of a second.
+const MOST_SURVEYED: u64 = 20_000;
+
+/// Whether a node will ask nobody for anything, as far as can be seen soon enough.
+pub fn owes_nothing(graph: &Graph, planner: &Planner<'_>, id: NodeId) -> bool {
+    let estimate = |survey| History::default().estimate(graph, planner, id, &mut Metrics::default(), survey);
+    let records = estimate(Survey::Metrics).records;
+    records.is_some_and(|records| records <= MOST_SURVEYED) && estimate(Survey::Records).calls == Some(0)
+}
+
 /// How closely an estimate looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survey {

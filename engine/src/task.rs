@@ -319,6 +319,9 @@ pub enum TaskError {
     /// It failed in a way that may pass; retried as `run: { retries }` allows.
     #[error("{0}")]
     Transient(String),
+    /// It asks a service that was not begun, since nothing was thought to be asked of it. It begins, and the task runs again.
+    #[error("the service `{0}` has not begun")]
+    Unserved(String),
     /// The bytes of an input are gone or damaged. What made it runs again.
     #[error("{0}")]
     InputLost(String),

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::event::{Event, Reporter, Stamped};
 use crate::graph::{FileInput, Graph, Location, Node, NodeId, NodeInput, RunOptions};
 use crate::registry::Registry;
+use crate::service::ServiceUse;
 use crate::stat_cache::Clock;
 use crate::task::{
     ArtifactType, Environment, Estimate, EstimateInputs, FileKind, FileRef, Missing, Ports, Task, TaskCx,
@@ -33,6 +34,7 @@ pub fn registry() -> Registry {
         .with::<Panic>()
         .with::<Slow>()
         .with::<Flaky>()
+        .with::<Ask>()
 }
 
 /// What a toy reads under `run:`.
@@ -47,6 +49,8 @@ pub struct ToyRun {
     failures: u32,
     /// An environment variable that must be set.
     needs: Option<String>,
+    /// The service that `ask` asks.
+    service: Option<Value>,
 }
 
 fn begin(cx: &TaskCx, what: &str) -> Result<ToyRun, TaskError> {
@@ -136,6 +140,44 @@ impl Task for Echo {
         cx.metric("length", text.len());
         cx.owed(params.owed);
         write(cx, &text)
+    }
+}
+
+/// Params of [`Ask`].
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskParams {
+    /// Whether all that it asks for is stored.
+    stored: bool,
+}
+
+/// Asks a service, unless what it wants is stored; it always believes that it is.
+pub struct Ask;
+
+impl Task for Ask {
+    const KIND: &'static str = "ask";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "ask a service";
+    type Params = AskParams;
+    type Run = ToyRun;
+
+    fn ports(_: &AskParams) -> Ports {
+        Ports::new().output("text", ArtifactType::File)
+    }
+    fn services(_: &AskParams, run: &ToyRun) -> Vec<ServiceUse> {
+        let named = run.service.iter().filter_map(Value::as_str);
+        named.map(|name| ServiceUse { pointer: "/service".into(), name: name.into(), model: None }).collect()
+    }
+    fn estimate(_: &AskParams, _: &EstimateInputs) -> Estimate {
+        Estimate { records: Some(1), calls: Some(0), ..Estimate::default() }
+    }
+    fn run(params: &AskParams, cx: &mut TaskCx) -> Result<(), TaskError> {
+        let run = begin(cx, "ask")?;
+        match run.service {
+            Some(Value::String(name)) if !params.stored => Err(TaskError::Unserved(name)),
+            Some(Value::String(_)) => write(cx, "stored"),
+            _ => write(cx, "answered"),
+        }
     }
 }
 

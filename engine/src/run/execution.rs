@@ -2,7 +2,7 @@
 
 mod attend;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,6 +66,8 @@ pub(super) struct Execution<'a> {
     wanted: BTreeMap<Want, u32>,
     /// Whether a service could not begin for want of GPUs.
     is_crowded: bool,
+    /// Nodes that asked a service although nothing seemed to be owed to them.
+    unserved: BTreeSet<u32>,
     queued: BTreeMap<u32, Vec<Reason>>,
     /// Nodes another process computes, and who.
     waiting: BTreeMap<u32, String>,
@@ -127,6 +129,7 @@ impl<'a> Execution<'a> {
             services,
             wanted,
             is_crowded: false,
+            unserved: BTreeSet::new(),
             queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
             losses: BTreeMap::new(),
@@ -442,6 +445,13 @@ impl<'a> Execution<'a> {
                     self.services.leave(number);
                     self.emit(Event::Warning { text: error });
                     self.scheduler.reopen(number);
+                }
+            }
+            Err(Failure::Unserved(service)) => {
+                if self.unserved.insert(number) {
+                    self.scheduler.reopen(number);
+                } else {
+                    self.fail(number, format!("the service `{service}` does not begin"));
                 }
             }
             Err(Failure::Cancelled) => {

@@ -1,8 +1,9 @@
 //! What runs do, told by their events: what starts, what is reused, what is skipped, what goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -12,7 +13,9 @@ use crate::event::{End, Event, Stamped};
 use crate::graph::RunOptions;
 use crate::plan::{Decision, InputChange, Reason};
 use crate::remote::NoResolver;
+use crate::service::{Host, Service, ServiceNews, ServiceSite, ServiceUse};
 use crate::state::RunState;
+use crate::task::Resources;
 use crate::testing::{Recorder, ToyEnvironment, ToyGraph, clock};
 
 struct Sandbox {
@@ -20,12 +23,28 @@ struct Sandbox {
     keep_going: bool,
     rerun: Vec<&'static str>,
     interrupt: Interrupt,
+    host: Option<Arc<dyn Host>>,
+}
+
+/// Says at once that a service is up, and counts how many were begun.
+#[derive(Default)]
+struct Counting(AtomicU32);
+
+impl Host for Counting {
+    fn keep(&self, _: &Service, site: &ServiceSite) -> Result<(), String> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        (site.tell)(ServiceNews::Up(1));
+        while !site.stop.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
 }
 
 impl Sandbox {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, keep_going: true, rerun: Vec::new(), interrupt: Interrupt::default() }
+        Self { dir, keep_going: true, rerun: Vec::new(), interrupt: Interrupt::default(), host: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +83,7 @@ impl Sandbox {
                 environment: Arc::new(environment),
                 resolver: Arc::new(NoResolver),
                 executors: BTreeMap::new(),
-                host: None,
+                host: self.host.clone(),
             },
             interrupt: self.interrupt.clone(),
         };
@@ -85,6 +104,42 @@ impl Sandbox {
         });
         let bytes = self.writer().view().read_blob(finished.expect("it ended with an output")).unwrap();
         String::from_utf8(bytes).unwrap()
+    }
+}
+
+#[test]
+fn a_service_begins_only_for_a_node_that_asks_it_something() {
+    let service = Service {
+        name: "answerer".into(),
+        argv: vec!["/bin/sh".into(), "{port}".into()],
+        replicas: 1,
+        health: "/health".into(),
+        start_within: 1.0,
+        lease: 1.0,
+        host: None,
+        port: None,
+        env: BTreeMap::new(),
+        secrets: BTreeSet::new(),
+        resources: Resources::default(),
+        executor: None,
+    };
+    let used = ServiceUse { pointer: "/service".into(), name: "answerer".into(), model: None };
+    for (stored, text, begun, starts) in [(true, "stored", 0, 1), (false, "answered", 1, 2)] {
+        let host = Arc::new(Counting::default());
+        let sandbox = Sandbox { host: Some(host.clone()), ..Sandbox::new() };
+        let asked = RunOptions {
+            task: json!({ "service": "answerer" }),
+            services: vec![used.clone()],
+            ..RunOptions::default()
+        };
+        let mut graph =
+            ToyGraph::new().node("ask", "ask", json!({ "stored": stored }), &[]).run(asked).build();
+        graph.services = [("answerer".into(), Arc::new(service.clone()))].into();
+        let (outcome, recorder) = sandbox.run(&graph);
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+        assert_eq!(sandbox.text(&recorder, "ask"), text);
+        assert_eq!(host.0.load(Ordering::Relaxed), begun);
+        assert_eq!(recorder.started().len(), starts, "it runs again once the service is there");
     }
 }
 

@@ -92,6 +92,8 @@ pub(crate) enum Failure {
     Paused(String),
     /// The bytes of an input are gone or damaged, so it could not begin.
     InputLost(String),
+    /// It asks a service that was not begun.
+    Unserved(String),
 }
 
 /// Starts the job on a thread of its own.
@@ -134,6 +136,7 @@ impl Job {
                     return Err(Failure::Failed("the task stopped without being asked to".to_owned()));
                 }
                 TaskError::InputLost(text) => return Err(Failure::InputLost(text)),
+                TaskError::Unserved(name) => return Err(Failure::Unserved(name)),
                 TaskError::Paused(text) => return Err(Failure::Paused(text)),
                 TaskError::Missing { what, help } => return Err(Failure::Failed(format!("{what} ({help})"))),
                 error => return Err(Failure::Failed(error.to_string())),

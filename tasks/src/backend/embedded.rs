@@ -13,11 +13,13 @@ use dag_engine::task::{TaskCx, TaskError};
 use dag_lm::generate::{self, Limits, ThinkingBudget};
 use dag_lm::model::{Model, ModelError, Precision};
 use dag_lm::sampler;
-use dag_lm::template::{self, ChatTemplate, THINK_CLOSE, THINK_OPEN};
+use dag_lm::template::{ChatTemplate, THINK_CLOSE};
 use dag_lm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
-use super::{BackendRun, Failure, FailureKind, FinishReason, Message, OnFinished, Raw, Request, Sampling};
+use super::{
+    BackendRun, Failure, FailureKind, FinishReason, Message, OnFinished, Raw, Request, Sampling, templated,
+};
 use crate::device;
 
 /// Part of the identity of every response. Bumped when the runtime gives other bytes than before.
@@ -206,15 +208,9 @@ impl Embedded {
         sampling: &Sampling,
     ) -> Result<(Vec<u32>, &'static str), Failure> {
         let failure = |what: String| Failure::new(FailureKind::Prompt, what);
-        let messages: Vec<template::Message> = messages
-            .iter()
-            .map(|message| template::Message::new(&message.role, message.content.clone()))
-            .collect();
-        let text = self
-            .template
-            .render(&messages, true, &sampling.template)
-            .map_err(|error| failure(error.to_string()))?;
-        let prompt = self.tokenizer.encode(&text).map_err(|error| failure(error.to_string()))?;
+        let read = templated::render(&self.template, messages, sampling);
+        let read = read.map_err(|error| failure(error.to_string()))?;
+        let prompt = self.tokenizer.encode(&read.text).map_err(|error| failure(error.to_string()))?;
         let context = self.model.config().context();
         if prompt.is_empty() || prompt.len() >= context {
             return Err(failure(format!(
@@ -222,7 +218,7 @@ impl Embedded {
                 prompt.len()
             )));
         }
-        Ok((prompt, if text.trim_end().ends_with(THINK_OPEN) { "<think>\n" } else { "" }))
+        Ok((prompt, if read.opens_thinking { "<think>\n" } else { "" }))
     }
 }
 

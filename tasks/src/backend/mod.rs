@@ -11,6 +11,7 @@ mod sampling;
 mod scripted;
 mod served;
 mod spec;
+mod templated;
 
 use dag_engine::Digest;
 use dag_engine::context::{Cancel, Input};
@@ -118,7 +119,7 @@ impl Backend {
             ModelSpec::Served(spec) => {
                 let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;
                 let served = Served::open(spec.asked(), run, cx)?;
-                Self::Served(Box::new(served.of_model(model.digest)))
+                Self::Served(Box::new(served.of_model(model)))
             }
             ModelSpec::Embedded => {
                 let model = model.ok_or_else(|| TaskError::failed("no model enters the port `model`"))?;

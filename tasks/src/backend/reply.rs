@@ -31,6 +31,8 @@ pub enum Raw {
     },
     /// The body of a chat completion.
     Chat(Value),
+    /// The same after a prompt that has opened the thinking: where the server does not find it, the text begins within it.
+    Thinking(Value),
 }
 
 /// Why a response ends.
@@ -106,7 +108,8 @@ impl Raw {
                 logprobs: logprobs.clone(),
                 ..Reply::of_text(text, *finish_reason, *input_tokens, *output_tokens)
             },
-            Self::Chat(body) => read_chat(body, accepts.blank)?,
+            Self::Chat(body) => read_chat(body, false, accepts.blank)?,
+            Self::Thinking(body) => read_chat(body, true, accepts.blank)?,
         };
         let truncated = reply.finish_reason == FinishReason::Length;
         if accepts.only_thinking && reply.reasoning.is_none() {
@@ -115,7 +118,8 @@ impl Raw {
                 "the response has neither a reasoning field nor thinking tags",
             ));
         }
-        let is_blank = matches!(self, Self::Chat(_)) && reply.answer_text.trim().is_empty() && !truncated;
+        let is_blank =
+            !matches!(self, Self::Text { .. }) && reply.answer_text.trim().is_empty() && !truncated;
         if is_blank && !accepts.blank {
             return Err(Failure::new(FailureKind::Empty, "the response has no text after its thinking"));
         }
@@ -128,7 +132,7 @@ impl Raw {
             Self::Text { input_tokens, output_tokens, .. } => {
                 Usage { input: input_tokens.unwrap_or(0), cached: 0, output: output_tokens.unwrap_or(0) }
             }
-            Self::Chat(body) => {
+            Self::Chat(body) | Self::Thinking(body) => {
                 let of = |path: &str| body.pointer(path).and_then(Value::as_u64).unwrap_or(0);
                 Usage {
                     input: of("/usage/prompt_tokens"),
@@ -210,7 +214,7 @@ pub fn split_thinking(text: &str) -> (Option<String>, String) {
     }
 }
 
-fn read_chat(body: &Value, accepts_blank: bool) -> Result<Reply, Failure> {
+fn read_chat(body: &Value, opens_thinking: bool, accepts_blank: bool) -> Result<Reply, Failure> {
     let malformed = |what: &str| Failure::new(FailureKind::Malformed, what.to_owned());
     if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
         return Err(malformed(&format!(
@@ -255,8 +259,12 @@ fn read_chat(body: &Value, accepts_blank: bool) -> Result<Reply, Failure> {
         return Err(Failure::new(FailureKind::Empty, "the response has no text"));
     }
     let channels = harmony(content);
+    let begins_within =
+        opens_thinking && reasoning.is_none() && channels.is_none() && !content.contains(OPEN);
+    let opened = if begins_within { format!("{OPEN}\n{content}") } else { String::new() };
     let (reasoning, content) = match &channels {
         Some((analysis, last)) => (reasoning.or(Some(&**analysis)), &**last),
+        None if begins_within => (None, &*opened),
         None => (reasoning, content),
     };
     let logprobs = choice.get("logprobs").filter(|logprobs| !logprobs.is_null()).cloned();
@@ -407,6 +415,27 @@ mod tests {
         {
             assert_eq!(read(nothing(), ending, tokens).unwrap_err().kind, FailureKind::Empty);
         }
+    }
+
+    #[test]
+    fn a_response_that_begins_within_the_thinking_is_thinking_until_it_ends() {
+        let read = |message: Value, ending: &str| {
+            let body = json!({ "choices": [{ "message": message, "finish_reason": ending }] });
+            let accepts = Accepts { blank: true, ..Accepts::default() };
+            let reply = Raw::Thinking(body).read(accepts).unwrap();
+            (reply.response, reply.reasoning.unwrap_or_default(), reply.answer_text)
+        };
+        let parts = |response: &str, reasoning: &str, answer: &str| {
+            (response.to_owned(), reasoning.to_owned(), answer.to_owned())
+        };
+        let cut = read(json!({ "content": "so 4, or" }), "length");
+        assert_eq!(cut, parts("<think>\nso 4, or", "so 4, or", ""));
+        assert_eq!(read(json!({ "content": "" }), "length"), parts("<think>\n", "", ""));
+        let whole = parts("<think>\n2+2\n</think>\n\n4", "2+2", "4");
+        // A server that finds the thinking, one that does not, and one that puts the tag back.
+        assert_eq!(read(json!({ "reasoning": "2+2", "content": "4" }), "stop"), whole);
+        assert_eq!(read(json!({ "content": "2+2\n</think>\n\n4" }), "stop"), whole);
+        assert_eq!(read(json!({ "content": "<think>\n2+2\n</think>\n\n4" }), "stop"), whole);
     }
 
     #[test]

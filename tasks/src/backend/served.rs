@@ -21,14 +21,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dag_engine::Digest;
-use dag_engine::context::{Cancel, Progress};
+use dag_engine::context::{Cancel, Input, Progress};
 use dag_engine::task::{TaskCx, TaskError};
+use dag_lm::template::ChatTemplate;
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Url};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{Accepts, BackendRun, FailureKind, OnFinished, Request, Sample, Sampling, ServedSpec};
+use super::{
+    Accepts, BackendRun, FailureKind, OnFinished, Protocol, Request, Sample, Sampling, ServedSpec,
+    ServiceRef, templated,
+};
 use call::{Call, Shared, Told};
 use pace::Pace;
 use pool::Pool;
@@ -47,11 +51,15 @@ pub struct Served {
     spec: ServedSpec,
     /// The model that is served, where it enters the node.
     model: Option<Digest>,
+    /// Its template, where it is known: the server reads the messages by the same.
+    template: Option<ChatTemplate>,
     is_evaluated: bool,
     run: BackendRun,
     client: Client,
     endpoints: Vec<Url>,
     service: Option<Watch>,
+    /// A service that has not begun, since all that it would be asked for seems to be stored.
+    unserved: Option<String>,
     key: Option<String>,
     /// The node's folder that outlives an interruption, and the way to tell what is being done.
     scratch: PathBuf,
@@ -72,7 +80,11 @@ impl Served {
         let endpoints = run.endpoints().map(|text| base(text, key.is_some())).collect::<Result<Vec<_>, _>>();
         let endpoints = endpoints.map_err(missing)?;
         let service = Watch::of(run, key.is_some());
-        if endpoints.is_empty() && service.is_none() {
+        let unserved = match &run.service {
+            Some(ServiceRef::Name(name)) => Some(name.clone()),
+            _ => None,
+        };
+        if endpoints.is_empty() && service.is_none() && unserved.is_none() {
             return Err(missing(format!("no server is given for `{}`", spec.name)));
         }
         let timeout = seconds(run.request_timeout, 14_400.0);
@@ -85,11 +97,13 @@ impl Served {
         Ok(Self {
             spec,
             model: None,
+            template: None,
             is_evaluated: false,
             run: run.clone(),
             client,
             endpoints,
             service,
+            unserved,
             key,
             scratch: cx.scratch().to_owned(),
             progress: cx.progress().clone(),
@@ -97,8 +111,8 @@ impl Served {
     }
 
     /// The same for a model that enters the node.
-    pub(super) fn of_model(self, model: Digest) -> Self {
-        Self { model: Some(model), ..self }
+    pub(super) fn of_model(self, model: &Input) -> Self {
+        Self { model: Some(model.digest), template: templated::of_folder(&model.path), ..self }
     }
 
     /// The same for a model that is evaluated.
@@ -132,6 +146,14 @@ impl Served {
         cancel: &Cancel,
         finished: &mut OnFinished,
     ) -> Result<(), TaskError> {
+        if let Some(service) = &self.unserved {
+            for request in requests {
+                if !request.samples.is_empty() {
+                    return Err(TaskError::Unserved(service.clone()));
+                }
+            }
+            return Ok(());
+        }
         if let Some(options) = batch::Options::of(&self.run) {
             return batch::ask(self, options, sampling, requests, cancel, finished);
         }
@@ -257,6 +279,11 @@ impl Served {
         }
         let several = self.run.samples_per_request.unwrap_or(1).max(1);
         let most = if shared.answers_once.load(Ordering::Relaxed) { 1 } else { several };
+        let opens_thinking = self.template.as_ref().is_some_and(|template| {
+            self.spec.protocol == Protocol::Chat
+                && templated::render(template, &request.messages, sampling)
+                    .is_ok_and(|read| read.opens_thinking)
+        });
         let call = |samples: &[Sample]| {
             let mut body =
                 request::body(&self.spec, &request.messages, sampling, samples[0].seed, samples.len());
@@ -267,7 +294,7 @@ impl Served {
                 body.insert("stream".into(), json!(true));
                 body.insert("stream_options".into(), json!({ "include_usage": true }));
             }
-            Some(Call { shared: Arc::clone(shared), samples: samples.to_vec(), body })
+            Some(Call { shared: Arc::clone(shared), samples: samples.to_vec(), opens_thinking, body })
         };
         request.samples.chunks(most).map(call).collect()
     }

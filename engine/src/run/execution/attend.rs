@@ -3,16 +3,23 @@
 use std::sync::Arc;
 
 use super::Execution;
+use crate::estimate::owes_nothing;
 use crate::event::Event;
 use crate::graph::{Graph, Node, NodeId, NodeInput};
 use crate::run::services::{Engaged, Need, Want};
 use crate::service::ServiceUse;
 
 impl Execution<'_> {
-    /// The services that a node asks, with the models they are to serve.
+    /// The services that a node asks, with the models they are to serve. None where all that it wants of them is stored: a server
+    /// may take minutes to begin, and a job of its own.
     pub(super) fn needs(&self, number: u32) -> Vec<Need> {
         let id = self.order[number as usize];
         let node = self.run.graph.node(id);
+        if node.run.services.is_empty()
+            || (!self.unserved.contains(&number) && owes_nothing(self.run.graph, &self.planner, id))
+        {
+            return Vec::new();
+        }
         let need = |used: &ServiceUse| {
             Some(Need {
                 used: used.clone(),

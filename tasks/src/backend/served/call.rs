@@ -69,6 +69,8 @@ pub(super) enum Told {
 pub(super) struct Call {
     pub(super) shared: Arc<Shared>,
     pub(super) samples: Vec<Sample>,
+    /// Whether the prompt has opened the thinking.
+    pub(super) opens_thinking: bool,
     pub(super) body: Map<String, Value>,
 }
 
@@ -228,7 +230,7 @@ impl Call {
 
     /// The answer in a body, if it is one.
     fn read(&self, body: Value) -> Result<Raw, Failure> {
-        let raw = Raw::Chat(body);
+        let raw = if self.opens_thinking { Raw::Thinking(body) } else { Raw::Chat(body) };
         match raw.read(self.shared.accepts) {
             Ok(_) => Ok(raw),
             Err(failure) => Err(Failure { detail: self.shared.blot(&failure.detail), ..failure }),
