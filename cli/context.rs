@@ -14,6 +14,7 @@ use dag_engine::service::Host;
 use dag_engine::spec::RemoteSpec;
 
 use crate::args::Global;
+use crate::environment::{variable, working_directory};
 use crate::failure::Failure;
 use crate::printer::Printer;
 use crate::shared;
@@ -22,7 +23,7 @@ use crate::text::Text;
 /// The folder a store has where nobody named one.
 const STORE: &str = ".dag";
 
-/// The world as the command line sees it. The clock and the environment enter the program here and nowhere else.
+/// The world as the command line sees it. The clock enters the program here and nowhere else.
 pub struct Context {
     /// Writes to stdout and stderr.
     pub printer: Printer,
@@ -130,18 +131,6 @@ impl Context {
     pub fn cores() -> u32 {
         std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
     }
-}
-
-/// An environment variable. One that is not UTF-8 is as good as absent.
-#[expect(clippy::disallowed_methods, reason = "this is where the environment enters")]
-pub fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Where the user is.
-pub fn working_directory() -> Result<PathBuf, Failure> {
-    std::env::current_dir()
-        .map_err(|error| Failure::failed(format!("the current directory cannot be found: {error}")))
 }
 
 /// The nearest store at or above `directory`, else the one that a first run would make in it.

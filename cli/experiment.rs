@@ -14,7 +14,8 @@ use dag_engine::task::{Environment, is_program};
 
 use crate::args::ExperimentArguments;
 use crate::artifact::Artifact;
-use crate::context::{Context, variable, working_directory};
+use crate::context::Context;
+use crate::environment::{variable, working_directory};
 use crate::failure::{Failure, Kind};
 use crate::text::Text;
 use crate::words::count;

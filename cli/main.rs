@@ -10,6 +10,7 @@ mod commands;
 mod console;
 mod context;
 mod drawing;
+mod environment;
 mod experiment;
 mod failure;
 mod grid;
@@ -26,7 +27,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::Arguments;
-use crate::context::{Context, variable};
+use crate::context::Context;
+use crate::environment::variable;
 use crate::failure::{Failure, Kind};
 use crate::printer::Printer;
 

@@ -4,7 +4,7 @@ use dag_cache::{Remote, RemoteOptions, SigningKey};
 use dag_engine::spec::RemoteSpec;
 use dag_remote::Address;
 
-use crate::context::variable;
+use crate::environment::variable;
 use crate::failure::Failure;
 
 /// What says on the command line that there is none.

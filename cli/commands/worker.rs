@@ -7,7 +7,8 @@ use dag_cache::Writer;
 use dag_cluster::{Duty, Ended, work};
 
 use crate::args;
-use crate::context::{Context, variable};
+use crate::context::Context;
+use crate::environment::variable;
 use crate::experiment::Surroundings;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::interrupt;
