@@ -406,7 +406,7 @@ fn faults_of_backend(params: &Params) -> Vec<Fault> {
         let help = match params.backend {
             Backend::Embedded => return faults,
             Backend::Torchrun => "`trainer: { script: train.py }`",
-            Backend::Nemo => "`trainer: { version: 0.5.0 }`, the version of NeMo-Automodel that is installed",
+            Backend::Nemo => "`trainer: { version: 0.7.0 }`, the version of NeMo-Automodel that is installed",
         };
         faults.push(Fault::new("/backend", "this backend needs to know its trainer").help(help));
         return faults;
@@ -428,11 +428,17 @@ fn faults_of_backend(params: &Params) -> Vec<Fault> {
             if trainer.script.is_some() || !trainer.files.is_empty() {
                 fault("/trainer/script", "`backend: nemo` starts NeMo-Automodel and no script");
             }
-            if trainer.version.as_ref().is_none_or(String::is_empty) {
-                fault(
+            match trainer.version.as_deref() {
+                None | Some("") => fault(
                     "/trainer/version",
                     "the version of NeMo-Automodel decides the model, so it must be said",
-                );
+                ),
+                // They would pack the packs once more, in an order of their own.
+                Some(version) if (0..6).any(|minor| version.starts_with(&format!("0.{minor}."))) => fault(
+                    "/trainer/version",
+                    "NeMo-Automodel takes packs as they are from 0.6 on; the recipe is written for 0.7",
+                ),
+                Some(_) => {}
             }
             if trainer.data != DataForm::Safetensors {
                 fault("/trainer/data", "NeMo-Automodel gets its packs in one form");

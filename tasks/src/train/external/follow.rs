@@ -298,7 +298,7 @@ fn fields(line: &str, between: char) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-/// `- nemo_automodel: 0.5.0+36044ad (…)` among what NeMo-Automodel says of the libraries it runs on.
+/// `- nemo_automodel: 0.7.0+36044ad (…)` among what NeMo-Automodel says of the libraries it runs on.
 fn version(line: &str) -> Option<String> {
     let (_, after) = line.split_once("- nemo_automodel: ")?;
     Some(after.split_whitespace().next()?.to_owned())
@@ -365,8 +365,8 @@ mod tests {
         ] {
             assert!(parse(line, 10).unwrap().loss.is_nan(), "{line}");
         }
-        let said = "12:00 | INFO | root | - nemo_automodel: 0.5.0+36044ad (/opt/Automodel/nemo_automodel/__init__.py)";
-        assert_eq!(version(said).as_deref(), Some("0.5.0+36044ad"));
+        let said = "12:00 | INFO | root | - nemo_automodel: 0.7.0+36044ad (/opt/Automodel/nemo_automodel/__init__.py)";
+        assert_eq!(version(said).as_deref(), Some("0.7.0+36044ad"));
     }
 
     #[test]

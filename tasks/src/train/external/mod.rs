@@ -183,7 +183,7 @@ fn signal(of: StopSignal) -> i32 {
     }
 }
 
-/// The version that was asked for must be the one that runs: `0.5.0` is that of `0.5.0+36044ad`.
+/// The version that was asked for must be the one that runs: `0.7.0` is that of `0.7.0+36044ad`.
 fn check_version(wanted: Option<&str>, found: Option<&str>) -> Result<(), TaskError> {
     let (Some(wanted), Some(found)) = (wanted, found) else { return Ok(()) };
     if found == wanted || found.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['+', '.'])) {
@@ -225,6 +225,7 @@ fn prepare(
                 data: &job.at("data"),
                 dataset: &job.at(nemo::DATASET_FILE),
                 checkpoints: &job.at("checkpoints"),
+                resume: newest.as_ref().map(|newest| &*newest.path),
                 longest,
                 pad_token: tokenizer.pad_id().or(tokenizer.eos_id()).unwrap_or_default(),
                 size,

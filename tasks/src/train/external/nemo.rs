@@ -30,6 +30,8 @@ pub(super) struct Material<'a> {
     pub(super) data: &'a Path,
     pub(super) dataset: &'a Path,
     pub(super) checkpoints: &'a Path,
+    /// The checkpoint that the training goes on from.
+    pub(super) resume: Option<&'a Path>,
     /// Positions of the longest pack.
     pub(super) longest: u64,
     pub(super) pad_token: u32,
@@ -116,7 +118,7 @@ pub(super) fn recipe(
     if !undecayed.is_empty() && config.weight_decay > 0.0 {
         optimizer["param_group_overrides"] = json!([{ "pattern": undecayed, "wd_mult": 0.0 }]);
     }
-    let recipe = json!({
+    let mut recipe = json!({
         "recipe": "TrainFinetuneRecipeForNextTokenPrediction",
         "seed": material.seed & 0x7fff_ffff,
         "dist_env": { "backend": "nccl", "timeout_minutes": 30 },
@@ -149,6 +151,8 @@ pub(super) fn recipe(
             "layout": layout.name(),
             "context_parallel": run.parallel.context,
             "pad_token": material.pad_token,
+            // Nothing here is tokenized, and for some bases (Mistral's) Automodel looks for files of another kind than ours.
+            "tokenizer": null,
         },
         "packed_sequence": {
             "packed_sequence_size": material.longest,
@@ -191,6 +195,11 @@ pub(super) fn recipe(
             "max_recent_checkpoints": 2,
         },
     });
+    if let Some(resume) = material.resume {
+        // Said, for Automodel passes over one that it finds by itself: the base lies elsewhere in every run, which it takes for
+        // another model.
+        recipe["checkpoint"]["restore_from"] = path(resume).into();
+    }
     let Value::Object(mut recipe) = recipe else { return Err("the recipe is no map".to_owned()) };
     overlay(&mut recipe, &run.recipe);
     overlay(&mut recipe, &trainer.options);

@@ -12,7 +12,7 @@ use crate::train::Train;
 
 fn params(more: &Value) -> Params {
     let mut params = json!({
-        "backend": "nemo", "trainer": { "version": "0.5.0" }, "steps": 3000, "batch": 64, "peak_lr": 5e-6, "initial_lr": 5e-7,
+        "backend": "nemo", "trainer": { "version": "0.7.0" }, "steps": 3000, "batch": 64, "peak_lr": 5e-6, "initial_lr": 5e-7,
     });
     params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(params).unwrap()
@@ -29,6 +29,16 @@ fn base(dir: &Path) -> PathBuf {
 }
 
 fn written(base: &Path, params: &Params, run: Value, processes: u32) -> Result<String, String> {
+    resumed(base, params, run, processes, None)
+}
+
+fn resumed(
+    base: &Path,
+    params: &Params,
+    run: Value,
+    processes: u32,
+    resume: Option<&Path>,
+) -> Result<String, String> {
     let run: Run = serde_json::from_value(run).unwrap();
     let config = params.config(params.steps.unwrap(), 7);
     let material = Material {
@@ -38,6 +48,7 @@ fn written(base: &Path, params: &Params, run: Value, processes: u32) -> Result<S
         data: Path::new("/trainer/data"),
         dataset: Path::new("/trainer/dag_packs.py"),
         checkpoints: Path::new("/trainer/checkpoints"),
+        resume,
         longest: 60_000,
         pad_token: 0,
         size: Size { nodes: 4, processes },
@@ -53,14 +64,16 @@ fn every_hyperparameter_is_in_the_recipe() {
     let plain = written(&base, &params(&json!({})), json!({}), 8).unwrap();
     insta::assert_snapshot!("recipe", plain);
     let other = params(&json!({ "schedule": "constant", "clip_norm": 0, "trainer": {
-        "version": "0.5.0", "precision": "bf16", "options": { "model.attn_implementation": "sdpa" },
+        "version": "0.7.0", "precision": "bf16", "options": { "model.attn_implementation": "sdpa" },
     } }));
     let run = json!({ "parallel": { "tensor": 2 }, "recompute": false, "recipe": { "dataloader.pin_memory": true } });
-    let other = written(&base, &other, run, 8).unwrap();
+    let last = Path::new("/trainer/checkpoints/epoch_0_step_99");
+    let other = resumed(&base, &other, run, 8, Some(last)).unwrap();
     for line in [
         "  attn_implementation: \"sdpa\"",
         "  torch_dtype: \"bfloat16\"",
         "  max_norm: 1.0e+30",
+        "  restore_from: \"/trainer/checkpoints/epoch_0_step_99\"",
         "  lr_decay_style: \"constant\"",
         "  pin_memory: true",
         "  tp_size: 2",
@@ -92,8 +105,10 @@ fn a_backend_needs_its_trainer_and_no_other() {
     assert_eq!(faults(json!({ "backend": "torchrun" })), 1);
     assert_eq!(faults(json!({ "trainer": null })), 1);
     assert_eq!(faults(json!({ "trainer": {} })), 1);
+    assert_eq!(faults(json!({ "trainer": { "version": "0.5.0" } })), 1);
+    assert_eq!(faults(json!({ "trainer": { "version": "0.10.0" } })), 0);
     assert_eq!(faults(json!({ "keep": [1], "lora": { "rank": 4 } })), 2);
-    assert!(check_version(Some("0.5.0"), Some("0.5.0+36044ad")).is_ok());
-    assert!(check_version(Some("0.5.0"), Some("0.5.01")).is_err());
-    assert!(check_version(Some("0.4.0"), Some("0.5.0")).unwrap_err().to_string().contains("asks for 0.4.0"));
+    assert!(check_version(Some("0.7.0"), Some("0.7.0+36044ad")).is_ok());
+    assert!(check_version(Some("0.7.0"), Some("0.7.01")).is_err());
+    assert!(check_version(Some("0.6.0"), Some("0.7.0")).unwrap_err().to_string().contains("asks for 0.6.0"));
 }
