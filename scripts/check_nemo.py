@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-NEMO, TORCH, TRITON, TRANSFORMERS = "0.7.0", "2.15.0", "3.6.0", "5.18.0"
+NEMO, TORCH, TRITON, TRANSFORMERS = "0.7.0", "2.12.0", "3.6.0", "5.18.0"
 
 EXPERIMENT = """
 name: check
@@ -40,7 +40,7 @@ nodes:
     with: {{ backend: nemo, trainer: {{ version: {version}, precision: fp32 }}, steps: $(steps), batch: 4, peak_lr: 3e-3 }}
     run:
       gpus: 0
-      processes_per_node: 1
+      processes_per_node: 2
       recompute: false
       checkpoint_every: 20
       launch: [{python}, -m, torch.distributed.run, "--nnodes={{nodes}}", "--nproc-per-node={{processes}}", "--rdzv-backend=c10d",
