@@ -9,7 +9,6 @@ recipe differs from that of a GPU in the fields under `recipe:` below: how proce
 is what a node of `backend: nemo` gets: packs, order, masks, optimiser, rates, clipping, checkpoints, the model that is taken. The second
 node is killed after its first checkpoint, with its trainer, and gone on with.
 """
-import json
 import os
 import pathlib
 import signal
@@ -18,22 +17,11 @@ import sys
 import tempfile
 import time
 
+from trainers import EXPERIMENT, apart, curve, launch
+
 NEMO, TORCH, TRITON, TRANSFORMERS = "0.7.0", "2.12.0", "3.6.0", "5.18.0"
 
-EXPERIMENT = """
-name: check
-seed: 17
-params: {{ steps: 10 }}
-nodes:
-  problems: {{ task: dataset, with: {{ source: {{ generator: arithmetic, count: 40, steps: [2, 3], modulus: 10 }} }} }}
-  traces: {{ task: sample, inputs: {{ prompts: problems }}, with: {{ model: {{ backend: scripted, teacher: terse }} }} }}
-  base:
-    task: model
-    with:
-      architecture: {{ family: mistral, hidden: 64, layers: 2, heads: 2, kv_heads: 1, head_dim: 32, max_positions: 512 }}
-      tokenizer: {{ kind: characters }}
-  packs: {{ task: pack, inputs: {{ examples: traces, tokenizer: base }}, with: {{ max_tokens: 256 }} }}
-  embedded: {{ task: train, inputs: {{ base: base, packs: packs }}, with: {{ steps: $(steps), batch: 4, peak_lr: 3e-3 }} }}
+AUTOMODEL = """
   nemo:
     task: train
     inputs: {{ base: base, packs: packs }}
@@ -43,8 +31,7 @@ nodes:
       processes_per_node: 2
       recompute: false
       checkpoint_every: 20
-      launch: [{python}, -m, torch.distributed.run, "--nnodes={{nodes}}", "--nproc-per-node={{processes}}", "--rdzv-backend=c10d",
-               "--rdzv-id={{job}}", "--rdzv-endpoint={{endpoint}}"]
+      launch: {launch}
       recipe:
         dist_env.backend: gloo
         model.attn_implementation: sdpa
@@ -99,22 +86,13 @@ def install(folder):
                 path.write_text(path.read_text().replace(before, after))
 
 
-def curves(dag, folder, *options):
-    for node in ["embedded", "nemo"]:
-        subprocess.run([dag, "export", "check.yaml", node, f"{node}{len(options)}", *options], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        lines = (folder / f"{node}{len(options)}/training/loss.jsonl").read_text().splitlines()
-        yield [json.loads(line) for line in lines]
-
-
 def compare(dag, folder, bound, *options):
     worst = 0.0
-    for one, other in zip(*curves(dag, folder, *options), strict=True):
-        assert one["loss_tokens"] == other["loss_tokens"] and abs(one["lr"] - other["lr"]) < 1e-12, (one, other)
-        worst = max(worst, abs(one["loss"] - other["loss"]))
+    for one, other in zip(*(curve(dag, folder, node, *options) for node in ("embedded", "nemo")), strict=True):
+        worst = max(worst, apart(one, other))
         if one["step"] <= 10 or one["step"] % 40 == 0:
             print(f"step {one['step']:2}  {one['loss']:.6f}  {other['loss']:.6f}  norm {one['grad_norm']:.4f}  {other['grad_norm']:.4f}")
     print(f"{one['step']} steps, at most {worst:.1e} apart")
-    # Automodel prints four digits.
     assert worst < bound, "the losses differ"
 
 
@@ -122,7 +100,8 @@ def check(dag, python):
     dag = str(pathlib.Path(dag).resolve())
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        (folder / "check.yaml").write_text(EXPERIMENT.format(python=pathlib.Path(python).absolute(), version=NEMO))
+        nemo = AUTOMODEL.format(version=NEMO, launch=launch(pathlib.Path(python).absolute()))
+        (folder / "check.yaml").write_text(EXPERIMENT + nemo)
         subprocess.run([dag, "run", "check.yaml"], cwd=folder, check=True)
         compare(dag, folder, 1e-5)
         longer = ["--set", "steps=200"]
