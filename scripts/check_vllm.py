@@ -7,7 +7,8 @@
 A model of the Mistral architecture is trained for a minute and answers 60 problems, greedily: by the built-in runtime, by vLLM, and
 by vLLM with its parser of reasoning; so does the untrained base, which says all sorts of things and sometimes nothing. The
 same weights in 32 bits say the same wherever no two tokens are as good as equally probable. Prints how many responses are the same, and
-fails if a score differs by more than two problems. The last run grades what is stored another way, and asks nobody.
+fails if a score differs by more than two problems. So do the log-probabilities of the trained model's tokens, or it fails. The last run
+grades what is stored another way, and asks nobody.
 """
 import json
 import pathlib
@@ -91,27 +92,49 @@ def evaluation(name, model, backend, service):
 """
 
 
+def sampling(name, backend, more):
+    return f"""
+  {name}:
+    task: sample
+    inputs: {{ prompts: tests, model: trained }}
+    with: {{ model: {{ backend: {backend} }}, temperature: 0, max_tokens: 400, logprobs: true }}{more}
+"""
+
+
+def rows(dag, folder, name):
+    command = [dag, "show", "check.yaml", name, "--where", "true", "--head", "60", "--json"]
+    shown = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
+    rows = {row["id"]: row for row in json.loads(shown)["content"]["rows"]}
+    assert len(rows) == 60, name
+    return rows
+
+
+def logprobs(row):
+    return [token["logprob"] for token in row["logprobs"]["content"]]
+
+
 def check(dag, vllm):
     with tempfile.TemporaryDirectory() as folder:
         text = EXPERIMENT.format(vllm=pathlib.Path(vllm).resolve())
         text += "".join(evaluation(name, *options) for name, options in NODES.items())
+        text += sampling("said", "embedded", "") + sampling("said-served", "served", "\n    run: { service: plain }")
         (pathlib.Path(folder) / "check.yaml").write_text(text)
         dag = str(pathlib.Path(dag).resolve())
         subprocess.run([dag, "run", "check.yaml"], cwd=folder, check=True)
-        rows = {}
-        for name in NODES:
-            command = [dag, "show", "check.yaml", name, "--where", "true", "--head", "60", "--json"]
-            shown = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
-            rows[name] = {row["id"]: row for row in json.loads(shown)["content"]["rows"]}
-            assert len(rows[name]) == 60, name
+        graded = {name: rows(dag, folder, name) for name in NODES}
         for name, (model, *_) in NODES.items():
-            ours, theirs = rows["embedded" if model == "trained" else "base-embedded"], rows[name]
+            ours, theirs = graded["embedded" if model == "trained" else "base-embedded"], graded[name]
             solved = [sum(row["correct"] for row in side.values()) for side in (ours, theirs)]
             # Where a response is split into thinking and answer, blanks at the seam are the parser's.
             same = sum(ours[id]["response"].split() == theirs[id]["response"].split() for id in ours)
             nothing = sum(not row["answer_text"].strip() for row in theirs.values())
             print(f"{name:14} {same}/60 responses are those of the built-in runtime, {solved[1]} solved ({solved[0]}), {nothing} without an answer")
             assert abs(solved[0] - solved[1]) <= 2, "the scores differ"
+        ours, theirs = rows(dag, folder, "said"), rows(dag, folder, "said-served")
+        pairs = [pair for id in ours for pair in zip(logprobs(ours[id]), logprobs(theirs[id]), strict=True)]
+        worst = max(abs(one - other) for one, other in pairs)
+        print(f"log-probabilities of {len(pairs)} tokens, at most {worst:.1e} apart")
+        assert worst < 1e-3, "the log-probabilities differ"
         again = subprocess.run([dag, "run", "check.yaml", "--set", "called=again"], cwd=folder, stderr=subprocess.PIPE, text=True)
         print(again.stderr.strip().splitlines()[-1])
         assert again.returncode == 0 and " 0 records made" in again.stderr, again.stderr
