@@ -182,6 +182,22 @@ fn a_server_that_is_killed_is_started_again_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_server_that_hangs_is_started_again_and_nothing_is_lost() {
+    let Some((sandbox, python)) = sandbox() else { return };
+    let service = format!("argv: {}\n    hang_after: 2s", argv(&sandbox, &python, ", --delay, '0.05'"));
+    sandbox.write("e.yaml", &experiment(&service, 1, ", request_retries: 0"));
+    let mut run = start(&sandbox, &["run", "e.yaml"]);
+    wait("it is at work", 30, || logged(&sandbox, "billed").len() >= 20);
+    // It is there and does nothing.
+    signal(started(&sandbox)[0], libc::SIGSTOP);
+    let status = run.wait().unwrap();
+    assert!(status.success(), "{}", sandbox.read("run.log"));
+    assert_eq!(started(&sandbox).len(), 2);
+    nothing_is_left(&sandbox, 0);
+    billed(&sandbox, RECORDS, CONCURRENCY);
+}
+
+#[test]
 fn a_supervisor_that_is_killed_takes_its_server_with_it_and_is_replaced() {
     let Some((sandbox, python)) = sandbox() else { return };
     let service = format!("argv: {}", argv(&sandbox, &python, ", --delay, '0.05'"));

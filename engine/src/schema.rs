@@ -191,6 +191,9 @@ fn service() -> Value {
         "start_within" => {
             json!({ "type": ["number", "string"], "default": "20m", "description": "how long it may take to begin" })
         }
+        "hang_after" => {
+            json!({ "type": ["number", "string"], "default": "5m", "description": "how long its health may go unanswered before it is started again; 0: for ever" })
+        }
         "lease" => {
             json!({ "type": ["number", "string"], "default": "30s", "description": "how long it outlives a run that dies without a word" })
         }

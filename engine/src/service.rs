@@ -38,6 +38,9 @@ pub struct Service {
     pub health: String,
     /// Seconds it may take to begin.
     pub start_within: f64,
+    /// Seconds it may leave the question after its health unanswered once it has answered, before it is taken for hung and
+    /// started again; zero is for ever.
+    pub hang_after: f64,
     /// Seconds it outlives the processes that want it, should they die without a word.
     pub lease: f64,
     /// The address under which others reach it.
@@ -70,7 +73,7 @@ impl Service {
         let env = self.env.iter().filter(|(name, _)| !self.secrets.contains(*name));
         canonical::digest(&json!({
             "name": self.name, "argv": self.argv, "replicas": self.replicas, "health": self.health,
-            "start_within": self.start_within.to_string(), "lease": self.lease.to_string(),
+            "start_within": self.start_within.to_string(), "hang_after": self.hang_after.to_string(), "lease": self.lease.to_string(),
             "host": self.host, "port": self.port, "env": env.collect::<BTreeMap<_, _>>(),
             "secrets": self.secrets, "resources": self.resources,
             "executor": self.executor.as_ref().map(|placement| (&placement.name, placement.options.to_string())),

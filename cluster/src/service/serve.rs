@@ -33,6 +33,8 @@ const MOST_STILLBORN: usize = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How long an answer to a question after its health may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a server that has answered is asked again, at most.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a supervisor is started with.
 pub struct Serve {
@@ -204,8 +206,11 @@ impl Supervisor<'_> {
     /// Waits until the server answers, says so, and looks after it until it dies or is to end.
     fn watch(&mut self, child: &mut Child, port: u16) -> io::Result<Death> {
         let start_within = Duration::from_secs_f64(self.description.start_within.clamp(0.001, 1e7));
+        let hang_after = Duration::from_secs_f64(self.description.hang_after.clamp(0.0, 1e7));
         let began = Instant::now();
         let mut has_answered = false;
+        // When it was last asked after its health, and when it last answered.
+        let (mut asked, mut heard) = (began, began);
         let mut last = "it was not asked yet".to_owned();
         loop {
             if let Some(status) = child.try_wait()? {
@@ -215,10 +220,21 @@ impl Supervisor<'_> {
             if self.must_stop() {
                 return Ok(Death::Stopped);
             }
+            if has_answered && !hang_after.is_zero() && asked.elapsed() >= ASK_AGAIN.min(hang_after / 2) {
+                asked = Instant::now();
+                if self.is_healthy(port) {
+                    heard = asked;
+                } else if heard.elapsed() >= hang_after {
+                    let seconds = hang_after.as_secs_f64();
+                    let how = format!("runs and has not answered at its `health` for {seconds} s");
+                    return Ok(Death::Died { how, had_answered: true });
+                }
+            }
             if !has_answered {
                 match self.ask(port) {
                     Ok(model) => {
                         has_answered = true;
+                        (asked, heard) = (Instant::now(), Instant::now());
                         let endpoint = Endpoint {
                             url: format!("http://{}:{port}/v1", self.address),
                             host: self.address.clone(),
@@ -246,6 +262,13 @@ impl Supervisor<'_> {
             }
             std::thread::sleep(self.look());
         }
+    }
+
+    /// Whether it answers when it is asked after its health.
+    fn is_healthy(&self, port: u16) -> bool {
+        let url = format!("http://{}:{port}{}", self.address, self.description.health);
+        let answer = self.runtime.block_on(async { self.client.get(url).send().await });
+        answer.is_ok_and(|answer| answer.status().as_u16() == 200)
     }
 
     /// Asks after its health, then for its models; gives the name of the first.

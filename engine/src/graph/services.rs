@@ -15,8 +15,19 @@ use crate::spec::{Diagnostic, Experiment};
 use crate::task::Resources;
 
 /// The fields of a service.
-pub(crate) const SERVICE_FIELDS: [&str; 10] =
-    ["about", "argv", "replicas", "health", "start_within", "lease", "host", "port", "env", "run"];
+pub(crate) const SERVICE_FIELDS: [&str; 11] = [
+    "about",
+    "argv",
+    "replicas",
+    "health",
+    "start_within",
+    "hang_after",
+    "lease",
+    "host",
+    "port",
+    "env",
+    "run",
+];
 /// The options of the engine that a service has.
 pub(crate) const SERVICE_OPTIONS: [&str; 4] = ["cpus", "gpus", "memory", "executor"];
 
@@ -62,6 +73,7 @@ fn read_service(
         replicas: 1,
         health: "/health".to_owned(),
         start_within: 1200.0,
+        hang_after: 300.0,
         lease: 30.0,
         host: None,
         port: None,
@@ -89,6 +101,7 @@ fn read_service(
                 None => faults.push(Diagnostic::at(value.span, "`health` is a path such as `/health`")),
             },
             "start_within" => service.start_within = time(faults).unwrap_or(1.0),
+            "hang_after" => service.hang_after = time(faults).unwrap_or(0.0),
             "lease" => service.lease = time(faults).unwrap_or(1.0).max(1.0),
             "host" => match value.as_text().filter(|host| !host.is_empty()) {
                 Some(host) => service.host = Some(host.to_string()),

@@ -115,6 +115,7 @@ fn a_service_begins_only_for_a_node_that_asks_it_something() {
         replicas: 1,
         health: "/health".into(),
         start_within: 1.0,
+        hang_after: 0.0,
         lease: 1.0,
         host: None,
         port: None,
