@@ -73,8 +73,9 @@ impl Service {
         let env = self.env.iter().filter(|(name, _)| !self.secrets.contains(*name));
         canonical::digest(&json!({
             "name": self.name, "argv": self.argv, "replicas": self.replicas, "health": self.health,
-            "start_within": self.start_within.to_string(), "hang_after": self.hang_after.to_string(), "lease": self.lease.to_string(),
-            "host": self.host, "port": self.port, "env": env.collect::<BTreeMap<_, _>>(),
+            "start_within": self.start_within.to_string(), "hang_after": self.hang_after.to_string(),
+            "lease": self.lease.to_string(), "host": self.host, "port": self.port,
+            "env": env.collect::<BTreeMap<_, _>>(),
             "secrets": self.secrets, "resources": self.resources,
             "executor": self.executor.as_ref().map(|placement| (&placement.name, placement.options.to_string())),
             "model": model.map(ToString::to_string),

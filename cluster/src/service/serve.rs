@@ -266,25 +266,14 @@ impl Supervisor<'_> {
 
     /// Whether it answers when it is asked after its health.
     fn is_healthy(&self, port: u16) -> bool {
-        let url = format!("http://{}:{port}{}", self.address, self.description.health);
-        let answer = self.runtime.block_on(async { self.client.get(url).send().await });
-        answer.is_ok_and(|answer| answer.status().as_u16() == 200)
+        self.runtime.block_on(self.health(port)).is_ok()
     }
 
     /// Asks after its health, then for its models; gives the name of the first.
     fn ask(&self, port: u16) -> Result<String, String> {
-        let base = format!("http://{}:{port}", self.address);
         self.runtime.block_on(async {
-            let get = |path: &str| self.client.get(format!("{base}{path}")).send();
-            let said = |error: reqwest::Error| {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                format!("{}{}", error.without_url(), cause.unwrap_or_default())
-            };
-            let health = get(&self.description.health).await.map_err(said)?.status();
-            if health.as_u16() != 200 {
-                return Err(format!("it answers {health}"));
-            }
-            let models = get("/v1/models").await.map_err(said)?;
+            self.health(port).await?;
+            let models = self.get(port, "/v1/models").await?;
             // One that wants a key says so, and is there.
             if models.status().is_server_error() || models.status().as_u16() == 404 {
                 return Err(format!("`/v1/models` answers {}", models.status()));
@@ -295,6 +284,21 @@ impl Supervisor<'_> {
             Ok(first.unwrap_or_default().to_owned())
         })
     }
+
+    async fn health(&self, port: u16) -> Result<(), String> {
+        let health = self.get(port, &self.description.health).await?.status();
+        if health.as_u16() == 200 { Ok(()) } else { Err(format!("it answers {health}")) }
+    }
+
+    async fn get(&self, port: u16, path: &str) -> Result<reqwest::Response, String> {
+        self.client.get(format!("http://{}:{port}{path}", self.address)).send().await.map_err(said)
+    }
+}
+
+/// What went wrong, without the address, which is said beside it.
+fn said(error: reqwest::Error) -> String {
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+    format!("{}{}", error.without_url(), cause.unwrap_or_default())
 }
 
 /// Ends a server with all its children: in order, where it still runs and does so in time.

@@ -1,8 +1,6 @@
 // The way back through the steps of stream.cu. Sums over rows are made in two stages: a block adds up its own rows, and
 // `sum_columns` the blocks'.
 
-// A row that is none.
-
 // The way back through `rms_norm`, given the gradient of what it gave. For every row of x,
 //   stream[row] = (adds ? stream[row] : 0) + the gradient of x[row],  rounded[row] = the same as elements,
 //   gradient[place] = what `rms_norm` gave, where `again`: the products that made the gradient are done with it,
